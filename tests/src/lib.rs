@@ -1,1 +1,27 @@
-//! To be written.
+//! The harness of Ostiary: a mesh in miniature of real Envoys, real mTLS, the real filter and the real policy server.
+//!
+//! Everything here runs on loopback addresses that a test claims for itself, so that several meshes can run at once, and
+//! every process that the harness starts dies with the process that started it.
+//!
+//! * [`built`] finds what the build produced, [`run`] makes a directory for logs, [`process`] starts and ends children;
+//! * [`loopback`], [`netns`] and [`pki`] give addresses, network namespaces and SPIFFE certificates;
+//! * [`envoy`] runs an Envoy, [`sidecar`] writes the configuration of one that stands beside a workload;
+//! * [`backends`] are the applications, which log every request that reaches them; [`policy_server`] starts `ostiary serve`;
+//! * [`feed`] plays a policy server that misbehaves on demand, [`signing`] signs what it (or a forger) says;
+//! * [`client`] speaks HTTP/1.1 and HTTP/2, plain or over mTLS, and raw bytes;
+//! * [`mesh`] puts it all together, [`demo`] tells the story.
+
+pub mod backends;
+pub mod built;
+pub mod client;
+pub mod envoy;
+pub mod feed;
+pub mod loopback;
+pub mod netns;
+pub mod pki;
+pub mod policy_server;
+pub mod process;
+pub mod run;
+pub mod sidecar;
+pub mod signing;
+pub mod wait;

@@ -1,0 +1,295 @@
+//! The applications behind the service sidecars: each logs every request that reaches it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+
+use crate::client::{Call, Client};
+use crate::process::Process;
+use crate::run::RunDirectory;
+use crate::wait;
+
+/// The largest body that a backend reads.
+const BODY_LIMIT: usize = 64 << 20;
+
+/// A request as a backend saw it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// Headers in order, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body, as far as it came.
+    pub body: Bytes,
+    /// Whether the body came to its end.
+    pub complete: bool,
+}
+
+impl Seen {
+    /// The first header of that name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(seen, _)| seen == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "method": self.method,
+            "path": self.path,
+            "headers": self.headers,
+            "body": String::from_utf8_lossy(&self.body),
+            "complete": self.complete,
+        })
+    }
+
+    fn from_json(entry: &Value) -> Option<Self> {
+        let text = |name| entry.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
+        let headers = serde_json::from_value(entry.get("headers")?.clone()).ok()?;
+        let body = text("body").unwrap_or_default().into();
+        Some(Self {
+            method: text("method")?,
+            path: text("path")?,
+            headers,
+            body,
+            complete: true,
+        })
+    }
+}
+
+/// How an application answers what reached it.
+pub type Handler = Arc<dyn Fn(&Seen) -> Response + Send + Sync>;
+
+/// An application, on a Unix socket that only its sidecar should reach.
+#[derive(Debug)]
+pub struct Backend {
+    name: String,
+    socket: PathBuf,
+    log: Log,
+    _running: Running,
+}
+
+#[derive(Debug)]
+enum Log {
+    Memory(Arc<Mutex<Vec<Seen>>>),
+    File(PathBuf),
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "held so that it ends with the backend")]
+enum Running {
+    Task(AbortOnDrop),
+    Process(Process),
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[derive(Clone)]
+struct Application {
+    seen: Arc<Mutex<Vec<Seen>>>,
+    log: PathBuf,
+    handler: Handler,
+}
+
+impl Backend {
+    /// Starts an application that answers by `handler`.
+    ///
+    /// # Errors
+    ///
+    /// When its socket cannot be made.
+    pub fn start(name: &str, run: &RunDirectory, handler: Handler) -> Result<Self> {
+        let socket = run.socket(name);
+        let listener = UnixListener::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = run.file(&format!("{name}.requests.jsonl"));
+        let application = Application {
+            seen: seen.clone(),
+            log,
+            handler,
+        };
+        let router = Router::new().fallback(serve).with_state(application);
+        let task = tokio::spawn(async move {
+            // Serving ends only with the task.
+            let _ = axum::serve(listener, router).await;
+        });
+        let running = Running::Task(AbortOnDrop(task));
+        Ok(Self {
+            name: name.to_owned(),
+            socket,
+            log: Log::Memory(seen),
+            _running: running,
+        })
+    }
+
+    /// The data service: `GET /v1/tables/{table}`.
+    ///
+    /// # Errors
+    ///
+    /// When its socket cannot be made.
+    pub fn warehouse(run: &RunDirectory) -> Result<Self> {
+        Self::start(
+            "warehouse",
+            run,
+            Arc::new(|seen| {
+                let table = seen.path.strip_prefix("/v1/tables/").unwrap_or_default();
+                axum::Json(json!({"table": table, "rows": [{"region": "north", "revenue": 1204}]})).into_response()
+            }),
+        )
+    }
+
+    /// The storage service: `PUT /v1/reports/{id}` and `GET`.
+    ///
+    /// # Errors
+    ///
+    /// When its socket cannot be made.
+    pub fn reports(run: &RunDirectory) -> Result<Self> {
+        Self::start(
+            "reports",
+            run,
+            Arc::new(|seen| {
+                let id = seen.path.strip_prefix("/v1/reports/").unwrap_or_default();
+                axum::Json(json!({"report": id, "bytes": seen.body.len()})).into_response()
+            }),
+        )
+    }
+
+    /// An application that says what it saw.
+    ///
+    /// # Errors
+    ///
+    /// When its socket cannot be made.
+    pub fn echo(name: &str, run: &RunDirectory) -> Result<Self> {
+        Self::start(name, run, Arc::new(|seen| axum::Json(seen.to_json()).into_response()))
+    }
+
+    /// The MCP server, on the official Python SDK.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start; the error carries its log.
+    pub async fn mcp(run: &RunDirectory) -> Result<Self> {
+        let (socket, requests) = (run.socket("mcp"), run.file("mcp.requests.jsonl"));
+        let mut command = Command::new(crate::built::python()?);
+        command
+            .arg(crate::built::mesh_files().join("mcp_server.py"))
+            .arg(&socket)
+            .arg(&requests);
+        let process = Process::spawn("the MCP server", &command, &run.file("mcp.log"))?;
+        let probe = Client::unix(&socket);
+        wait::until("the MCP server", Duration::from_secs(60), async || {
+            let answers = probe.send(Call::new("GET", "mcp", "/healthz")).await.is_ok();
+            (answers || process.check_alive().is_err()).then_some(())
+        })
+        .await?;
+        process.check_alive()?;
+        let running = Running::Process(process);
+        Ok(Self {
+            name: "mcp".to_owned(),
+            socket,
+            log: Log::File(requests),
+            _running: running,
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The socket that its sidecar forwards to.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Every request that reached it, oldest first; also one whose body never came.
+    pub fn seen(&self) -> Vec<Seen> {
+        match &self.log {
+            Log::Memory(seen) => seen.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Log::File(path) => {
+                let text = std::fs::read_to_string(path).unwrap_or_default();
+                let entries = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+                entries.filter_map(|entry| Seen::from_json(&entry)).collect()
+            }
+        }
+    }
+
+    /// Those of its requests that carry this header.
+    pub fn seen_with(&self, name: &str, value: &str) -> Vec<Seen> {
+        self.seen()
+            .into_iter()
+            .filter(|seen| seen.header(name) == Some(value))
+            .collect()
+    }
+}
+
+async fn serve(State(application): State<Application>, request: Request<Body>) -> Response {
+    let (parts, body) = request.into_parts();
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let seen = Seen {
+        method: parts.method.to_string(),
+        path: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+        headers: parts
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), text(value)))
+            .collect(),
+        body: Bytes::new(),
+        complete: false,
+    };
+    // Noted before the body is read: a test must see headers that came without a body.
+    let index = application.note(seen.clone());
+    let Ok(body) = to_bytes(body, BODY_LIMIT).await else {
+        return (StatusCode::BAD_REQUEST, "the body broke off").into_response();
+    };
+    let seen = Seen {
+        body,
+        complete: true,
+        ..seen
+    };
+    application.complete(index, &seen);
+    let mut response = (application.handler)(&seen);
+    response
+        .headers_mut()
+        .insert(header::SERVER, http::HeaderValue::from_static("backend"));
+    response
+}
+
+impl Application {
+    fn note(&self, seen: Seen) -> usize {
+        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(seen);
+        all.len() - 1
+    }
+
+    fn complete(&self, index: usize, seen: &Seen) {
+        use std::io::Write;
+        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = all.get_mut(index) {
+            *entry = seen.clone();
+        }
+        let file = std::fs::File::options().create(true).append(true).open(&self.log);
+        // The file is for people; tests read the memory.
+        let _ = file.and_then(|mut file| writeln!(file, "{}", seen.to_json()));
+    }
+}

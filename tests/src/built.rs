@@ -1,0 +1,59 @@
+//! What the build produced, and where set-up put the tools.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// The top of the workspace.
+pub fn workspace() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_path_buf()
+}
+
+/// Cargo's target directory.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
+/// The filter as it is shipped.
+///
+/// # Errors
+///
+/// When it has not been built.
+pub fn filter() -> Result<PathBuf> {
+    existing("OSTIARY_FILTER", target().join("wasm32-wasip1/release/filter.wasm"))
+}
+
+/// The `ostiary` binary.
+///
+/// # Errors
+///
+/// When it has not been built.
+pub fn ostiary() -> Result<PathBuf> {
+    existing("OSTIARY", target().join("debug/ostiary"))
+}
+
+/// The Python of the virtual environment that holds the MCP SDK.
+///
+/// # Errors
+///
+/// When set-up has not made it.
+pub fn python() -> Result<PathBuf> {
+    existing("OSTIARY_PYTHON", target().join("mcp/bin/python"))
+}
+
+/// The policy files and the MCP server of the mini mesh.
+pub fn mesh_files() -> PathBuf {
+    workspace().join("tests/mesh")
+}
+
+fn existing(variable: &str, default: PathBuf) -> Result<PathBuf> {
+    let path = std::env::var_os(variable).map_or(default, PathBuf::from);
+    if !path.is_file() {
+        bail!(
+            "`{}` is missing: run `make build` first, or name another by {variable}=",
+            path.display()
+        );
+    }
+    Ok(path)
+}

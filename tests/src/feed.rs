@@ -1,0 +1,404 @@
+//! A policy feed that a test holds in its hand: it signs what it is told to, and can be slow, wrong or full of rubbish.
+//!
+//! It serves whoever asks, so each sidecar gets a feed of its own. It speaks plain HTTP/2.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::sidecar::PolicyUpstream;
+use crate::signing::TestKey;
+use crate::wait;
+
+/// How long a poll is held.
+const HOLD: Duration = Duration::from_secs(20);
+
+/// How often the state list is renewed while nothing happens.
+const RENEW: Duration = Duration::from_secs(15);
+
+/// How the feed answers polls.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Behaviour {
+    /// As the policy server does.
+    #[default]
+    Proper,
+    /// So much later.
+    Slow(Duration),
+    /// With this status and body, whatever was asked.
+    Rubbish(u16, Vec<u8>),
+}
+
+/// How the feed answers records.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Intake {
+    /// Accepts them all.
+    #[default]
+    Accept,
+    /// Answers with this status and problem code, and keeps nothing.
+    Refuse(u16, String),
+    /// Never answers.
+    Hang,
+}
+
+/// A poll that came in.
+#[derive(Debug, Clone)]
+pub struct Poll {
+    /// When.
+    pub at: Instant,
+    /// The bundle's version that the filter has.
+    pub bundle: Option<String>,
+    /// The state list's version that the filter has.
+    pub state: Option<String>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Signed {
+    version: String,
+    jws: String,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    bundle: Option<Signed>,
+    state: Option<Signed>,
+    state_claims: Option<Value>,
+    renews: bool,
+    behaviour: Behaviour,
+    intake: Intake,
+    polls: Vec<Poll>,
+    records: Vec<Value>,
+    callouts: Vec<http::HeaderMap>,
+}
+
+#[derive(Debug, Clone)]
+struct Shared {
+    inner: Arc<Mutex<Inner>>,
+    changed: Arc<watch::Sender<u64>>,
+    key: TestKey,
+}
+
+/// The feed; it ends when it is dropped.
+#[derive(Debug)]
+pub struct Feed {
+    address: SocketAddr,
+    shared: Shared,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Feed {
+    /// Starts one that has no policy yet (polls get a 503).
+    ///
+    /// # Errors
+    ///
+    /// When the address is taken.
+    pub async fn start(address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let inner = Inner {
+            renews: true,
+            ..Inner::default()
+        };
+        let shared = Shared {
+            inner: Arc::new(Mutex::new(inner)),
+            changed: Arc::new(watch::Sender::new(0)),
+            key: TestKey::named("bundle-1"),
+        };
+        let router = Router::new()
+            .route("/v1/policy", get(poll))
+            .route("/v1/records", post(records));
+        let router = router.with_state(shared.clone());
+        let serving = tokio::spawn(async move {
+            // Serving ends only with the task.
+            let _ = axum::serve(listener, router).await;
+        });
+        let renewing = tokio::spawn(renew(shared.clone()));
+        Ok(Self {
+            address,
+            shared,
+            tasks: vec![serving, renewing],
+        })
+    }
+
+    /// How a sidecar reaches it.
+    pub fn upstream(&self) -> PolicyUpstream {
+        PolicyUpstream {
+            address: self.address,
+            identity: None,
+        }
+    }
+
+    /// The key that signs bundles and state lists.
+    pub fn key(&self) -> &TestKey {
+        &self.shared.key
+    }
+
+    /// Signs and serves a bundle.
+    pub fn set_bundle(&self, claims: &Value) {
+        let jws = self.key().sign("policy-bundle+jwt", claims);
+        self.set_bundle_jws(&version_of(claims), &jws);
+    }
+
+    /// Serves these bytes as a bundle of that version.
+    pub fn set_bundle_jws(&self, version: &str, jws: &str) {
+        self.shared.change(|inner| {
+            inner.bundle = Some(Signed {
+                version: version.to_owned(),
+                jws: jws.to_owned(),
+            })
+        });
+    }
+
+    /// Signs and serves a state list, and renews it (version and `issued_at`) while nothing happens.
+    pub fn set_state(&self, claims: &Value) {
+        self.shared.set_state(claims.clone());
+    }
+
+    /// Serves these bytes as a state list of that version, and does not renew them.
+    pub fn set_state_jws(&self, version: &str, jws: &str) {
+        self.shared.change(|inner| {
+            inner.state = Some(Signed {
+                version: version.to_owned(),
+                jws: jws.to_owned(),
+            });
+            inner.state_claims = None;
+        });
+    }
+
+    /// Whether the state list is renewed while nothing happens (it is, at first).
+    pub fn renews(&self, renews: bool) {
+        self.shared.change(|inner| inner.renews = renews);
+    }
+
+    /// Sets how polls are answered; polls that are being held are answered so at once.
+    pub fn behave(&self, behaviour: Behaviour) {
+        self.shared.change(|inner| inner.behaviour = behaviour);
+    }
+
+    /// Sets how records are answered.
+    pub fn take_records(&self, intake: Intake) {
+        self.shared.change(|inner| inner.intake = intake);
+    }
+
+    /// Every poll so far.
+    pub fn polls(&self) -> Vec<Poll> {
+        self.shared.lock().polls.clone()
+    }
+
+    /// Every accepted line of records (`{"hash", "record"}`) so far.
+    pub fn record_lines(&self) -> Vec<Value> {
+        self.shared.lock().records.clone()
+    }
+
+    /// Every accepted record so far.
+    pub fn records(&self) -> Vec<Value> {
+        self.record_lines()
+            .iter()
+            .filter_map(|line| line.get("record").cloned())
+            .collect()
+    }
+
+    /// The headers of every callout so far.
+    pub fn callouts(&self) -> Vec<http::HeaderMap> {
+        self.shared.lock().callouts.clone()
+    }
+
+    /// Waits until a filter has said, by polling with it, that it holds this version of the bundle.
+    ///
+    /// One VM saying so is not all of them: ask for as many `vms` as poll (the workers and the main thread).
+    ///
+    /// # Errors
+    ///
+    /// When none has within 30 s.
+    pub async fn adopted(&self, bundle: &str, vms: usize) -> Result<()> {
+        let what = format!("{vms} VMs to hold bundle {bundle}");
+        wait::until(&what, Duration::from_secs(30), async || {
+            let inner = self.shared.lock();
+            let holding = inner
+                .polls
+                .iter()
+                .filter(|poll| poll.bundle.as_deref() == Some(bundle))
+                .count();
+            (holding >= vms).then_some(())
+        })
+        .await
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Claims of a bundle for the workload `aud`, valid for an hour from now; fields of `with` are added or replace.
+pub fn bundle_claims(aud: &str, version: u64, with: &Value) -> Value {
+    let now = wait::unix_now();
+    let claims = json!({
+        "format": 1, "iss": "spiffe://cluster.local/ns/ostiary/sa/policy-server", "aud": aud,
+        "epoch": 1, "version": version, "issued_at": now, "expires_at": now + 3600,
+        "max_state_age_seconds": 60, "max_token_ttl_seconds": 300,
+        "issuers": [], "services": [], "agents": [],
+        "policy_server": {
+            "identity": "spiffe://cluster.local/ns/ostiary/sa/policy-server",
+            "hosts": [crate::sidecar::POLICY_AUTHORITY],
+        },
+    });
+    merged(claims, with)
+}
+
+/// Claims of a state list issued now; fields of `with` are added or replace.
+pub fn state_claims(version: u64, with: &Value) -> Value {
+    let claims = json!({
+        "format": 1, "iss": "spiffe://cluster.local/ns/ostiary/sa/policy-server",
+        "epoch": 1, "version": version, "issued_at": wait::unix_now(),
+        "agents": {}, "not_before": {}, "revoked": {},
+    });
+    merged(claims, with)
+}
+
+fn merged(mut claims: Value, with: &Value) -> Value {
+    let none = Map::new();
+    let with = with.as_object().unwrap_or(&none);
+    if let Some(fields) = claims.as_object_mut() {
+        fields.extend(with.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+    claims
+}
+
+fn version_of(claims: &Value) -> String {
+    let number = |name| claims.get(name).and_then(Value::as_u64).unwrap_or_default();
+    format!("{}.{}", number("epoch"), number("version"))
+}
+
+#[derive(Debug, Deserialize)]
+struct PollQuery {
+    bundle: Option<String>,
+    state: Option<String>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Inner)) {
+        change(&mut self.lock());
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn set_state(&self, claims: Value) {
+        let signed = Signed {
+            version: version_of(&claims),
+            jws: self.key.sign("agent-state+jwt", &claims),
+        };
+        self.change(|inner| (inner.state, inner.state_claims) = (Some(signed), Some(claims)));
+    }
+
+    /// The answer to a poll, or none while there is nothing new.
+    fn answer(&self, query: &PollQuery) -> Option<Response> {
+        let inner = self.lock();
+        if let Behaviour::Rubbish(status, body) = &inner.behaviour {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::IM_A_TEAPOT);
+            return Some((status, body.clone()).into_response());
+        }
+        if inner.bundle.is_none() && inner.state.is_none() {
+            return Some(StatusCode::SERVICE_UNAVAILABLE.into_response());
+        }
+        let news = |signed: &Option<Signed>, held: &Option<String>| {
+            signed
+                .as_ref()
+                .filter(|signed| Some(&signed.version) != held.as_ref())
+                .map(|signed| signed.jws.clone())
+        };
+        let mut changed = Map::new();
+        for (name, jws) in [
+            ("bundle", news(&inner.bundle, &query.bundle)),
+            ("state", news(&inner.state, &query.state)),
+        ] {
+            changed.extend(jws.map(|jws| (name.to_owned(), json!(jws))));
+        }
+        (!changed.is_empty()).then(|| axum::Json(changed).into_response())
+    }
+}
+
+async fn poll(State(shared): State<Shared>, Query(query): Query<PollQuery>, headers: http::HeaderMap) -> Response {
+    let behaviour = {
+        let mut inner = shared.lock();
+        inner.polls.push(Poll {
+            at: Instant::now(),
+            bundle: query.bundle.clone(),
+            state: query.state.clone(),
+        });
+        inner.callouts.push(headers);
+        inner.behaviour.clone()
+    };
+    if let Behaviour::Slow(delay) = behaviour {
+        tokio::time::sleep(delay).await;
+    }
+    let mut changes = shared.changed.subscribe();
+    let held = tokio::time::timeout(HOLD, async {
+        loop {
+            if let Some(answer) = shared.answer(&query) {
+                return answer;
+            }
+            // The sender lives as long as `shared`.
+            let _ = changes.changed().await;
+        }
+    });
+    held.await.unwrap_or_else(|_| StatusCode::NO_CONTENT.into_response())
+}
+
+async fn records(State(shared): State<Shared>, headers: http::HeaderMap, body: String) -> Response {
+    let intake = shared.lock().intake.clone();
+    match intake {
+        Intake::Hang => std::future::pending().await,
+        Intake::Refuse(status, code) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::IM_A_TEAPOT);
+            (status, axum::Json(json!({"status": status.as_u16(), "code": code}))).into_response()
+        }
+        Intake::Accept => {
+            let lines: Vec<Value> = body
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect();
+            let last = lines
+                .last()
+                .and_then(|line| line.get("record"))
+                .cloned()
+                .unwrap_or_default();
+            let mut inner = shared.lock();
+            inner.callouts.push(headers);
+            inner.records.extend(lines);
+            axum::Json(json!({"source": last.get("source"), "accepted_through": last.get("seq")})).into_response()
+        }
+    }
+}
+
+async fn renew(shared: Shared) {
+    loop {
+        tokio::time::sleep(RENEW).await;
+        let claims = {
+            let inner = shared.lock();
+            inner.state_claims.clone().filter(|_| inner.renews)
+        };
+        if let Some(claims) = claims {
+            let version = claims.get("version").and_then(Value::as_u64).unwrap_or_default() + 1;
+            shared.set_state(merged(
+                claims,
+                &json!({"version": version, "issued_at": wait::unix_now()}),
+            ));
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Denials and their codes.

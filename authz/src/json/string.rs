@@ -1,0 +1,90 @@
+//! Strings: the scan that validates them and the decoding that happens later, if at all.
+
+use super::JsonError;
+
+/// The extent of a string that was scanned.
+pub(super) struct Scanned {
+    /// The offset just past the closing quote.
+    pub(super) end: usize,
+    /// Whether it holds escapes.
+    pub(super) escaped: bool,
+}
+
+/// Scans a string whose opening quote stands at `start`.
+pub(super) fn scan(bytes: &[u8], start: usize) -> Result<Scanned, JsonError> {
+    let mut at = start + 1;
+    let mut escaped = false;
+    loop {
+        match bytes.get(at) {
+            None => return Err(JsonError::UnexpectedEnd),
+            Some(b'"') => return Ok(Scanned { end: at + 1, escaped }),
+            Some(b'\\') => {
+                escaped = true;
+                at = scan_escape(bytes, at)?;
+            }
+            Some(0..=0x1f) => return Err(JsonError::ControlCharacter(at)),
+            Some(_) => at += 1,
+        }
+    }
+}
+
+/// Checks the escape at `at` (a surrogate pair counts as one) and gives the offset after it.
+fn scan_escape(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
+    match bytes.get(at + 1) {
+        None => Err(JsonError::UnexpectedEnd),
+        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
+        Some(b'u') => match hex4(bytes, at + 2).ok_or(JsonError::InvalidEscape(at))? {
+            0xd800..=0xdbff => match (bytes.get(at + 6..at + 8), hex4(bytes, at + 8)) {
+                (Some(br"\u"), Some(0xdc00..=0xdfff)) => Ok(at + 12),
+                _ => Err(JsonError::InvalidEscape(at)),
+            },
+            0xdc00..=0xdfff => Err(JsonError::InvalidEscape(at)),
+            _ => Ok(at + 6),
+        },
+        Some(_) => Err(JsonError::InvalidEscape(at)),
+    }
+}
+
+fn hex4(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes
+        .get(at..at + 4)?
+        .iter()
+        .try_fold(0, |value, &byte| Some(value << 4 | char::from(byte).to_digit(16)?))
+}
+
+/// Decodes the inside of a string that [`scan`] accepted.
+pub(super) fn unescape(inner: &str) -> String {
+    let mut text = String::with_capacity(inner.len());
+    let mut rest = inner;
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        text.push_str(plain);
+        let (character, taken) = decode_escape(escape.as_bytes());
+        text.push(character);
+        rest = escape.get(taken..).unwrap_or_default();
+    }
+    text.push_str(rest);
+    text
+}
+
+/// The character that an escape stands for, and how many bytes it takes after its backslash.
+fn decode_escape(bytes: &[u8]) -> (char, usize) {
+    match bytes.first() {
+        Some(b'u') => {
+            let unit = hex4(bytes, 1).unwrap_or(0);
+            if (0xd800..0xdc00).contains(&unit) {
+                let low = hex4(bytes, 7).unwrap_or(0xdc00);
+                let code = 0x10000 + ((unit - 0xd800) << 10) + (low & 0x3ff);
+                (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), 11)
+            } else {
+                (char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER), 5)
+            }
+        }
+        Some(b'b') => ('\u{8}', 1),
+        Some(b'f') => ('\u{c}', 1),
+        Some(b'n') => ('\n', 1),
+        Some(b'r') => ('\r', 1),
+        Some(b't') => ('\t', 1),
+        Some(&byte) => (char::from(byte), 1),
+        None => (char::REPLACEMENT_CHARACTER, 0),
+    }
+}

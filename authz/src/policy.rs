@@ -1,0 +1,177 @@
+//! The policy bundle: what one workload is told about services, agents and issuers.
+//!
+//! [`RawBundle`] is what came in; only its verification gives a [`Bundle`], which is indexed for the questions that a
+//! request asks and holds nothing that was not checked: a signed bundle with one bad route is refused whole.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    identity::SpiffeId,
+    jwks::Jwks,
+    jws::{CompactJws, JwsError, MAX_POLICY_BYTES, NoExternal},
+};
+
+mod agent;
+mod bundle;
+mod route;
+mod service;
+mod wire;
+
+pub use agent::Agent;
+pub use bundle::{Bundle, PolicyServer};
+pub use route::{Captures, PathTemplate, PathTemplateError, Route};
+pub use service::{Exempt, HeaderName, Method, Protocol, Service, ServiceIndex, ToolRule};
+pub use wire::{
+    AgentClaims, BundleClaims, ExemptClaims, IssuerClaims, PolicyServerClaims, RouteClaims, ServiceClaims, ToolClaims,
+};
+
+/// The `typ` of a policy bundle.
+pub const BUNDLE_TYPE: &str = "policy-bundle+jwt";
+
+/// The format of bundles and state lists that this version reads.
+pub const FORMAT: u64 = 1;
+
+/// The version of a bundle or a state list: only ever rises, within an epoch that only ever rises.
+///
+/// Written `EPOCH.COUNTER`. A restored database takes a new epoch, so that it cannot repeat counters that were used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Version {
+    /// The epoch.
+    pub epoch: u64,
+    /// The counter within the epoch.
+    pub counter: u64,
+}
+
+/// The text is not `EPOCH.COUNTER`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a version of the form `EPOCH.COUNTER`")]
+pub struct VersionError;
+
+impl Version {
+    /// Reads `EPOCH.COUNTER`, decimal without leading zeros.
+    ///
+    /// # Errors
+    ///
+    /// [`VersionError`] for anything else.
+    pub fn parse(text: &str) -> Result<Self, VersionError> {
+        let (epoch, counter) = text.split_once('.').ok_or(VersionError)?;
+        let version = Self {
+            epoch: epoch.parse().map_err(|_| VersionError)?,
+            counter: counter.parse().map_err(|_| VersionError)?,
+        };
+        if version.to_string() == text {
+            Ok(version)
+        } else {
+            Err(VersionError)
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.counter)
+    }
+}
+
+/// The one to three keys that bundles and state lists are signed with: the root of trust of a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundleKeys(Jwks);
+
+impl BundleKeys {
+    /// Takes one to three Ed25519 keys; more than one only while they rotate.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Keys`] for another number or type of keys.
+    pub fn new(keys: Jwks) -> Result<Self, PolicyError> {
+        let fit = (1..=3).contains(&keys.keys().len())
+            && keys
+                .keys()
+                .iter()
+                .all(|key| key.algorithm() == crate::jwks::Algorithm::Ed25519);
+        if fit { Ok(Self(keys)) } else { Err(PolicyError::Keys) }
+    }
+
+    /// Verifies the compact form of a document of type `typ` and gives its payload.
+    pub(crate) fn open(&self, compact: &str, typ: &str) -> Result<Vec<u8>, PolicyError> {
+        let jws = CompactJws::parse(compact, typ, MAX_POLICY_BYTES)?;
+        jws.verify(&self.0, &NoExternal)?;
+        Ok(jws.into_payload())
+    }
+}
+
+/// Why a bundle or a state list was refused; the one in use, if any, stays.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// Not one to three Ed25519 keys.
+    #[error("one to three Ed25519 keys are needed to verify policy")]
+    Keys,
+    /// The signature or its header.
+    #[error("signature: {0}")]
+    Jws(#[from] JwsError),
+    /// Not strict JSON, or not of the shape of the format.
+    #[error("payload: {0}")]
+    Json(#[from] crate::json::JsonError),
+    /// A format that this version does not read.
+    #[error("format {0} is not understood")]
+    Format(u64),
+    /// For another workload.
+    #[error("meant for another workload")]
+    Audience,
+    /// Older than what is in use: a replay, or a restored database without a new epoch.
+    #[error("version {offered} is older than {held}")]
+    Older {
+        /// What came.
+        offered: Version,
+        /// What is in use.
+        held: Version,
+    },
+    /// `issued_at` is more than the skew ahead.
+    #[error("issued in the future")]
+    IssuedInFuture,
+    /// `expires_at` has passed, or is not after `issued_at`.
+    #[error("expired")]
+    Expired,
+    /// A part of a validly signed document breaks a rule; the whole is refused.
+    #[error("`{field}`: {rule}")]
+    Content {
+        /// The field, as a path.
+        field: String,
+        /// The rule that it breaks.
+        rule: &'static str,
+    },
+}
+
+/// A bundle as it came: nothing is known of it.
+#[derive(Debug, Clone, Copy)]
+pub struct RawBundle<'a>(&'a str);
+
+impl<'a> RawBundle<'a> {
+    /// Takes the compact form; everything is checked by [`Self::verify`].
+    #[must_use]
+    pub fn new(compact: &'a str) -> Self {
+        Self(compact)
+    }
+
+    /// Verifies and indexes the bundle for workload `aud` at `now`; `held` is the version in use, if any.
+    ///
+    /// The version in use may come again (a filter that asks twice gets the same answer), a lower one may not.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`].
+    pub fn verify(
+        self,
+        keys: &BundleKeys,
+        aud: &SpiffeId,
+        held: Option<Version>,
+        now: u64,
+    ) -> Result<Bundle, PolicyError> {
+        let payload = keys.open(self.0, BUNDLE_TYPE)?;
+        let claims: BundleClaims = wire::read(&payload)?;
+        drop(payload);
+        Bundle::check(claims, aud, held, now)
+    }
+}

@@ -1,0 +1,258 @@
+//! Services as a filter looks them up.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{PathTemplate, Route};
+use crate::{
+    identity::{ServiceId, SpiffeId, ToolName},
+    scope::ScopeTemplate,
+};
+
+/// How the requests of a service are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Routes of method and path.
+    Http,
+    /// The Model Context Protocol over streamable HTTP.
+    Mcp,
+}
+
+impl Protocol {
+    /// The word in manifests, bundles and records.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Mcp => "mcp",
+        }
+    }
+}
+
+/// The place of a service in its bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceIndex(pub(super) u16);
+
+/// An HTTP method: upper-case letters and `-`, at most 20.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Method(Box<str>);
+
+impl Method {
+    /// Checks a method's name. `CONNECT` is no method of a route, because it makes tunnels; nor is `TRACE`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = (1..=20).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-')
+            && !matches!(text, "CONNECT" | "TRACE");
+        fits.then(|| Self(text.into()))
+    }
+
+    /// The method as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The name of the header that a capability rides in, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderName(Box<str>);
+
+impl HeaderName {
+    /// Checks that a token may ride in a header of this name.
+    ///
+    /// Headers that Envoy, HTTP or this filter give a meaning of their own are refused.
+    ///
+    /// # Errors
+    ///
+    /// None but absence: the result is `None` for a name that is refused.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let token = (1..=64).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            && text.starts_with(|first: char| first.is_ascii_lowercase());
+        let reserved =
+            RESERVED_HEADERS.contains(&text) || RESERVED_PREFIXES.iter().any(|prefix| text.starts_with(prefix));
+        (token && !reserved).then(|| Self(text.into()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+const RESERVED_HEADERS: [&str; 20] = [
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "last-event-id",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "via",
+];
+const RESERVED_PREFIXES: [&str; 6] = ["ostiary-", "mcp-", "x-envoy-", "x-forwarded-", "x-b3-", "x-http-method"];
+
+/// A caller that needs no capability for one request; still mTLS, still recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exempt {
+    /// The caller.
+    pub peer: SpiffeId,
+    /// The HTTP method.
+    pub method: Method,
+    /// The path, without captures.
+    pub path: PathTemplate,
+}
+
+/// A tool that a service offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolRule {
+    /// Its name.
+    pub name: ToolName,
+    /// The scope that a call needs beside the tool.
+    pub scope: Option<ScopeTemplate>,
+}
+
+/// A service, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    pub(super) id: ServiceId,
+    pub(super) identity: SpiffeId,
+    pub(super) hosts: Box<[Box<str>]>,
+    pub(super) ports: Box<[u16]>,
+    pub(super) protocol: Protocol,
+    pub(super) path: Option<PathTemplate>,
+    pub(super) routes: Box<[Route]>,
+    pub(super) exempt: Box<[Exempt]>,
+    /// Sorted by name.
+    pub(super) tools: Box<[ToolRule]>,
+    pub(super) token_header: HeaderName,
+    pub(super) forward_token: bool,
+    pub(super) forward_claims: bool,
+    pub(super) body_limit_bytes: usize,
+}
+
+impl Service {
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &ServiceId {
+        &self.id
+    }
+
+    /// The identity of the workload that receives its calls.
+    #[must_use]
+    pub fn identity(&self) -> &SpiffeId {
+        &self.identity
+    }
+
+    /// How callers name it, in lower case.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().map(|host| &**host)
+    }
+
+    /// The ports that it listens on.
+    #[must_use]
+    pub fn ports(&self) -> &[u16] {
+        &self.ports
+    }
+
+    /// Whether `authority` (`host` or `host:port`, in any case) names this service.
+    #[must_use]
+    pub fn answers_to(&self, authority: &str) -> bool {
+        let (host, port) = split_authority(authority);
+        port.is_none_or(|port| port.parse().is_ok_and(|port: u16| self.ports.contains(&port)))
+            && self.hosts.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+
+    /// The protocol that its requests are read as.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The endpoint of an MCP service.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&PathTemplate> {
+        self.path.as_ref()
+    }
+
+    /// The routes of an HTTP service. No two of one method overlap, so their order means nothing.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// Callers that need no capability.
+    #[must_use]
+    pub fn exempt(&self) -> &[Exempt] {
+        &self.exempt
+    }
+
+    /// The rule of a tool, if the service offers it.
+    #[must_use]
+    pub fn tool(&self, name: &str) -> Option<&ToolRule> {
+        let index = self.tools.binary_search_by(|rule| rule.name.as_str().cmp(name)).ok()?;
+        self.tools.get(index)
+    }
+
+    /// The tools that it offers, by name.
+    #[must_use]
+    pub fn tools(&self) -> &[ToolRule] {
+        &self.tools
+    }
+
+    /// The header that the capability rides in.
+    #[must_use]
+    pub fn token_header(&self) -> &str {
+        self.token_header.as_str()
+    }
+
+    /// Whether the application is given the token.
+    #[must_use]
+    pub fn forward_token(&self) -> bool {
+        self.forward_token
+    }
+
+    /// Whether the application is given the verified claims.
+    #[must_use]
+    pub fn forward_claims(&self) -> bool {
+        self.forward_claims
+    }
+
+    /// The longest body that is held, in bytes.
+    #[must_use]
+    pub fn body_limit_bytes(&self) -> usize {
+        self.body_limit_bytes
+    }
+}
+
+/// Splits `host:port`; without a port the second part is `None`.
+pub(super) fn split_authority(authority: &str) -> (&str, Option<&str>) {
+    authority
+        .split_once(':')
+        .map_or((authority, None), |(host, port)| (host, Some(port)))
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

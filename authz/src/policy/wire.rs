@@ -1,0 +1,185 @@
+//! The claims of a bundle as they are signed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{FORMAT, PolicyError, Protocol};
+use crate::{
+    claims::ToolGrant,
+    identity::{AgentId, Issuer, ServiceId, SpiffeId, ToolName},
+    json::{self, Limits},
+    jwks::Jwks,
+    scope::ScopeSet,
+};
+
+/// The payload of a bundle (`typ: policy-bundle+jwt`), format 1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleClaims {
+    /// The format, [`FORMAT`].
+    pub format: u64,
+    /// The policy server that signed it.
+    pub iss: Issuer,
+    /// The workload that it is for.
+    pub aud: SpiffeId,
+    /// The epoch of its version.
+    pub epoch: u64,
+    /// The counter of its version.
+    pub version: u64,
+    /// When it was signed, in seconds.
+    pub issued_at: u64,
+    /// When it stops to be valid, in seconds.
+    pub expires_at: u64,
+    /// How old a state list may be, in seconds.
+    pub max_state_age_seconds: u64,
+    /// The longest lifetime of a token, in seconds.
+    pub max_token_ttl_seconds: u64,
+    /// The issuers whose tokens are accepted.
+    pub issuers: Vec<IssuerClaims>,
+    /// The policy server as a service.
+    pub policy_server: PolicyServerClaims,
+    /// The services that the workload exposes or may call.
+    pub services: Vec<ServiceClaims>,
+    /// The agents that may call what the workload exposes, and its own.
+    pub agents: Vec<AgentClaims>,
+}
+
+/// An issuer and its keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerClaims {
+    /// The issuer's name.
+    pub iss: Issuer,
+    /// Its public keys.
+    pub jwks: Jwks,
+}
+
+/// How workloads name the policy server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyServerClaims {
+    /// Its identity.
+    pub identity: SpiffeId,
+    /// Its hosts.
+    pub hosts: Vec<String>,
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceClaims {
+    /// Its name.
+    pub id: ServiceId,
+    /// The identity of the workload that receives its calls.
+    pub identity: SpiffeId,
+    /// How callers name it.
+    pub hosts: Vec<String>,
+    /// The ports that it listens on.
+    pub ports: Vec<u16>,
+    /// The protocol that its requests are read as.
+    pub protocol: Protocol,
+    /// The endpoint of an MCP service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The routes of an HTTP service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteClaims>,
+    /// Callers that need no capability.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exempt: Vec<ExemptClaims>,
+    /// The tools of an MCP service.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tools: BTreeMap<ToolName, ToolClaims>,
+    /// The header that the capability rides in.
+    pub token_header: String,
+    /// Whether the application is given the token.
+    pub forward_token: bool,
+    /// Whether the application is given the verified claims.
+    pub forward_claims: bool,
+    /// The longest body that is held, in bytes.
+    pub body_limit_bytes: u64,
+}
+
+/// A route of an HTTP service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteClaims {
+    /// The HTTP method.
+    pub method: String,
+    /// The path template.
+    pub path: String,
+    /// The scope template.
+    pub scope: String,
+    /// The capture that must equal the caller's agent id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<String>,
+}
+
+/// A caller that needs no capability for one request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExemptClaims {
+    /// The caller.
+    pub peer: SpiffeId,
+    /// The HTTP method.
+    pub method: String,
+    /// The exact path.
+    pub path: String,
+}
+
+/// A tool of an MCP service.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolClaims {
+    /// The scope that a call needs beside the tool itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+}
+
+/// The policy of an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentClaims {
+    /// Its name.
+    pub id: AgentId,
+    /// The identity of its workload.
+    pub identity: SpiffeId,
+    /// The tools that it may be granted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<ToolGrant>,
+    /// The tools that it may never call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forbidden_tools: Vec<ToolGrant>,
+    /// The scopes that it may be granted.
+    #[serde(default, skip_serializing_if = "ScopeSet::is_empty")]
+    pub scope: ScopeSet,
+    /// The agents that it may call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub may_call: Vec<AgentId>,
+    /// The services that it reaches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reaches: Vec<ServiceId>,
+}
+
+/// Reads a payload whose `format` is understood.
+///
+/// The format comes first, so that a newer document is refused as such and not for its shape.
+pub(crate) fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, PolicyError> {
+    #[derive(Deserialize)]
+    struct Head {
+        format: u64,
+    }
+    let Head { format } = json::strict(payload, &Limits::POLICY)?;
+    if format != FORMAT {
+        return Err(PolicyError::Format(format));
+    }
+    // INVARIANT: the strict pass over these very bytes was made just now.
+    serde_json::from_slice(payload).map_err(|error| {
+        json::JsonError::Shape {
+            line: error.line(),
+            column: error.column(),
+        }
+        .into()
+    })
+}

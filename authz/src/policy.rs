@@ -23,6 +23,7 @@ pub use agent::Agent;
 pub use bundle::{Bundle, PolicyServer};
 pub use route::{Captures, PathTemplate, PathTemplateError, Route};
 pub use service::{Exempt, HeaderName, Method, Protocol, Service, ServiceIndex, ToolRule};
+pub(crate) use wire::read;
 pub use wire::{
     AgentClaims, BundleClaims, ExemptClaims, IssuerClaims, PolicyServerClaims, RouteClaims, ServiceClaims, ToolClaims,
 };

@@ -1,1 +1,354 @@
-//! The decision.
+//! From facts, token, policy, state and peer to a permit or a denial.
+//!
+//! A right must be granted by all of them: token ∩ policy ∩ state ∩ peer. The order of the checks is fixed, because the
+//! first that fails names the denial, and because nothing is told to a caller that has not shown who it is.
+//!
+//! Every adapter takes the same steps, so that the same request meets the same code everywhere:
+//!
+//! 1. [`available`]: policy and state are current;
+//! 2. [`crate::request::RequestHead::parse`], then [`crate::request::extract`];
+//! 3. unless [`exempt`] says that no token is needed: [`crate::request::RequestHead::bearer`], and verification of the
+//!    token (cached or not);
+//! 4. [`admit`], where the right is named in the body, before the body is held; then
+//!    [`crate::request::Pending::finish`];
+//! 5. [`decide`], which repeats what [`admit`] checks.
+
+use crate::claims::Claims;
+use crate::denial::{Code, Denial, Needed};
+use crate::identity::{AgentId, ServiceId, SpiffeId, ToolName};
+use crate::policy::{Agent, Bundle, Service, ServiceIndex};
+use crate::request::{Facts, Right, Side};
+use crate::scope::Scope;
+use crate::state::{AgentState, StateList};
+use crate::token::VerifiedToken;
+
+/// All that a decision rests on beside the facts of the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Unix time in seconds.
+    pub now: u64,
+    /// The side that the filter stands on.
+    pub side: Side,
+    /// The workload that the filter stands before, by its own certificate or node metadata.
+    pub workload: &'a SpiffeId,
+    /// The mTLS identity of the caller; on the outbound side the workload itself.
+    pub peer: Option<&'a SpiffeId>,
+    /// The token, verified now or before.
+    pub token: Option<&'a VerifiedToken>,
+    /// The policy.
+    pub bundle: &'a Bundle,
+    /// The agents' states.
+    pub state: &'a StateList,
+    /// Monotonic seconds since the poll that brought the state was sent.
+    pub seconds_since_poll: u64,
+}
+
+/// A caller whose headers have passed every check: its token is its own, for this service, of an agent that may call it.
+#[derive(Clone, Copy, Debug)]
+pub struct Admitted<'a> {
+    claims: &'a Claims,
+    agent: &'a Agent,
+    service: &'a Service,
+}
+
+impl<'a> Admitted<'a> {
+    /// The agent.
+    pub fn agent_id(&self) -> &'a AgentId {
+        &self.claims.agent_id
+    }
+
+    /// The claims of its token.
+    pub fn claims(&self) -> &'a Claims {
+        self.claims
+    }
+}
+
+/// Why a call may go on without a capability, or the capability by which it does.
+#[derive(Clone, Copy, Debug)]
+enum Basis<'a> {
+    Capability(Admitted<'a>),
+    Exempt(&'a Service),
+    ControlPlane,
+}
+
+/// The proof that a call may go on. Only [`decide`] makes one.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a permit is the only reason to let a request go on"]
+pub struct Permit<'a> {
+    basis: Basis<'a>,
+}
+
+impl<'a> Permit<'a> {
+    /// The claims that the call rests on; None for exempt callers and the policy server's own endpoints.
+    pub fn claims(&self) -> Option<&'a Claims> {
+        match self.basis {
+            Basis::Capability(admitted) => Some(admitted.claims),
+            Basis::Exempt(_) | Basis::ControlPlane => None,
+        }
+    }
+
+    /// The agent, where there is one.
+    pub fn agent_id(&self) -> Option<&'a AgentId> {
+        self.claims().map(|claims| &claims.agent_id)
+    }
+
+    /// The service; None for the policy server.
+    pub fn service(&self) -> Option<&'a Service> {
+        match self.basis {
+            Basis::Capability(admitted) => Some(admitted.service),
+            Basis::Exempt(service) => Some(service),
+            Basis::ControlPlane => None,
+        }
+    }
+
+    /// Whether the application may be shown the token. Without a service to say so it may not.
+    pub fn forward_token(&self) -> bool {
+        self.service().is_some_and(Service::forward_token)
+    }
+
+    /// Whether the application is to be told the verified claims.
+    pub fn forward_claims(&self) -> bool {
+        self.claims().is_some() && self.service().is_some_and(Service::forward_claims)
+    }
+}
+
+/// Checks that policy and state are current.
+///
+/// # Errors
+///
+/// `policy_unavailable`, or `workload_mismatch` if the policy was made for another workload.
+pub fn available(q: &Question<'_>) -> Result<(), Denial> {
+    if q.bundle.expired(q.now) {
+        return Err(Denial::new(Code::PolicyUnavailable, "the policy has expired"));
+    }
+    if !q
+        .state
+        .fresh(q.now, q.seconds_since_poll, q.bundle.max_state_age_seconds())
+    {
+        return Err(Denial::new(
+            Code::PolicyUnavailable,
+            "the list of agents' states is too old",
+        ));
+    }
+    if q.workload != q.bundle.workload() {
+        return Err(Denial::new(
+            Code::WorkloadMismatch,
+            "the policy was made for another workload",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the caller may make this request without a capability: its token, if it shows one, is not looked at.
+pub fn exempt(q: &Question<'_>, facts: &Facts) -> bool {
+    match facts.right {
+        Right::ControlPlane => q.side == Side::Outbound,
+        Right::Exempt | Right::Scope(_) => find_exempt(q, facts).is_some(),
+        Right::Tool { .. } | Right::Session => false,
+    }
+}
+
+/// Decides what headers alone can decide, for the service named.
+///
+/// # Errors
+///
+/// The first check that fails, in the order of the module's page.
+pub fn admit<'a>(q: &Question<'a>, service: &ServiceId) -> Result<Admitted<'a>, Denial> {
+    available(q)?;
+    let (index, service) = find_service(q.bundle, service)?;
+    let token = q
+        .token
+        .ok_or_else(|| Denial::new(Code::TokenMissing, "send a capability token as `Bearer`"))?;
+    let claims = token.claims();
+    token.check_time(q.now).map_err(|error| Denial::from(&error))?;
+    check_peer(q.peer, claims)?;
+    if !claims.is_for(service.identity()) {
+        let needed = Needed {
+            audience: Some(service.identity().to_string()),
+            ..Needed::default()
+        };
+        return Err(Denial::new(Code::AudienceMismatch, "`aud` does not name this service").with_needed(needed));
+    }
+    let agent = find_agent(q.bundle, claims)?;
+    check_state(q.state, claims)?;
+    if !agent.reaches(index) {
+        return Err(Denial::new(
+            Code::ServiceNotReached,
+            "the agent's policy does not list this service",
+        ));
+    }
+    Ok(Admitted { claims, agent, service })
+}
+
+/// Decides.
+///
+/// # Errors
+///
+/// The first check that fails, in the order of the module's page.
+pub fn decide<'a>(q: &Question<'a>, facts: &Facts) -> Result<Permit<'a>, Denial> {
+    available(q)?;
+    if q.side == Side::Outbound && matches!(facts.right, Right::ControlPlane) {
+        return Ok(Permit {
+            basis: Basis::ControlPlane,
+        });
+    }
+    if let Some(service) = find_exempt(q, facts) {
+        return Ok(Permit {
+            basis: Basis::Exempt(service),
+        });
+    }
+    let service = facts
+        .service
+        .as_ref()
+        .ok_or_else(|| Denial::new(Code::EndpointRefused, "no service is named"))?;
+    let admitted = admit(q, service).map_err(|denial| name_right(denial, &facts.right))?;
+    check_right(&admitted, facts)?;
+    Ok(Permit {
+        basis: Basis::Capability(admitted),
+    })
+}
+
+fn find_service<'a>(bundle: &'a Bundle, id: &ServiceId) -> Result<(ServiceIndex, &'a Service), Denial> {
+    bundle
+        .service_with_id(id)
+        .and_then(|index| bundle.service(index).map(|service| (index, service)))
+        .ok_or_else(|| Denial::new(Code::ServiceUnknown, "the service is not known here"))
+}
+
+/// The service, if it exempts this very peer for this very request.
+fn find_exempt<'a>(q: &Question<'a>, facts: &Facts) -> Option<&'a Service> {
+    match facts.right {
+        Right::Exempt | Right::Scope(_) => {}
+        Right::Tool { .. } | Right::Session | Right::ControlPlane => return None,
+    }
+    let peer = q.peer?;
+    let (_, service) = find_service(q.bundle, facts.service.as_ref()?).ok()?;
+    service
+        .exempt()
+        .iter()
+        .any(|exempt| {
+            exempt.peer == *peer
+                && exempt.method.as_str() == facts.method
+                && exempt.path.captures(&facts.path).is_some()
+        })
+        .then_some(service)
+}
+
+/// A token shown by another workload than the one that it was made for was stolen.
+fn check_peer(peer: Option<&SpiffeId>, claims: &Claims) -> Result<(), Denial> {
+    match peer {
+        None => Err(Denial::new(Code::PeerMissing, "a capability counts only over mTLS")),
+        Some(peer) if *peer == claims.sub => Ok(()),
+        Some(_) => Err(Denial::new(Code::PeerMismatch, "`sub` is not the caller's identity")),
+    }
+}
+
+fn find_agent<'a>(bundle: &'a Bundle, claims: &Claims) -> Result<&'a Agent, Denial> {
+    let agent = bundle
+        .agent(claims.agent_id.as_str())
+        .ok_or_else(|| Denial::new(Code::AgentUnknown, "the token's agent has no policy here"))?;
+    if *agent.identity() != claims.sub {
+        return Err(Denial::new(
+            Code::AgentIdentityMismatch,
+            "the token's agent has another identity by policy",
+        ));
+    }
+    Ok(agent)
+}
+
+fn check_state(state: &StateList, claims: &Claims) -> Result<(), Denial> {
+    match state.agent_state(&claims.agent_id) {
+        AgentState::Active => {}
+        AgentState::Paused => return Err(Denial::new(Code::AgentPaused, "a person must review the agent first")),
+        AgentState::Suspended => return Err(Denial::new(Code::AgentSuspended, "the agent's tokens are dead")),
+        AgentState::Killed => return Err(Denial::new(Code::AgentKilled, "the agent's tokens are dead")),
+    }
+    if state
+        .not_before(&claims.agent_id)
+        .is_some_and(|not_before| claims.iat < not_before)
+    {
+        return Err(Denial::new(Code::TokenSuperseded, "ask for a new token"));
+    }
+    if state.revoked(&claims.jti) {
+        return Err(Denial::new(Code::TokenRevoked, "ask for a new token"));
+    }
+    Ok(())
+}
+
+fn check_right(admitted: &Admitted<'_>, facts: &Facts) -> Result<(), Denial> {
+    check_own(admitted, facts)?;
+    match &facts.right {
+        Right::Scope(scope) => check_scope(admitted, scope, None),
+        Right::Tool { name, scope } => {
+            check_tool(admitted, name, scope.as_ref())?;
+            scope
+                .as_ref()
+                .map_or(Ok(()), |scope| check_scope(admitted, scope, Some(name)))
+        }
+        Right::Session => Ok(()),
+        // Only the peers that the service lists; they were let through before.
+        Right::Exempt => Err(Denial::new(Code::RouteUnknown, "the path matches no route")),
+        Right::ControlPlane => Err(Denial::new(
+            Code::EndpointRefused,
+            "the policy server is called from the outbound side",
+        )),
+    }
+}
+
+/// Forbidden wins over granted, always, whether the token or the policy says so.
+fn check_tool(admitted: &Admitted<'_>, tool: &ToolName, scope: Option<&Scope>) -> Result<(), Denial> {
+    let Admitted { claims, agent, service } = admitted;
+    let service = service.id();
+    let deny = |code, detail| Err(Denial::new(code, detail).with_needed(needed(scope, Some(tool))));
+    if claims.forbids(service, tool) || agent.forbids(service, tool) {
+        return deny(Code::ToolForbidden, "the tool is forbidden to this agent");
+    }
+    if !claims.lists_tool(service, tool) {
+        return deny(Code::ToolNotGranted, "the token does not list the tool");
+    }
+    if !agent.lists_tool(service, tool) {
+        return deny(Code::ToolNotInPolicy, "the agent's policy does not list the tool");
+    }
+    Ok(())
+}
+
+fn check_scope(admitted: &Admitted<'_>, scope: &Scope, tool: Option<&ToolName>) -> Result<(), Denial> {
+    let deny = |code, detail| Err(Denial::new(code, detail).with_needed(needed(Some(scope), tool)));
+    if !admitted.claims.scope.contains(scope) {
+        return deny(Code::ScopeNotGranted, "the token does not hold the scope");
+    }
+    if !admitted.agent.has_scope(scope) {
+        return deny(Code::ScopeNotInPolicy, "the agent's policy does not hold the scope");
+    }
+    Ok(())
+}
+
+fn check_own(admitted: &Admitted<'_>, facts: &Facts) -> Result<(), Denial> {
+    match facts.own.as_deref() {
+        Some(own) if own != admitted.agent_id().as_str() => Err(Denial::new(
+            Code::OwnSegmentMismatch,
+            "the path names another agent than the caller",
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn needed(scope: Option<&Scope>, tool: Option<&ToolName>) -> Needed {
+    Needed {
+        scope: scope.map(ToString::to_string),
+        tool: tool.map(ToString::to_string),
+        audience: None,
+    }
+}
+
+/// A caller without a token is told what it would need.
+fn name_right(denial: Denial, right: &Right) -> Denial {
+    if denial.code() != Code::TokenMissing {
+        return denial;
+    }
+    match right {
+        Right::Scope(scope) => denial.with_needed(needed(Some(scope), None)),
+        Right::Tool { name, scope } => denial.with_needed(needed(scope.as_ref(), Some(name))),
+        Right::Session | Right::Exempt | Right::ControlPlane => denial,
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::{Agent, BundleClaims, PolicyError, Service, ServiceIndex, Version};
 use crate::{
-    identity::{Issuer, SpiffeId},
+    identity::{Issuer, ServiceId, SpiffeId},
     token::{Issuers, TokenLimits},
 };
 
@@ -135,6 +135,12 @@ impl Bundle {
     #[must_use]
     pub fn service_named(&self, authority: &str) -> Option<ServiceIndex> {
         self.position(|service| service.answers_to(authority))
+    }
+
+    /// The service of this id.
+    #[must_use]
+    pub fn service_with_id(&self, id: &ServiceId) -> Option<ServiceIndex> {
+        self.position(|service| service.id == *id)
     }
 
     /// The agent of this id.

@@ -1,0 +1,172 @@
+//! RFC 8785 for the values that records hold: strings, integers, arrays of strings and objects.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::digest::Digest;
+
+/// Above this an integer is no longer exact as a JSON number (RFC 7493, section 2.2).
+pub(super) const MAX_INTEGER: u64 = (1 << 53) - 1;
+
+/// An object that is being written. Absent values are left out.
+///
+/// INVARIANT: keys are written in ascending order; tests of every record check it, and a reader refuses other orders.
+pub(super) struct Object<'o> {
+    out: &'o mut Vec<u8>,
+    empty: bool,
+}
+
+impl<'o> Object<'o> {
+    pub(super) fn open(out: &'o mut Vec<u8>) -> Self {
+        out.push(b'{');
+        Self { out, empty: true }
+    }
+
+    pub(super) fn close(self) {
+        self.out.push(b'}');
+    }
+
+    fn key(&mut self, key: &str) {
+        if !self.empty {
+            self.out.push(b',');
+        }
+        self.empty = false;
+        string(key, self.out);
+        self.out.push(b':');
+    }
+
+    pub(super) fn text(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.key(key);
+            string(value, self.out);
+        }
+    }
+
+    pub(super) fn integer(&mut self, key: &str, value: Option<u64>) {
+        if let Some(value) = value {
+            self.key(key);
+            integer(value.min(MAX_INTEGER), self.out);
+        }
+    }
+
+    pub(super) fn digest(&mut self, key: &str, value: Option<&Digest>) {
+        if let Some(value) = value {
+            self.key(key);
+            self.out.push(b'"');
+            value.append_base64url(self.out);
+            self.out.push(b'"');
+        }
+    }
+
+    pub(super) fn bytes16(&mut self, key: &str, value: Option<&[u8; 16]>) {
+        if let Some(value) = value {
+            self.key(key);
+            self.out.push(b'"');
+            let mut buffer = [0; 22];
+            // INVARIANT: 16 bytes encode to exactly 22 bytes.
+            if URL_SAFE_NO_PAD.encode_slice(value, &mut buffer).is_ok() {
+                self.out.extend_from_slice(&buffer);
+            }
+            self.out.push(b'"');
+        }
+    }
+
+    pub(super) fn texts<'t>(&mut self, key: &str, values: impl IntoIterator<Item = &'t str>) {
+        self.key(key);
+        self.out.push(b'[');
+        for (index, value) in values.into_iter().enumerate() {
+            if index > 0 {
+                self.out.push(b',');
+            }
+            string(value, self.out);
+        }
+        self.out.push(b']');
+    }
+
+    pub(super) fn object(&mut self, key: &str) -> Object<'_> {
+        self.key(key);
+        Object::open(self.out)
+    }
+}
+
+fn integer(value: u64, out: &mut Vec<u8>) {
+    let mut buffer = [0; 20];
+    let mut rest = value;
+    let mut length = 0;
+    for slot in buffer.iter_mut().rev() {
+        *slot = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        length += 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend(buffer.iter().skip(20 - length));
+}
+
+/// RFC 8785, section 3.2.2.2: only what JSON must escape, in the shortest form.
+fn string(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let mut rest = text.as_bytes();
+    while let Some(position) = rest.iter().position(|b| *b < 0x20 || *b == b'"' || *b == b'\\') {
+        let (plain, tail) = rest.split_at(position);
+        out.extend_from_slice(plain);
+        let Some((&byte, tail)) = tail.split_first() else {
+            break;
+        };
+        escape(byte, out);
+        rest = tail;
+    }
+    out.extend_from_slice(rest);
+    out.push(b'"');
+}
+
+fn escape(byte: u8, out: &mut Vec<u8>) {
+    let short = match byte {
+        0x08 => b'b',
+        b'\t' => b't',
+        b'\n' => b'n',
+        0x0c => b'f',
+        b'\r' => b'r',
+        b'"' | b'\\' => byte,
+        _ => {
+            let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 0xf)]);
+            return;
+        }
+    };
+    out.extend_from_slice(&[b'\\', short]);
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn strings_follow_rfc_8785() {
+        let mut out = Vec::new();
+        string("€$\u{f}\nA'B\"\\\\\"/\u{7f}\u{1f}", &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "\"€$\\u000f\\nA'B\\\"\\\\\\\\\\\"/\u{7f}\\u001f\""
+        );
+    }
+
+    #[test]
+    fn integers_are_plain_and_bounded() {
+        for value in [0, 7, 10, 1_234_567_890, MAX_INTEGER] {
+            let mut out = Vec::new();
+            integer(value, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), value.to_string());
+        }
+        let mut out = Vec::new();
+        let mut object = Object::open(&mut out);
+        object.integer("a", Some(u64::MAX));
+        object.integer("b", None);
+        object.texts("c", ["x", "y"]);
+        object.close();
+        assert_eq!(out, b"{\"a\":9007199254740991,\"c\":[\"x\",\"y\"]}");
+    }
+}

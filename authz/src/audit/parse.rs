@@ -1,0 +1,138 @@
+//! From JSON to a record. Unknown fields are refused: what is not understood cannot be vouched for.
+
+use std::borrow::Cow;
+
+use super::{FORMAT, Kind, Link, Outcome, Record, RecordError, RecordedFacts, SourceId};
+use crate::claims::Claims;
+use crate::denial::Code;
+use crate::digest::Digest;
+use crate::json::{self, Limits, Value};
+use crate::request::Side;
+
+type Text = Cow<'static, str>;
+
+pub(super) fn record(root: Value<'_>) -> Result<(Link, Record<'static>), RecordError> {
+    let entries = root.entries().ok_or(RecordError::Line)?;
+    let mut record = Record::new(Kind::Decision, 0);
+    let (mut kind, mut time_ms, mut format, mut source, mut seq, mut prev_hash) = (None, None, None, None, None, None);
+    for (key, value) in entries {
+        match &*key {
+            "agent_id" => record.agent_id = Some(text(value, "agent_id")?),
+            "bundle" => record.bundle = Some(text(value, "bundle")?),
+            "call" => record.call = Some(text(value, "call")?),
+            "claims" => record.claims = Some(Cow::Owned(claims(value)?)),
+            "code" => record.code = Some(word(value, "code", |word| word.parse().ok())?),
+            "count" => record.count = Some(integer(value, "count")?),
+            "counts" => record.counts = counts(value)?,
+            "duration_us" => record.duration_us = Some(integer(value, "duration_us")?),
+            "end" => record.end = Some(text(value, "end")?),
+            "facts" => record.facts = Some(facts(value)?),
+            "jti" => record.jti = Some(text(value, "jti")?),
+            "kind" => kind = Some(word(value, "kind", Kind::from_word)?),
+            "operation_id" => record.operation_id = Some(text(value, "operation_id")?),
+            "peer" => record.peer = Some(text(value, "peer")?),
+            "prev_hash" => prev_hash = Some(digest(value, "prev_hash")?),
+            "previous_hash" => record.previous_hash = Some(digest(value, "previous_hash")?),
+            "previous_source" => record.previous_source = Some(word(value, "previous_source", SourceId::parse)?),
+            "protocol" => record.protocol = Some(text(value, "protocol")?),
+            "request_bytes" => record.request_bytes = Some(integer(value, "request_bytes")?),
+            "request_digest" => record.request_digest = Some(digest(value, "request_digest")?),
+            "response_bytes" => record.response_bytes = Some(integer(value, "response_bytes")?),
+            "response_digest" => record.response_digest = Some(digest(value, "response_digest")?),
+            "seq" => seq = Some(integer(value, "seq")?),
+            "service" => record.service = Some(text(value, "service")?),
+            "side" => record.side = Some(word(value, "side", side)?),
+            "source" => source = Some(word(value, "source", SourceId::parse)?),
+            "state" => record.state = Some(text(value, "state")?),
+            "status" => record.status = Some(integer(value, "status")?),
+            "time_ms" => time_ms = Some(integer(value, "time_ms")?),
+            "trace_id" => record.trace_id = Some(text(value, "trace_id")?),
+            "txn" => record.txn = Some(text(value, "txn")?),
+            "v" => format = Some(integer(value, "v")?),
+            "verdict" => record.verdict = Some(word(value, "verdict", Outcome::from_word)?),
+            "workload" => record.workload = Some(text(value, "workload")?),
+            _ => return Err(RecordError::Field("(unknown)")),
+        }
+    }
+    if format.ok_or(RecordError::Field("v"))? != FORMAT {
+        return Err(RecordError::Format);
+    }
+    record.kind = kind.ok_or(RecordError::Field("kind"))?;
+    record.time_ms = time_ms.ok_or(RecordError::Field("time_ms"))?;
+    let source = source.ok_or(RecordError::Field("source"))?;
+    let seq = seq.ok_or(RecordError::Field("seq"))?;
+    Ok((Link { source, seq, prev_hash }, record))
+}
+
+fn facts(value: Value<'_>) -> Result<RecordedFacts<'static>, RecordError> {
+    let mut facts = RecordedFacts::default();
+    for (key, value) in value.entries().ok_or(RecordError::Field("facts"))? {
+        let slot = match &*key {
+            "captures" => {
+                facts.captures = captures(value)?;
+                continue;
+            }
+            "method" => &mut facts.method,
+            "own" => &mut facts.own,
+            "path" => &mut facts.path,
+            "right" => &mut facts.right,
+            "rpc_method" => &mut facts.rpc_method,
+            "scope" => &mut facts.scope,
+            "tool" => &mut facts.tool,
+            _ => return Err(RecordError::Field("facts")),
+        };
+        *slot = Some(text(value, "facts")?);
+    }
+    Ok(facts)
+}
+
+fn captures(value: Value<'_>) -> Result<Vec<(Text, Text)>, RecordError> {
+    value
+        .entries()
+        .ok_or(RecordError::Field("captures"))?
+        .map(|(name, value)| Ok((Cow::Owned(name.into_owned()), text(value, "captures")?)))
+        .collect()
+}
+
+fn counts(value: Value<'_>) -> Result<Vec<(Code, u64)>, RecordError> {
+    value
+        .entries()
+        .ok_or(RecordError::Field("counts"))?
+        .map(|(code, count)| {
+            let code = code.parse().map_err(|_| RecordError::Field("counts"))?;
+            Ok((code, integer(count, "counts")?))
+        })
+        .collect()
+}
+
+fn claims(value: Value<'_>) -> Result<Claims, RecordError> {
+    json::strict(value.raw().as_bytes(), &Limits::REQUEST).map_err(|_| RecordError::Field("claims"))
+}
+
+fn text(value: Value<'_>, field: &'static str) -> Result<Text, RecordError> {
+    value
+        .as_str()
+        .map(|text| Cow::Owned(text.into_owned()))
+        .ok_or(RecordError::Field(field))
+}
+
+fn integer(value: Value<'_>, field: &'static str) -> Result<u64, RecordError> {
+    value.as_u64().ok_or(RecordError::Field(field))
+}
+
+fn digest(value: Value<'_>, field: &'static str) -> Result<Digest, RecordError> {
+    word(value, field, |text| Digest::from_base64url(text).ok())
+}
+
+fn word<T>(value: Value<'_>, field: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<T, RecordError> {
+    value
+        .as_str()
+        .and_then(|word| read(&word))
+        .ok_or(RecordError::Field(field))
+}
+
+fn side(word: &str) -> Option<Side> {
+    [Side::Inbound, Side::Outbound]
+        .into_iter()
+        .find(|side| side.as_str() == word)
+}

@@ -52,12 +52,11 @@ fn version(binary: &Path) -> Result<(u32, u32)> {
     let output = Command::new(binary).arg("--version").output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     // "…  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL"
-    let mut numbers = text
-        .split('/')
+    let numbers = text
+        .split("version: ")
         .nth(1)
-        .unwrap_or_default()
-        .split('.')
-        .map(str::parse::<u32>);
+        .and_then(|version| version.split('/').nth(1));
+    let mut numbers = numbers.unwrap_or_default().split('.').map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
         _ => bail!("`{}` is not the version of an Envoy", text.trim()),

@@ -272,7 +272,7 @@ impl Sidecar {
     }
 
     fn listeners(&self, run: &RunDirectory) -> Vec<Value> {
-        let log = access_log(&access_log_path(&self.name, run));
+        let log = access_log_path(&self.name, run);
         let mut listeners = Vec::new();
         if let Some(inbound) = &self.inbound {
             listeners.push(self.inbound_listener(inbound, &log));
@@ -292,7 +292,7 @@ impl Sidecar {
         listeners
     }
 
-    fn inbound_listener(&self, inbound: &Inbound, log: &Value) -> Value {
+    fn inbound_listener(&self, inbound: &Inbound, log: &Path) -> Value {
         let routes = json!({
             "virtual_hosts": [{"name": "application", "domains": ["*"], "routes": [{
                 "match": {"prefix": "/"},
@@ -321,7 +321,7 @@ impl Sidecar {
         })
     }
 
-    fn manager(&self, side: &str, log: &Value, routes: &Value, forward_client_cert: &str) -> Value {
+    fn manager(&self, side: &str, log: &Path, routes: &Value, forward_client_cert: &str) -> Value {
         let mut filters: Vec<Value> = self.plugin.iter().map(Plugin::filter).collect();
         filters.push(json!({
             "name": "envoy.filters.http.router",
@@ -339,7 +339,7 @@ impl Sidecar {
                 "merge_slashes": false,
                 "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
                 "generate_request_id": true,
-                "access_log": [log],
+                "access_log": [access_log(log, side)],
                 "http_filters": filters,
                 "route_config": routes,
             },
@@ -456,7 +456,7 @@ fn socket_address(address: SocketAddr) -> Value {
     json!({"socket_address": {"address": address.ip(), "port_value": address.port()}})
 }
 
-fn access_log(path: &Path) -> Value {
+fn access_log(path: &Path, side: &str) -> Value {
     json!({
         "name": "envoy.access_loggers.file",
         "typed_config": {
@@ -464,7 +464,7 @@ fn access_log(path: &Path) -> Value {
             "path": path,
             "log_format": {"json_format": {
                 "start": "%START_TIME%",
-                "direction": "%TRAFFIC_DIRECTION%",
+                "side": side,
                 "protocol": "%PROTOCOL%",
                 "method": "%REQ(:METHOD)%",
                 "authority": "%REQ(:AUTHORITY)%",

@@ -1,1 +1,4 @@
-//! To be written.
+//! The policy server of Ostiary and the `ostiary` command line.
+
+pub mod cli;
+pub mod files;

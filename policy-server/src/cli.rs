@@ -1,0 +1,157 @@
+//! The command line of `ostiary`.
+//!
+//! Every command answers on the standard output, as text for people or as JSON (`--output json`) for programs, and
+//! says by its exit code how it went: 0 all is well, 1 there is a finding or a denial, 2 it could not be run (with
+//! the reason on the standard error). Nothing is printed in colour unless it goes to a terminal.
+
+mod check;
+mod issue;
+mod output;
+mod tls;
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use output::{Format, Printer};
+
+/// Zero trust for AI agents in a service mesh: the policy server and its tools.
+#[derive(Debug, Parser)]
+#[command(name = "ostiary", version, propagate_version = true, max_term_width = 100, after_help = EXAMPLES)]
+struct Arguments {
+    /// How to answer: text for people, json for programs
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  ostiary check policy/
+  ostiary serve --config ostiary.yaml
+  ostiary decide --cases cases.jsonl
+
+Exit codes: 0 all is well, 1 a finding or a denial, 2 wrong usage or it could not be run";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ask the policy server for a capability token
+    Issue(Box<issue::Issue>),
+    /// Check agent and service files before they are applied
+    Check(check::Check),
+    /// Print a completion script for a shell
+    #[command(after_help = COMPLETION_EXAMPLES)]
+    Completion {
+        /// The shell to complete in
+        shell: Shell,
+    },
+}
+
+const COMPLETION_EXAMPLES: &str = "Examples:
+  source <(ostiary completion bash)
+  ostiary completion zsh > ~/.zfunc/_ostiary
+  ostiary completion fish > ~/.config/fish/completions/ostiary.fish";
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+impl From<Shell> for clap_complete::Shell {
+    fn from(shell: Shell) -> Self {
+        match shell {
+            Shell::Bash => Self::Bash,
+            Shell::Zsh => Self::Zsh,
+            Shell::Fish => Self::Fish,
+        }
+    }
+}
+
+/// How a command ended that could be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing to object to.
+    Clean,
+    /// A mistake was found, or the answer is no.
+    Finding,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(match outcome {
+            Outcome::Clean => 0,
+            Outcome::Finding => 1,
+        })
+    }
+}
+
+const CANNOT_RUN: u8 = 2;
+
+/// Why a command could not be run.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Issue(#[from] issue::IssueError),
+    #[error(transparent)]
+    Check(#[from] check::CheckError),
+    #[error("cannot write the answer")]
+    Output(#[from] io::Error),
+}
+
+/// Runs the command that the arguments ask for (the first is the program's name) and returns its exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version go to the standard output and are no failure; clap knows which is which.
+            let code = if error.use_stderr() { CANNOT_RUN } else { 0 };
+            return error
+                .print()
+                .map_or(ExitCode::from(CANNOT_RUN), |()| ExitCode::from(code));
+        }
+    };
+    let mut printer = Printer::standard(arguments.output);
+    match dispatch(arguments.command, &mut printer) {
+        Ok(outcome) => outcome.into(),
+        // The reader has seen enough (`| head`): nobody is left to tell.
+        Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(CANNOT_RUN),
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::from(CANNOT_RUN)
+        }
+    }
+}
+
+fn dispatch(command: Command, printer: &mut Printer) -> Result<Outcome, Error> {
+    let outcome = match command {
+        Command::Issue(issue) => issue.run(printer)?,
+        Command::Check(check) => check.run(printer)?,
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(
+                clap_complete::Shell::from(shell),
+                &mut Arguments::command(),
+                "ostiary",
+                &mut script,
+            );
+            printer.raw(&script)?;
+            Outcome::Clean
+        }
+    };
+    printer.finish()?;
+    Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

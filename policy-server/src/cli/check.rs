@@ -1,0 +1,107 @@
+//! `ostiary check`.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::Outcome;
+use super::output::{Printer, printable};
+use crate::files::{self, Diagnostic, Diagnostics, LoadError};
+
+/// Reads every agent and service file and tells each mistake with its file, line and column, and what to write
+/// instead. Folders are read whole (*.yaml, *.yml). Give all files of a mesh together: names in one file are looked
+/// for in the others.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Check {
+    /// Files and folders of one mesh
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// The trust domain of the mesh
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    trust_domain: String,
+}
+
+const EXAMPLES: &str = "Examples:
+  ostiary check policy/
+  ostiary check agents/ services/warehouse.yaml
+  ostiary --output json check policy/ | jq -r '.diagnostics[].message'
+
+Exit codes: 0 no mistake, 1 at least one, 2 nothing could be checked";
+
+/// Why nothing could be checked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CheckError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("there is no agent or service file (*.yaml, *.yml) in what was given")]
+    NoFiles,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    ok: bool,
+    files: usize,
+    agents: usize,
+    services: usize,
+    /// Whether the rules that several files obey together were checked too.
+    complete: bool,
+    diagnostics: &'a [Diagnostic],
+}
+
+impl Check {
+    pub(super) fn run(&self, printer: &mut Printer) -> Result<Outcome, super::Error> {
+        let loaded = files::load(&self.paths, &self.trust_domain).map_err(CheckError::from)?;
+        if loaded.files == 0 {
+            return Err(CheckError::NoFiles.into());
+        }
+        let diagnostics = loaded.mesh.as_ref().err();
+        let report = Report {
+            ok: diagnostics.is_none(),
+            files: loaded.files,
+            agents: loaded.manifests.agents.len(),
+            services: loaded.manifests.services.len(),
+            complete: diagnostics.is_none_or(Diagnostics::complete),
+            diagnostics: diagnostics.map(Diagnostics::list).unwrap_or_default(),
+        };
+        printer.answer(render(&report, printer), &report)?;
+        Ok(if report.ok { Outcome::Clean } else { Outcome::Finding })
+    }
+}
+
+fn render(report: &Report<'_>, printer: &Printer) -> String {
+    let mut text = String::new();
+    for diagnostic in report.diagnostics {
+        let Diagnostic {
+            file,
+            line,
+            column,
+            message,
+            advice,
+        } = diagnostic;
+        let place = format!("{}:{line}:{column}:", printable(&file.display().to_string()));
+        let (message, advice) = (printable(message), printable(advice));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{} {message}; write instead {advice}", printer.strong(place));
+    }
+    let files = count(report.files, "file");
+    let _ = if report.ok {
+        let (agents, services) = (count(report.agents, "agent"), count(report.services, "service"));
+        write!(text, "{} {files}, {agents}, {services}", printer.good("ok:"))
+    } else {
+        write!(
+            text,
+            "{} in {files}",
+            printer.bad(count(report.diagnostics.len(), "mistake"))
+        )
+    };
+    if !report.complete {
+        text.push_str("\nnames and rights across files are checked once these are mended");
+    }
+    text
+}
+
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}

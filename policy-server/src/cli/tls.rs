@@ -1,0 +1,127 @@
+//! TLS towards the policy server, which in a mesh is known by a SPIFFE ID and not by a host name.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use webpki::EndEntityCert;
+
+/// Why no TLS connection can be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TlsError {
+    #[error("a certificate or key is not readable PEM")]
+    Pem(#[from] pem::Error),
+    #[error("a certificate or key cannot be used")]
+    Rustls(#[from] rustls::Error),
+    #[error("the authority cannot be used")]
+    Authority(#[from] rustls::client::VerifierBuilderError),
+}
+
+/// A client that trusts one authority and shows its certificate, if it has one (chain and key, PEM).
+///
+/// With `identity` the server must hold that SPIFFE ID, whatever it is called; without, the host name must fit.
+pub(super) fn client_config(
+    authority: Option<&[u8]>,
+    certificate: Option<(&[u8], &[u8])>,
+    identity: Option<&str>,
+) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    for root in authority.into_iter().flat_map(CertificateDer::pem_slice_iter) {
+        roots.add(root?)?;
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = match (roots.is_empty(), identity) {
+        (true, _) => builder.with_root_certificates(roots),
+        (false, Some(identity)) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(SpiffeVerifier::new(roots, provider, identity))),
+        (false, None) => {
+            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+            builder.with_webpki_verifier(verifier)
+        }
+    };
+    match certificate {
+        None => Ok(builder.with_no_client_auth()),
+        Some((chain, key)) => {
+            let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<_, _>>()?;
+            Ok(builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key)?)?)
+        }
+    }
+}
+
+/// Accepts a server whose certificate is signed by our authority and whose only URI name is the wanted SPIFFE ID.
+#[derive(Debug)]
+struct SpiffeVerifier {
+    roots: RootCertStore,
+    provider: Arc<CryptoProvider>,
+    identity: String,
+}
+
+impl SpiffeVerifier {
+    fn new(roots: RootCertStore, provider: Arc<CryptoProvider>, identity: &str) -> Self {
+        Self {
+            roots,
+            provider,
+            identity: identity.to_owned(),
+        }
+    }
+}
+
+impl ServerCertVerifier for SpiffeVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        let certificate = EndEntityCert::try_from(end_entity).map_err(|_| CertificateError::BadEncoding)?;
+        let mut names = certificate.valid_uri_names();
+        match (names.next(), names.next()) {
+            (Some(name), None) if name == self.identity => Ok(ServerCertVerified::assertion()),
+            _ => Err(CertificateError::NotValidForName.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -171,9 +171,6 @@ pub const DEFAULT_TOKEN_HEADER: &str = "authorization";
 /// The longest body that is held where a service names no limit.
 pub const DEFAULT_BODY_LIMIT_BYTES: u64 = 1 << 20;
 
-/// The largest limit that a service may name; a filter holds one such body a stream.
-pub const MAX_BODY_LIMIT_BYTES: u64 = 16 << 20;
-
 /// A protocol as a file may name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

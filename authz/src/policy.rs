@@ -15,12 +15,15 @@ use crate::{
 
 mod agent;
 mod bundle;
+pub(crate) mod check;
+pub(crate) mod fault;
 mod route;
 mod service;
 mod wire;
 
 pub use agent::Agent;
-pub use bundle::{Bundle, PolicyServer};
+pub use bundle::{Bundle, MAX_STATE_AGE_SECONDS, MAX_TOKEN_TTL_SECONDS, PolicyServer};
+pub use fault::{ContentError, Fault, MAX_BODY_LIMIT_BYTES};
 pub use route::{Captures, PathTemplate, PathTemplateError, Route};
 pub use service::{Exempt, HeaderName, Method, Protocol, Service, ServiceIndex, ToolRule};
 pub(crate) use wire::read;
@@ -136,12 +139,12 @@ pub enum PolicyError {
     #[error("expired")]
     Expired,
     /// A part of a validly signed document breaks a rule; the whole is refused.
-    #[error("`{field}`: {rule}")]
+    #[error("`{field}`: {error}")]
     Content {
         /// The field, as a path.
         field: String,
         /// The rule that it breaks.
-        rule: &'static str,
+        error: ContentError,
     },
 }
 

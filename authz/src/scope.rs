@@ -264,9 +264,9 @@ impl ScopeTemplate {
         Ok(Scope(Arc::from(text)))
     }
 
-    /// Whether some request could need exactly `scope` by this template.
+    /// Whether some request could need exactly `scope` by this template, given which values its captures may have.
     #[must_use]
-    pub fn could_produce(&self, scope: &Scope) -> bool {
+    pub fn could_produce(&self, scope: &Scope, may_be: impl Fn(&Capture, &str) -> bool) -> bool {
         let Some((action, resource)) = scope.as_str().split_once(':') else {
             return false;
         };
@@ -274,7 +274,7 @@ impl ScopeTemplate {
         action == &*self.action
             && self.segments.iter().all(|segment| match (segment, given.next()) {
                 (Segment::Literal(literal), Some(given)) => **literal == *given,
-                (Segment::Capture(_), Some(_)) => true,
+                (Segment::Capture(capture), Some(given)) => may_be(capture, given),
                 (_, None) => false,
             })
             && given.next().is_none()

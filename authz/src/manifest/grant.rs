@@ -1,12 +1,15 @@
 //! What a token may say: a request held to the policy of its agent.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use super::Mesh;
+use super::{AgentPolicy, Mesh};
 use crate::{
-    claims::{Claims, ClaimsHeader, ToolGrant},
-    identity::{AgentId, Issuer, Jti, OperationId, SpiffeId, TransactionId},
-    scope::ScopeSet,
+    claims::{Claims, ClaimsHeader, MAX_ENTRIES, ServiceRef, ToolGrant},
+    identity::{AgentId, Issuer, Jti, NameError, OperationId, ServiceId, SpiffeId, TransactionId},
+    policy::ServiceClaims,
+    scope::{Scope, ScopeError, ScopeSet},
 };
 
 /// The body of a request for a token, as it came.
@@ -190,10 +193,176 @@ impl Mesh {
     ///
     /// [`GrantError`] for the first field that is refused.
     pub fn grant(&self, request: &TokenRequest, limits: &GrantLimits) -> Result<Grant, GrantError> {
-        let _ = (request, limits);
-        Err(GrantError {
-            field: "agent_id".to_owned(),
-            refusal: GrantRefusal::AgentUnknown,
+        let agent_id = parsed("agent_id", AgentId::parse(&request.agent_id))?;
+        let agent = self
+            .agent(&agent_id)
+            .ok_or_else(|| refuse("agent_id", GrantRefusal::AgentUnknown))?;
+        let forbidden_tools = forbidden_tools(agent, &request.forbidden_tools)?;
+        Ok(Grant {
+            sub: agent.claims.identity.clone(),
+            operation_id: parsed("operation_id", OperationId::parse(&request.operation_id))?,
+            scope: scope(agent, &request.scope)?,
+            tools: self.tools(agent, &request.tools, &forbidden_tools)?,
+            forbidden_tools,
+            ttl_seconds: ttl(request.ttl_seconds, limits)?,
+            max_tokens: budget(agent, request.max_tokens)?,
+            txn: request
+                .txn
+                .as_deref()
+                .map(|txn| parsed("txn", TransactionId::parse(txn)))
+                .transpose()?,
+            aud: self.audience(agent, request.aud.as_deref())?,
+            agent_id,
         })
+    }
+
+    fn reached<'m>(&'m self, agent: &'m AgentPolicy) -> impl Iterator<Item = &'m ServiceClaims> {
+        agent.claims.reaches.iter().filter_map(|id| self.service(id))
+    }
+
+    fn tools(
+        &self,
+        agent: &AgentPolicy,
+        asked: &[String],
+        forbidden: &[ToolGrant],
+    ) -> Result<Vec<ToolGrant>, GrantError> {
+        let grants = entries("tools", asked, tool_grant)?;
+        let checked = grants.into_iter().enumerate().map(|(index, grant)| {
+            self.tool(agent, grant, forbidden)
+                .map_err(|refusal| refuse(&format!("tools/{index}"), refusal))
+        });
+        checked.collect()
+    }
+
+    /// Holds one tool to the policy; a service that it names comes out named with its namespace.
+    fn tool(&self, agent: &AgentPolicy, asked: ToolGrant, forbidden: &[ToolGrant]) -> Result<ToolGrant, GrantRefusal> {
+        let tool = asked.tool();
+        let offering = self
+            .reached(agent)
+            .filter(|service| service.tools.contains_key(tool) && asked.covers(&service.id, tool));
+        let offering: Vec<&ServiceId> = offering.map(|service| &service.id).collect();
+        // Also where nothing offers it: forbidden is the truer answer.
+        if forbidden.iter().any(|entry| {
+            entry.service().is_none() && entry.tool() == tool || offering.iter().any(|id| entry.covers(id, tool))
+        }) {
+            return Err(GrantRefusal::ToolForbidden);
+        }
+        match offering.as_slice() {
+            [id] if agent.claims.tools.iter().any(|entry| entry.covers(id, tool)) => {
+                let service = asked.service().map(|_| ServiceRef::Id((*id).clone()));
+                Ok(ToolGrant::new(service, tool.clone()))
+            }
+            [] | [_] => Err(GrantRefusal::ToolNotInPolicy),
+            several
+                if several
+                    .iter()
+                    .any(|id| agent.claims.tools.iter().any(|entry| entry.covers(id, tool))) =>
+            {
+                Err(GrantRefusal::ToolAmbiguous)
+            }
+            _ => Err(GrantRefusal::ToolNotInPolicy),
+        }
+    }
+
+    fn audience(&self, agent: &AgentPolicy, asked: Option<&[String]>) -> Result<Vec<SpiffeId>, GrantError> {
+        let reached: BTreeSet<&SpiffeId> = self.reached(agent).map(|service| &service.identity).collect();
+        let audience = match asked {
+            None => reached.into_iter().cloned().collect(),
+            Some(asked) => {
+                let audience = entries("aud", asked, |text| parse_name(text, SpiffeId::parse))?;
+                if let Some(index) = audience.iter().position(|identity| !reached.contains(identity)) {
+                    return Err(refuse(&format!("aud/{index}"), GrantRefusal::AudienceNotReached));
+                }
+                audience
+            }
+        };
+        if audience.is_empty() {
+            Err(refuse("aud", GrantRefusal::AudienceEmpty))
+        } else {
+            Ok(audience)
+        }
+    }
+}
+
+fn refuse(field: &str, refusal: GrantRefusal) -> GrantError {
+    GrantError {
+        field: field.to_owned(),
+        refusal,
+    }
+}
+
+fn parsed<T>(field: &str, result: Result<T, NameError>) -> Result<T, GrantError> {
+    result.map_err(|error| refuse(field, GrantRefusal::Invalid(error.rule())))
+}
+
+fn parse_name<T>(text: &str, parse: impl Fn(&str) -> Result<T, NameError>) -> Result<T, GrantRefusal> {
+    if text.contains(['*', '?']) {
+        return Err(GrantRefusal::Wildcard);
+    }
+    parse(text).map_err(|error| GrantRefusal::Invalid(error.rule()))
+}
+
+fn tool_grant(text: &str) -> Result<ToolGrant, GrantRefusal> {
+    parse_name(text, ToolGrant::parse)
+}
+
+/// Parses the entries of a list, naming the place of the first that is refused.
+fn entries<T>(
+    field: &str,
+    texts: &[String],
+    parse: impl Fn(&str) -> Result<T, GrantRefusal>,
+) -> Result<Vec<T>, GrantError> {
+    if texts.len() > MAX_ENTRIES {
+        return Err(refuse(field, GrantRefusal::TooMany));
+    }
+    let mut entries = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        let entry = parse(text).map_err(|refusal| refuse(&format!("{field}/{index}"), refusal))?;
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+fn forbidden_tools(agent: &AgentPolicy, asked: &[String]) -> Result<Vec<ToolGrant>, GrantError> {
+    let mut forbidden: BTreeSet<ToolGrant> = agent.claims.forbidden_tools.iter().cloned().collect();
+    forbidden.extend(entries("forbidden_tools", asked, tool_grant)?);
+    if forbidden.len() > MAX_ENTRIES {
+        return Err(refuse("forbidden_tools", GrantRefusal::TooMany));
+    }
+    Ok(forbidden.into_iter().collect())
+}
+
+fn scope(agent: &AgentPolicy, asked: &[String]) -> Result<ScopeSet, GrantError> {
+    let scopes = entries("scope", asked, |text| {
+        Scope::parse(text).map_err(|error| match error {
+            ScopeError::Wildcard => GrantRefusal::Wildcard,
+            _ => GrantRefusal::Invalid("action:resource in lower case, segments joined by dots"),
+        })
+    })?;
+    match scopes.iter().position(|scope| !agent.claims.scope.contains(scope)) {
+        Some(index) => Err(refuse(&format!("scope/{index}"), GrantRefusal::ScopeNotInPolicy)),
+        None => Ok(ScopeSet::new(scopes)),
+    }
+}
+
+fn ttl(asked: Option<u64>, limits: &GrantLimits) -> Result<u64, GrantError> {
+    let seconds = asked.unwrap_or(limits.default_ttl_seconds);
+    if (1..=limits.max_ttl_seconds).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err(refuse(
+            "ttl_seconds",
+            GrantRefusal::TtlOutOfRange {
+                max: limits.max_ttl_seconds,
+            },
+        ))
+    }
+}
+
+fn budget(agent: &AgentPolicy, asked: Option<u64>) -> Result<Option<u64>, GrantError> {
+    match (asked, agent.max_tokens_per_day) {
+        (Some(0), _) => Err(refuse("max_tokens", GrantRefusal::Invalid("a number over 0"))),
+        (Some(asked), Some(daily)) if asked > daily => Err(refuse("max_tokens", GrantRefusal::BudgetExceeded)),
+        (asked, _) => Ok(asked),
     }
 }

@@ -1,1 +1,218 @@
 //! The rules of one service's file.
+
+use std::collections::BTreeMap;
+
+use super::{
+    DEFAULT_BODY_LIMIT_BYTES, DEFAULT_MCP_PATH, DEFAULT_TOKEN_HEADER, ExemptSpec, Metadata, ProtocolName,
+    ServiceManifest, ToolSpec,
+    problem::{Report, pointer_token},
+};
+use crate::{
+    identity::{NameError, ServiceId, SpiffeId, ToolName},
+    policy::{
+        self, ContentError, ExemptClaims, Fault, Protocol, RouteClaims, Service, ServiceClaims, ToolClaims,
+        fault::Faults,
+    },
+    scope::ScopeError,
+};
+
+/// A service: what a bundle says of it, and the same compiled.
+#[derive(Debug, Clone)]
+pub(super) struct CheckedService {
+    pub(super) claims: ServiceClaims,
+    pub(super) compiled: Service,
+}
+
+/// Checks a service's file on its own.
+pub(super) fn check(manifest: &ServiceManifest, trust_domain: &str, report: &mut Report<'_>) -> Option<CheckedService> {
+    let spec = &manifest.spec;
+    let id = service_id(&manifest.metadata, report);
+    let identity = identity(trust_domain, &manifest.metadata, &spec.service_account, report);
+    let protocol = protocol(spec.protocol, report);
+    let tools = tools(&spec.tools, report);
+    let (id, identity, protocol) = (id?, identity?, protocol?);
+    let default_path = (protocol == Protocol::Mcp).then(|| DEFAULT_MCP_PATH.to_owned());
+    let claims = ServiceClaims {
+        id,
+        hosts: spec.hosts.clone(),
+        ports: spec.ports.clone(),
+        protocol,
+        path: spec.path.clone().or(default_path),
+        routes: routes(manifest),
+        exempt: exempt(&spec.exempt, &identity, report),
+        identity,
+        tools,
+        token_header: spec
+            .token_header
+            .clone()
+            .unwrap_or_else(|| DEFAULT_TOKEN_HEADER.to_owned()),
+        forward_token: spec.forward_token,
+        forward_claims: spec.forward_claims,
+        body_limit_bytes: spec.body_limit_bytes.unwrap_or(DEFAULT_BODY_LIMIT_BYTES),
+    };
+    check_useful(&claims, report);
+    let mut faults = Faults::default();
+    let compiled = policy::check::service(&claims, &mut faults);
+    for Fault { field, error } in faults.0 {
+        report.add(pointer(&field), error.to_string(), advice(&error));
+    }
+    Some(CheckedService {
+        claims,
+        compiled: compiled?,
+    })
+}
+
+/// The identity of a workload; shared with agents.
+pub(super) fn identity(
+    trust_domain: &str,
+    metadata: &Metadata,
+    service_account: &str,
+    report: &mut Report<'_>,
+) -> Option<SpiffeId> {
+    let is_account = service_account.len() <= 253 && service_account.split('.').all(crate::identity::is_label);
+    if !is_account {
+        let message = format!("`{service_account}` is not the name of a Kubernetes service account");
+        report.add(
+            "/spec/serviceAccount",
+            message,
+            "write the name that the workload's pods run under",
+        );
+        return None;
+    }
+    let identity = SpiffeId::for_service_account(trust_domain, &metadata.namespace, service_account);
+    report.take(
+        "/metadata/namespace",
+        &metadata.namespace,
+        identity,
+        "write the workload's Kubernetes namespace",
+    )
+}
+
+fn service_id(metadata: &Metadata, report: &mut Report<'_>) -> Option<ServiceId> {
+    let both: Result<ServiceId, NameError> = ServiceId::new(&metadata.namespace, &metadata.name);
+    let text = format!("{}/{}", metadata.namespace, metadata.name);
+    report.take(
+        "/metadata/name",
+        &text,
+        both,
+        "name and namespace take a-z, 0-9 and `-`, at most 63 each",
+    )
+}
+
+fn protocol(name: ProtocolName, report: &mut Report<'_>) -> Option<Protocol> {
+    let word = match name {
+        ProtocolName::Http => return Some(Protocol::Http),
+        ProtocolName::Mcp => return Some(Protocol::Mcp),
+        ProtocolName::A2a => "a2a",
+        ProtocolName::Llm => "llm",
+    };
+    report.add(
+        "/spec/protocol",
+        format!("`{word}` is not served by this version"),
+        "write `http` or `mcp`",
+    );
+    None
+}
+
+fn tools(specs: &BTreeMap<String, ToolSpec>, report: &mut Report<'_>) -> BTreeMap<ToolName, ToolClaims> {
+    let mut tools = BTreeMap::new();
+    for (name, spec) in specs {
+        let field = format!("/spec/tools/{}", pointer_token(name));
+        if let Some(tool) = report.take(field, name, ToolName::parse(name), "write the exact name of one tool") {
+            tools.insert(
+                tool,
+                ToolClaims {
+                    scope: spec.scope.clone(),
+                },
+            );
+        }
+    }
+    tools
+}
+
+fn routes(manifest: &ServiceManifest) -> Vec<RouteClaims> {
+    let routes = manifest.spec.routes.iter();
+    routes
+        .map(|route| RouteClaims {
+            method: route.method.clone(),
+            path: route.path.clone(),
+            scope: route.scope.clone(),
+            own: route.own.clone(),
+        })
+        .collect()
+}
+
+fn exempt(specs: &[ExemptSpec], own: &SpiffeId, report: &mut Report<'_>) -> Vec<ExemptClaims> {
+    let peer = |index: usize, text: &str, report: &mut Report<'_>| {
+        let field = format!("/spec/exempt/{index}/peer");
+        report.take(
+            field,
+            text,
+            SpiffeId::parse(text),
+            "write the one caller's SPIFFE ID in full",
+        )
+    };
+    specs
+        .iter()
+        .enumerate()
+        .map(|(index, spec)| ExemptClaims {
+            // A faulty peer is reported; any identity keeps the places of the others for the checks that follow.
+            peer: peer(index, &spec.peer, report).unwrap_or_else(|| own.clone()),
+            method: spec.method.clone(),
+            path: spec.path.clone(),
+        })
+        .collect()
+}
+
+/// A service that no request could ever pass is a mistake in its file.
+fn check_useful(claims: &ServiceClaims, report: &mut Report<'_>) {
+    match claims.protocol {
+        Protocol::Http if claims.routes.is_empty() && claims.exempt.is_empty() => {
+            report.add(
+                "/spec/routes",
+                "without routes every request is denied",
+                "list at least one route",
+            );
+        }
+        Protocol::Mcp if claims.tools.is_empty() => {
+            report.add(
+                "/spec/tools",
+                "a tool that is not listed is denied",
+                "list each tool that it offers: `NAME: {}`",
+            );
+        }
+        Protocol::Http | Protocol::Mcp => {}
+    }
+}
+
+/// The place in a file of a field of the claims.
+fn pointer(field: &str) -> String {
+    match field {
+        "token_header" => "/spec/tokenHeader".to_owned(),
+        "body_limit_bytes" => "/spec/bodyLimitBytes".to_owned(),
+        field => format!("/spec/{field}"),
+    }
+}
+
+fn advice(error: &ContentError) -> &'static str {
+    match error {
+        ContentError::Path(_) => "write the path as the application sees it, such as `/v1/tables/{table}`",
+        ContentError::Scope(ScopeError::Wildcard) => "take a segment of the path or an argument as `{name}`",
+        ContentError::Scope(_) => "write `action:resource`, such as `read:data.{table}`",
+        ContentError::Method => "write one method, such as `GET`; each method is its own route",
+        ContentError::Host => "write the host alone, in lower case; ports go in `ports`",
+        ContentError::NoHost => "list the names that callers use, such as `NAME.NAMESPACE.svc.cluster.local`",
+        ContentError::HostTwice | ContentError::PortTwice | ContentError::Twice => "keep one of the two",
+        ContentError::Port | ContentError::NoPort => "list the ports that the container listens on",
+        ContentError::NotOfProtocol => "remove it, or change `protocol`",
+        ContentError::NoEndpoint => "write the path that MCP clients post to, such as `/mcp`",
+        ContentError::CaptureHere => "write one exact path",
+        ContentError::CaptureUnknown(_) => "name a capture that stands in `path`",
+        ContentError::CaptureKind => "write `{name}` in routes, `{arguments./name}` in tools",
+        ContentError::RouteOverlap => "leave one of the two routes, or set a literal segment apart",
+        ContentError::TokenHeader => "leave it out for `authorization`, or name a header of its own in lower case",
+        ContentError::BodyLimit => "write a number of bytes from 1 to 16777216",
+        ContentError::Dangling => "name something that exists",
+        ContentError::OutOfBounds | ContentError::TooMany => "write less",
+    }
+}

@@ -1,6 +1,8 @@
 //! Agents, packed: a bundle may hold ten thousand.
 
-use super::ServiceIndex;
+use std::fmt::Display;
+
+use super::{AgentClaims, ServiceIndex};
 use crate::{
     claims::ToolGrant,
     identity::{AgentId, ServiceId, SpiffeId, ToolName},
@@ -9,21 +11,36 @@ use crate::{
 
 /// The policy of an agent.
 ///
-/// Lists are one string each, sorted and joined by line feeds, which no name holds: an allocation a list instead of one a
+/// Lists are one string each, joined by line feeds, which no name holds: an allocation a list instead of one a
 /// name. Lists are short, so they are searched from the front.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
-    pub(super) id: AgentId,
-    pub(super) identity: SpiffeId,
-    pub(super) tools: Box<str>,
-    pub(super) forbidden_tools: Box<str>,
-    pub(super) scope: Box<str>,
-    pub(super) may_call: Box<str>,
+    id: AgentId,
+    identity: SpiffeId,
+    tools: Box<str>,
+    forbidden_tools: Box<str>,
+    scope: Box<str>,
+    may_call: Box<str>,
     /// Sorted.
-    pub(super) reaches: Box<[ServiceIndex]>,
+    reaches: Box<[ServiceIndex]>,
 }
 
 impl Agent {
+    /// Packs the claims of an agent; `reaches` are its services by their places.
+    pub(super) fn pack(claims: AgentClaims, mut reaches: Vec<ServiceIndex>) -> Self {
+        reaches.sort_unstable();
+        reaches.dedup();
+        Self {
+            id: claims.id,
+            identity: claims.identity,
+            tools: join(claims.tools),
+            forbidden_tools: join(claims.forbidden_tools),
+            scope: join(claims.scope.iter()),
+            may_call: join(claims.may_call),
+            reaches: reaches.into(),
+        }
+    }
+
     /// Its name.
     #[must_use]
     pub fn id(&self) -> &AgentId {
@@ -65,6 +82,11 @@ impl Agent {
     pub fn reaches(&self, service: ServiceIndex) -> bool {
         self.reaches.binary_search(&service).is_ok()
     }
+}
+
+fn join(entries: impl IntoIterator<Item = impl Display>) -> Box<str> {
+    let texts: Vec<String> = entries.into_iter().map(|entry| entry.to_string()).collect();
+    texts.join("\n").into()
 }
 
 fn covers(list: &str, service: &ServiceId, tool: &ToolName) -> bool {

@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{PathTemplate, Route};
+use super::{PathTemplate, Route, bundle::host_of};
 use crate::{
-    identity::{ServiceId, SpiffeId, ToolName},
-    scope::ScopeTemplate,
+    identity::{AgentId, ServiceId, SpiffeId, ToolName},
+    scope::{Capture, Scope, ScopeTemplate},
 };
 
 /// How the requests of a service are read.
@@ -64,10 +64,6 @@ impl HeaderName {
     /// Checks that a token may ride in a header of this name.
     ///
     /// Headers that Envoy, HTTP or this filter give a meaning of their own are refused.
-    ///
-    /// # Errors
-    ///
-    /// None but absence: the result is `None` for a name that is refused.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let token = (1..=64).contains(&text.len())
@@ -174,12 +170,10 @@ impl Service {
         &self.ports
     }
 
-    /// Whether `authority` (`host` or `host:port`, in any case) names this service.
+    /// Whether `authority` (`host` or `host:port`, in any case) names this service; see [`super::Bundle::service_named`].
     #[must_use]
     pub fn answers_to(&self, authority: &str) -> bool {
-        let (host, port) = split_authority(authority);
-        port.is_none_or(|port| port.parse().is_ok_and(|port: u16| self.ports.contains(&port)))
-            && self.hosts.iter().any(|name| name.eq_ignore_ascii_case(host))
+        host_of(authority).is_some_and(|host| self.hosts.iter().any(|name| name.eq_ignore_ascii_case(host)))
     }
 
     /// The protocol that its requests are read as.
@@ -219,6 +213,27 @@ impl Service {
         &self.tools
     }
 
+    /// Whether some request of `agent` to this service could need exactly `scope`.
+    ///
+    /// A route whose `own` capture appears in its scope serves each agent only its own segment.
+    #[must_use]
+    pub fn could_need(&self, scope: &Scope, agent: &AgentId) -> bool {
+        let by_route = self.routes.iter().any(|route| {
+            route
+                .scope
+                .could_produce(scope, |capture, value| match (capture, &route.own) {
+                    (Capture::Path(name), Some(own)) if name == own => value == agent.as_str(),
+                    _ => true,
+                })
+        });
+        by_route
+            || self
+                .tools
+                .iter()
+                .filter_map(|tool| tool.scope.as_ref())
+                .any(|t| t.could_produce(scope, |_, _| true))
+    }
+
     /// The header that the capability rides in.
     #[must_use]
     pub fn token_header(&self) -> &str {
@@ -242,13 +257,6 @@ impl Service {
     pub fn body_limit_bytes(&self) -> usize {
         self.body_limit_bytes
     }
-}
-
-/// Splits `host:port`; without a port the second part is `None`.
-pub(super) fn split_authority(authority: &str) -> (&str, Option<&str>) {
-    authority
-        .split_once(':')
-        .map_or((authority, None), |(host, port)| (host, Some(port)))
 }
 
 impl fmt::Display for Method {

@@ -1,0 +1,200 @@
+//! The rules of one service, for a signed bundle and for a file alike.
+
+use super::{
+    ContentError, Exempt, HeaderName, MAX_BODY_LIMIT_BYTES, Method, PathTemplate, Protocol, Route, RouteClaims,
+    Service, ServiceClaims, ToolRule, fault::Faults,
+};
+use crate::scope::{Capture, ScopeTemplate};
+
+/// Compiles a service and notes every fault; `None` if a fault leaves nothing to compile.
+///
+/// A service that comes with faults must not be used.
+pub(crate) fn service(claims: &ServiceClaims, faults: &mut Faults) -> Option<Service> {
+    check_hosts(&claims.hosts, faults);
+    check_ports(&claims.ports, faults);
+    check_protocol(claims, faults);
+    let routes = routes(&claims.routes, faults);
+    let body_limit_bytes = usize::try_from(claims.body_limit_bytes)
+        .ok()
+        .filter(|_| (1..=MAX_BODY_LIMIT_BYTES).contains(&claims.body_limit_bytes))
+        .ok_or(ContentError::BodyLimit);
+    let token_header = HeaderName::parse(&claims.token_header).ok_or(ContentError::TokenHeader);
+    let path = claims.path.as_deref().map(literal_path).transpose();
+    Some(Service {
+        id: claims.id.clone(),
+        identity: claims.identity.clone(),
+        hosts: claims.hosts.iter().map(|host| host.as_str().into()).collect(),
+        ports: claims.ports.clone().into(),
+        protocol: claims.protocol,
+        exempt: exempt(claims, faults),
+        tools: tools(claims, faults),
+        routes,
+        path: faults.take(|| "path".to_owned(), path)?,
+        token_header: faults.take(|| "token_header".to_owned(), token_header)?,
+        forward_token: claims.forward_token,
+        forward_claims: claims.forward_claims,
+        body_limit_bytes: faults.take(|| "body_limit_bytes".to_owned(), body_limit_bytes)?,
+    })
+}
+
+/// Whether `text` is a DNS name in lower case, without port or trailing dot.
+pub(crate) fn is_host(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+fn check_hosts(hosts: &[String], faults: &mut Faults) {
+    if hosts.is_empty() {
+        faults.add("hosts", ContentError::NoHost);
+    }
+    for (index, host) in hosts.iter().enumerate() {
+        if !is_host(host) {
+            faults.add(format!("hosts/{index}"), ContentError::Host);
+        }
+        if hosts.iter().take(index).any(|earlier| earlier == host) {
+            faults.add(format!("hosts/{index}"), ContentError::HostTwice);
+        }
+    }
+}
+
+fn check_ports(ports: &[u16], faults: &mut Faults) {
+    if ports.is_empty() {
+        faults.add("ports", ContentError::NoPort);
+    }
+    for (index, port) in ports.iter().enumerate() {
+        if *port == 0 {
+            faults.add(format!("ports/{index}"), ContentError::Port);
+        }
+        if ports.iter().take(index).any(|earlier| earlier == port) {
+            faults.add(format!("ports/{index}"), ContentError::PortTwice);
+        }
+    }
+}
+
+fn check_protocol(claims: &ServiceClaims, faults: &mut Faults) {
+    match claims.protocol {
+        Protocol::Http => {
+            if claims.path.is_some() {
+                faults.add("path", ContentError::NotOfProtocol);
+            }
+            if !claims.tools.is_empty() {
+                faults.add("tools", ContentError::NotOfProtocol);
+            }
+        }
+        Protocol::Mcp => {
+            if claims.path.is_none() {
+                faults.add("path", ContentError::NoEndpoint);
+            }
+            if !claims.routes.is_empty() {
+                faults.add("routes", ContentError::NotOfProtocol);
+            }
+        }
+    }
+}
+
+fn routes(claims: &[RouteClaims], faults: &mut Faults) -> Box<[Route]> {
+    let mut routes: Vec<Route> = Vec::with_capacity(claims.len());
+    for (index, claims) in claims.iter().enumerate() {
+        let Some(route) = route(claims, index, faults) else {
+            continue;
+        };
+        if routes
+            .iter()
+            .any(|earlier| earlier.method == route.method && earlier.path.overlaps(&route.path))
+        {
+            faults.add(format!("routes/{index}/path"), ContentError::RouteOverlap);
+        }
+        routes.push(route);
+    }
+    routes.into()
+}
+
+fn route(claims: &RouteClaims, index: usize, faults: &mut Faults) -> Option<Route> {
+    let method = Method::parse(&claims.method).ok_or(ContentError::Method);
+    let method = faults.take(|| format!("routes/{index}/method"), method);
+    let path = faults.take(|| format!("routes/{index}/path"), PathTemplate::parse(&claims.path));
+    let scope = faults.take(|| format!("routes/{index}/scope"), ScopeTemplate::parse(&claims.scope));
+    let (method, path, scope) = (method?, path?, scope?);
+    for capture in scope.captures() {
+        match capture {
+            Capture::Path(name) if path.capture_names().any(|given| given == &**name) => {}
+            Capture::Path(name) => {
+                faults.add(
+                    format!("routes/{index}/scope"),
+                    ContentError::CaptureUnknown(name.clone()),
+                );
+            }
+            Capture::Argument(_) => faults.add(format!("routes/{index}/scope"), ContentError::CaptureKind),
+        }
+    }
+    if let Some(own) = claims
+        .own
+        .as_deref()
+        .filter(|own| path.capture_names().all(|given| given != *own))
+    {
+        faults.add(format!("routes/{index}/own"), ContentError::CaptureUnknown(own.into()));
+    }
+    Some(Route {
+        method,
+        path,
+        scope,
+        own: claims.own.as_deref().map(Into::into),
+    })
+}
+
+fn exempt(claims: &ServiceClaims, faults: &mut Faults) -> Box<[Exempt]> {
+    let mut exempt = Vec::with_capacity(claims.exempt.len());
+    for (index, claims) in claims.exempt.iter().enumerate() {
+        let method = Method::parse(&claims.method).ok_or(ContentError::Method);
+        let method = faults.take(|| format!("exempt/{index}/method"), method);
+        let path = faults.take(|| format!("exempt/{index}/path"), literal_path(&claims.path));
+        if let (Some(method), Some(path)) = (method, path) {
+            exempt.push(Exempt {
+                peer: claims.peer.clone(),
+                method,
+                path,
+            });
+        }
+    }
+    exempt.into()
+}
+
+fn tools(claims: &ServiceClaims, faults: &mut Faults) -> Box<[ToolRule]> {
+    let mut tools = Vec::with_capacity(claims.tools.len());
+    // A map of names is in their order, so the rules come out sorted.
+    for (name, claims) in &claims.tools {
+        let scope = claims.scope.as_deref().map(ScopeTemplate::parse).transpose();
+        let Some(scope) = faults.take(|| format!("tools/{name}/scope"), scope) else {
+            continue;
+        };
+        if scope
+            .iter()
+            .flat_map(ScopeTemplate::captures)
+            .any(|capture| matches!(capture, Capture::Path(_)))
+        {
+            faults.add(format!("tools/{name}/scope"), ContentError::CaptureKind);
+        }
+        tools.push(ToolRule {
+            name: name.clone(),
+            scope,
+        });
+    }
+    tools.into()
+}
+
+/// A path that is matched exactly.
+fn literal_path(text: &str) -> Result<PathTemplate, ContentError> {
+    let path = PathTemplate::parse(text)?;
+    if path.capture_count() == 0 {
+        Ok(path)
+    } else {
+        Err(ContentError::CaptureHere)
+    }
+}

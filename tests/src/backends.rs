@@ -1,5 +1,6 @@
 //! The applications behind the service sidecars: each logs every request that reaches it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -229,7 +230,10 @@ impl Backend {
             Log::File(path) => {
                 let text = std::fs::read_to_string(path).unwrap_or_default();
                 let entries = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-                entries.filter_map(|entry| Seen::from_json(&entry)).collect()
+                let numbered =
+                    entries.filter_map(|entry| Some((entry.get("number")?.as_u64()?, Seen::from_json(&entry)?)));
+                // A request is logged twice, the second time with its body.
+                numbered.collect::<BTreeMap<u64, Seen>>().into_values().collect()
             }
         }
     }

@@ -17,6 +17,8 @@ pub mod client;
 pub mod envoy;
 pub mod feed;
 pub mod loopback;
+pub mod mcp;
+pub mod mesh;
 pub mod netns;
 pub mod pki;
 pub mod policy_server;

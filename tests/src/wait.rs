@@ -12,10 +12,7 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// # Errors
 ///
 /// When it has yielded none within `limit`; `what` says what was waited for.
-pub async fn until<T, F>(what: &str, limit: Duration, mut condition: impl FnMut() -> F) -> Result<T>
-where
-    F: Future<Output = Option<T>>,
-{
+pub async fn until<T>(what: &str, limit: Duration, mut condition: impl AsyncFnMut() -> Option<T>) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(value) = condition().await {

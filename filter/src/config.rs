@@ -1,0 +1,153 @@
+//! The plugin's configuration: a JSON document, read strictly.
+//!
+//! A bad document never makes `on_configure` fail: Envoy tries a plugin in a canary VM first, and lets requests pass
+//! unfiltered if a worker's VM then says no where the canary said yes. The VM denies everything instead.
+
+use std::time::Duration;
+
+use authz::identity::is_trust_domain;
+use authz::json::{self, JsonError, Limits};
+use authz::jwks::Jwks;
+use authz::policy::{BundleKeys, PolicyError};
+use serde::Deserialize;
+
+const DEFAULT_RECORD_QUEUE: usize = 8192;
+const DEFAULT_TOKEN_CACHE: usize = 4096;
+const DEFAULT_POLL_TIMEOUT_SECONDS: u64 = 30;
+
+/// Fewer slots than this could not hold one batch beside the streams that are under way.
+const LEAST_RECORD_QUEUE: usize = 64;
+/// A queued record is about 1 KiB and a VM may use 1 GiB.
+const MOST_RECORD_QUEUE: usize = 131_072;
+/// A cached token is about 2 KiB.
+const MOST_TOKEN_CACHE: usize = 65_536;
+
+/// The document as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    policy_cluster: String,
+    policy_authority: String,
+    trust_domain: String,
+    bundle_keys: Jwks,
+    headers_stop_iteration: bool,
+    record_queue: Option<usize>,
+    token_cache: Option<usize>,
+    poll_timeout_seconds: Option<u64>,
+}
+
+/// A configuration that can be worked with.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// Envoy's name of the cluster that leads to the policy server.
+    pub(crate) policy_cluster: String,
+    /// The `:authority` of callouts.
+    pub(crate) policy_authority: String,
+    pub(crate) trust_domain: String,
+    /// The root of trust: whose signature a bundle or state list must bear.
+    pub(crate) bundle_keys: BundleKeys,
+    /// The same keys, to compare with those of the next configuration.
+    keys: Jwks,
+    /// Whether Envoy's `allow_on_headers_stop_iteration` is set for this plugin. Then request headers are held until
+    /// the verdict on the body; otherwise the application sees them, and no byte of the body, before it.
+    pub(crate) headers_stop_iteration: bool,
+    pub(crate) record_queue: usize,
+    pub(crate) token_cache: usize,
+    pub(crate) poll_timeout: Duration,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("no configuration")]
+    Missing,
+    #[error("{0}")]
+    Json(#[from] JsonError),
+    #[error("`{0}` must not be empty")]
+    Empty(&'static str),
+    #[error("`bundle_keys`: {0}")]
+    Keys(#[from] PolicyError),
+    #[error("`trust_domain` is not a SPIFFE trust domain")]
+    TrustDomain,
+    #[error("`{field}` must be between {least} and {most}")]
+    OutOfRange { field: &'static str, least: u64, most: u64 },
+}
+
+impl Config {
+    /// Reads the document.
+    pub(crate) fn parse(document: &[u8]) -> Result<Self, ConfigError> {
+        if document.is_empty() {
+            return Err(ConfigError::Missing);
+        }
+        json::strict::<RawConfig>(document, &Limits::REQUEST)?.try_into()
+    }
+
+    /// Whether every key that `earlier` trusted is still trusted.
+    pub(crate) fn trusts_all_keys_of(&self, earlier: &Self) -> bool {
+        earlier
+            .keys
+            .keys()
+            .iter()
+            .all(|key| self.keys.find(key.kid().as_str()) == Some(key))
+    }
+}
+
+impl TryFrom<RawConfig> for Config {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawConfig) -> Result<Self, ConfigError> {
+        let RawConfig {
+            policy_cluster,
+            policy_authority,
+            trust_domain,
+            bundle_keys,
+            headers_stop_iteration,
+            record_queue,
+            token_cache,
+            poll_timeout_seconds,
+        } = raw;
+        let keys = bundle_keys;
+        let bundle_keys = BundleKeys::new(keys.clone())?;
+        if !is_trust_domain(&trust_domain) {
+            return Err(ConfigError::TrustDomain);
+        }
+        let record_queue = record_queue.unwrap_or(DEFAULT_RECORD_QUEUE);
+        let token_cache = token_cache.unwrap_or(DEFAULT_TOKEN_CACHE);
+        let poll_timeout = poll_timeout_seconds.unwrap_or(DEFAULT_POLL_TIMEOUT_SECONDS);
+        within(
+            "record_queue",
+            record_queue as u64,
+            LEAST_RECORD_QUEUE as u64,
+            MOST_RECORD_QUEUE as u64,
+        )?;
+        within("token_cache", token_cache as u64, 1, MOST_TOKEN_CACHE as u64)?;
+        within("poll_timeout_seconds", poll_timeout, 1, 300)?;
+        Ok(Self {
+            policy_cluster: filled("policy_cluster", policy_cluster)?,
+            policy_authority: filled("policy_authority", policy_authority)?,
+            trust_domain,
+            bundle_keys,
+            keys,
+            headers_stop_iteration,
+            record_queue,
+            token_cache,
+            poll_timeout: Duration::from_secs(poll_timeout),
+        })
+    }
+}
+
+fn filled(field: &'static str, value: String) -> Result<String, ConfigError> {
+    if value.is_empty() {
+        Err(ConfigError::Empty(field))
+    } else {
+        Ok(value)
+    }
+}
+
+fn within(field: &'static str, value: u64, least: u64, most: u64) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err(ConfigError::OutOfRange { field, least, most })
+    }
+}

@@ -1,0 +1,126 @@
+//! What the filter counts for the operator, as `wasmcustom.*` in Envoy's statistics.
+//!
+//! Decisions are counted in the VM and handed to Envoy at each tick: a host call a request would cost more than the
+//! rest of the accounting.
+
+use std::collections::HashMap;
+
+use authz::denial::Code;
+use authz::request::Side;
+
+use crate::host::{Host, MetricKind};
+
+/// How a decision is counted: no code means that it was permitted.
+type Decision = (Option<Side>, Option<Code>);
+
+/// Gauges and counters without labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Meter {
+    RecordsDropped,
+    RecordQueue,
+    BundleVersion,
+    StateAgeSeconds,
+    ConfigRejected,
+}
+
+impl Meter {
+    fn name(self) -> &'static str {
+        match self {
+            Self::RecordsDropped => "ostiary_records_dropped",
+            Self::RecordQueue => "ostiary_record_queue",
+            Self::BundleVersion => "ostiary_bundle_version",
+            Self::StateAgeSeconds => "ostiary_state_age_seconds",
+            Self::ConfigRejected => "ostiary_config_rejected",
+        }
+    }
+
+    fn kind(self) -> MetricKind {
+        if self == Self::RecordsDropped {
+            MetricKind::Counter
+        } else {
+            MetricKind::Gauge
+        }
+    }
+}
+
+/// The counts since the last flush, and Envoy's ids of the metrics in use.
+#[derive(Debug, Default)]
+pub(crate) struct Meters {
+    decisions: HashMap<Decision, u64>,
+    decision_ids: HashMap<Decision, u32>,
+    values: HashMap<Meter, u64>,
+    ids: HashMap<Meter, u32>,
+}
+
+impl Meters {
+    /// Counts one decision.
+    pub(crate) fn decided(&mut self, side: Option<Side>, code: Option<Code>) {
+        *self.decisions.entry((side, code)).or_default() += 1;
+    }
+
+    /// Adds to a counter.
+    pub(crate) fn add(&mut self, meter: Meter, amount: u64) {
+        *self.values.entry(meter).or_default() += amount;
+    }
+
+    /// Sets a gauge.
+    pub(crate) fn set(&mut self, meter: Meter, value: u64) {
+        self.values.insert(meter, value);
+    }
+
+    /// Hands everything to Envoy.
+    pub(crate) fn flush(&mut self, host: &impl Host) {
+        for (decision, count) in self.decisions.drain() {
+            let id = self.decision_ids.get(&decision).copied().or_else(|| {
+                let id = host.define_metric(MetricKind::Counter, &decision_name(decision))?;
+                self.decision_ids.insert(decision, id);
+                Some(id)
+            });
+            if let Some(id) = id {
+                host.add_to_metric(id, count);
+            }
+        }
+        for (meter, value) in self.values.drain() {
+            let id = self.ids.get(&meter).copied().or_else(|| {
+                let id = host.define_metric(meter.kind(), meter.name())?;
+                self.ids.insert(meter, id);
+                Some(id)
+            });
+            match (id, meter.kind()) {
+                (Some(id), MetricKind::Counter) => host.add_to_metric(id, value),
+                (Some(id), MetricKind::Gauge) => host.set_metric(id, value),
+                (None, _) => {}
+            }
+        }
+    }
+}
+
+fn decision_name((side, code): Decision) -> String {
+    let side = match side {
+        Some(Side::Inbound) => "inbound",
+        Some(Side::Outbound) => "outbound",
+        None => "unknown",
+    };
+    let (verdict, code) = match code {
+        None => ("permit", "ok"),
+        Some(code) => ("deny", code.as_str()),
+    };
+    format!("ostiary_decisions.side.{side}.verdict.{verdict}.code.{code}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_carry_side_verdict_and_code() {
+        assert_eq!(
+            decision_name((Some(Side::Inbound), None)),
+            "ostiary_decisions.side.inbound.verdict.permit.code.ok"
+        );
+        assert_eq!(
+            decision_name((None, Some(Code::DirectionUnknown))),
+            "ostiary_decisions.side.unknown.verdict.deny.code.direction_unknown"
+        );
+    }
+}

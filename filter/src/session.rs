@@ -1,0 +1,751 @@
+//! One request, from its headers to its end.
+//!
+//! ```text
+//! Fresh ── headers ──> Held ── body, trailers ──> Passing ── response ──> Ended
+//!   │                    │                           ^
+//!   ├────────────────────┼── denied ──> Denied       │
+//!   └── headers decide ──┼───────────────────────────┘
+//!                        └── broken off ──> Ended
+//! ```
+//!
+//! A request goes on only out of [`Session::pass`], which takes what only a `Permit` of the core makes. It holds slots for its records from before
+//! it passes until they are written.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use authz::audit::{Kind, Outcome, Record, RecordedFacts};
+use authz::decision::{self, Permit, Question};
+use authz::denial::{Code, Denial, Form};
+use authz::digest::{Digest, Hasher};
+use authz::identity::{ServiceId, SpiffeId};
+use authz::policy::{Bundle, Protocol, Service, ServiceIndex};
+use authz::request::{self, Extraction, Facts, Pending, RequestHead, Side};
+use authz::token::VerifiedToken;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::connection::{self, Connection};
+use crate::host::{HeaderPair, Host, Message, Moment};
+use crate::slots::Reservation;
+use crate::trace;
+use crate::vm::{Standing, Vm};
+
+/// Proxy-wasm hands over at most 1,024 pairs; a request with that many is no request.
+const MOST_HEADERS: usize = 1000;
+
+/// What applications must never see from, nor send to, another.
+const INTERNAL_PREFIX: &str = "ostiary-";
+const CALL_HEADER: &str = "ostiary-call";
+const CLAIMS_HEADER: &str = "ostiary-claims";
+
+/// 128 bits in base64url.
+const CALL_ID_CHARS: usize = 22;
+
+/// A decision and a completion.
+const RECORDS_A_REQUEST: usize = 2;
+
+/// What Envoy is to do next with what it is holding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Continue,
+    Pause,
+}
+
+/// The state machine of one request.
+#[derive(Debug)]
+pub(crate) struct Session {
+    headers_stop_iteration: bool,
+    started: Moment,
+    /// When what is being decided or recorded happens.
+    now: Moment,
+    known: Known,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// No byte has been seen.
+    Fresh,
+    /// Held until its body can be decided on.
+    Held(Box<Held>),
+    /// On its way with a permit.
+    Passing(Box<Passing>),
+    /// Answered by us.
+    Denied,
+    /// Accounted for.
+    Ended,
+}
+
+/// What is known of a request, gathered as far as it got.
+#[derive(Debug, Default)]
+struct Known {
+    side: Option<Side>,
+    peer: Option<SpiffeId>,
+    /// The place of the service in the bundle of `standing`.
+    index: Option<ServiceIndex>,
+    service_id: Option<ServiceId>,
+    protocol: Option<Protocol>,
+    method: String,
+    path: String,
+    call: Option<String>,
+    trace_id: Option<String>,
+    token: Option<Rc<VerifiedToken>>,
+    standing: Option<Standing>,
+    facts: Option<Facts>,
+    request_digest: Option<Digest>,
+}
+
+#[derive(Debug)]
+struct Held {
+    pairs: Vec<HeaderPair>,
+    connection: Connection,
+    pending: Pending,
+    reservation: Reservation,
+    body_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Passing {
+    reservation: Reservation,
+    /// None where the body was held: then it has been hashed whole.
+    request: Option<Hasher>,
+    request_bytes: u64,
+    response: Hasher,
+    response_ended: bool,
+}
+
+/// The trace of a [`Permit`], which borrows what it rests on and so cannot be kept.
+#[derive(Debug)]
+struct Permitted(());
+
+impl From<Permit<'_>> for Permitted {
+    fn from(_: Permit<'_>) -> Self {
+        Self(())
+    }
+}
+
+impl Known {
+    /// Notes who calls what, as far as the head tells, for the answer and the records.
+    fn look_at(&mut self, host: &impl Host, head: &RequestHead<'_>, connection: &Connection, bundle: &Bundle) {
+        self.trace_id = head.header("traceparent").and_then(trace::trace_id).map(str::to_owned);
+        if self.call.is_none() {
+            self.call = call_id(host, connection.side(), head);
+        }
+        self.index = match connection.side() {
+            Side::Inbound => bundle.service_exposed_on(connection.listener.local_port),
+            Side::Outbound => bundle.service_named(head.authority()),
+        };
+        let service = self.service(bundle);
+        let (id, protocol) = (
+            service.map(|service| service.id().clone()),
+            service.map(Service::protocol),
+        );
+        (self.service_id, self.protocol) = (id, protocol);
+        (self.method, self.path) = (head.method().to_owned(), head.path().to_owned());
+    }
+
+    fn service<'a>(&self, bundle: &'a Bundle) -> Option<&'a Service> {
+        self.index.and_then(|index| bundle.service(index))
+    }
+
+    /// The facts decided on; of a request that gave none, its method and path.
+    fn recorded_facts(&self) -> RecordedFacts<'_> {
+        match &self.facts {
+            Some(facts) => RecordedFacts::from(facts),
+            None => RecordedFacts {
+                method: Some(self.method.as_str().into()),
+                path: Some(self.path.as_str().into()),
+                ..RecordedFacts::default()
+            },
+        }
+    }
+
+    fn standing(&self) -> Result<&Standing, Denial> {
+        self.standing.as_ref().ok_or_else(|| internal("nothing to decide on"))
+    }
+}
+
+impl Session {
+    pub(crate) fn new(headers_stop_iteration: bool) -> Self {
+        Self {
+            headers_stop_iteration,
+            started: Moment::default(),
+            now: Moment::default(),
+            known: Known::default(),
+            phase: Phase::Fresh,
+        }
+    }
+
+    /// The request's headers are here; `end` says that nothing follows them.
+    pub(crate) fn request_headers(&mut self, vm: &mut Vm, host: &impl Host, count: usize, end: bool) -> Flow {
+        self.started = Moment::now(host);
+        self.now = self.started;
+        match self.decide_on_headers(vm, host, count, end) {
+            Ok(flow) => flow,
+            Err(denial) => self.deny(vm, host, denial, None),
+        }
+    }
+
+    fn decide_on_headers(&mut self, vm: &mut Vm, host: &impl Host, count: usize, end: bool) -> Result<Flow, Denial> {
+        self.known.side = connection::side(host);
+        let standing = vm.standing()?;
+        let connection = Connection::read(host, &standing.workload)?;
+        self.known.peer.clone_from(&connection.peer);
+        self.known.standing = Some(standing.clone());
+        if count > MOST_HEADERS {
+            return Err(Denial::new(Code::RequestMalformed, "too many headers"));
+        }
+        let pairs = host
+            .request_headers()
+            .ok_or_else(|| internal("the headers cannot be read"))?;
+        match self.read_head(vm, host, &connection, &pairs, end)? {
+            Extraction::Ready(facts) => {
+                let permit = self.decide(&connection, &facts)?;
+                self.known.facts = Some(facts);
+                let reservation = self.reserve(vm)?;
+                self.rewrite(host, &pairs)?;
+                self.pass(vm, host, permit, reservation, None)
+            }
+            Extraction::NeedsBody(pending) => {
+                let token = self.known.token.clone();
+                decision::admit(
+                    &question(self.now, &standing, &connection, token.as_deref()),
+                    pending.service(),
+                )?;
+                let reservation = self.reserve(vm)?;
+                self.rewrite(host, &pairs)?;
+                self.phase = Phase::Held(Box::new(Held {
+                    pairs,
+                    connection,
+                    pending,
+                    reservation,
+                    body_bytes: 0,
+                }));
+                // Where the flag is off, Pause here would keep the body from ever coming (and hang the request).
+                Ok(if self.headers_stop_iteration {
+                    Flow::Pause
+                } else {
+                    Flow::Continue
+                })
+            }
+        }
+    }
+
+    /// Reads the headers by the steps that `decision` lays down, up to the verified token.
+    fn read_head(
+        &mut self,
+        vm: &mut Vm,
+        host: &impl Host,
+        connection: &Connection,
+        pairs: &[HeaderPair],
+        end: bool,
+    ) -> Result<Extraction, Denial> {
+        let standing = self.known.standing()?.clone();
+        let bundle = &standing.bundle.bundle;
+        let question = question(self.now, &standing, connection, None);
+        decision::available(&question)?;
+        let head = RequestHead::parse(pairs)?;
+        self.known.look_at(host, &head, connection, bundle);
+        let extraction = request::extract(&head, connection.listener, bundle, end);
+        if let Ok(Extraction::Ready(facts)) = &extraction
+            && decision::exempt(&question, facts)
+        {
+            return extraction;
+        }
+        if let Some(service) = self.known.service(bundle) {
+            let token = match head.bearer(service) {
+                Ok(None) => Ok(None),
+                Ok(Some(compact)) => vm.verify(host, compact, &standing.bundle, question.now).map(Some),
+                Err(denial) => Err(denial),
+            };
+            match token {
+                Ok(token) => self.known.token = token,
+                // What is wrong with the request comes first; the token only tells whose denial it is.
+                Err(denial) if extraction.is_ok() => return Err(denial),
+                Err(_) => {}
+            }
+        }
+        extraction
+    }
+
+    /// The next bytes of the request's body; while it is held, `size` counts all of it so far.
+    pub(crate) fn request_body(&mut self, vm: &mut Vm, host: &impl Host, size: usize, end: bool) -> Flow {
+        match &mut self.phase {
+            Phase::Passing(passing) => {
+                passing.request_chunk(host, size);
+                Flow::Continue
+            }
+            Phase::Held(held) => {
+                held.body_bytes = size;
+                if size > held.pending.body_limit_bytes() {
+                    let denial = held.pending.too_large();
+                    return self.deny_held(vm, host, denial);
+                }
+                if end {
+                    self.decide_on_body(vm, host)
+                } else {
+                    Flow::Pause
+                }
+            }
+            Phase::Fresh | Phase::Denied | Phase::Ended => Flow::Pause,
+        }
+    }
+
+    /// The request ends with trailers: then no body callback said that it was the last.
+    pub(crate) fn request_trailers(&mut self, vm: &mut Vm, host: &impl Host) -> Flow {
+        match &self.phase {
+            Phase::Passing(_) => Flow::Continue,
+            Phase::Held(_) => self.decide_on_body(vm, host),
+            Phase::Fresh | Phase::Denied | Phase::Ended => Flow::Pause,
+        }
+    }
+
+    fn decide_on_body(&mut self, vm: &mut Vm, host: &impl Host) -> Flow {
+        let Phase::Held(held) = std::mem::replace(&mut self.phase, Phase::Denied) else {
+            return Flow::Pause;
+        };
+        let Held {
+            pairs,
+            connection,
+            pending,
+            reservation,
+            body_bytes,
+        } = *held;
+        self.now = Moment::now(host);
+        match self.decide_held(vm, host, &pairs, &connection, pending, body_bytes) {
+            Ok((permit, bytes)) => match self.pass(vm, host, permit, reservation, Some(bytes)) {
+                Ok(flow) => flow,
+                Err(denial) => self.deny(vm, host, denial, None),
+            },
+            Err(denial) => self.deny(vm, host, denial, Some(reservation)),
+        }
+    }
+
+    /// Decides on the whole body, which is exactly what goes on.
+    fn decide_held(
+        &mut self,
+        vm: &mut Vm,
+        host: &impl Host,
+        pairs: &[HeaderPair],
+        connection: &Connection,
+        pending: Pending,
+        body_bytes: usize,
+    ) -> Result<(Permitted, u64), Denial> {
+        let body = match body_bytes {
+            0 => Vec::new(),
+            _ => host
+                .body(Message::Request, body_bytes)
+                .ok_or_else(|| internal("the body cannot be read"))?,
+        };
+        if body.len() != body_bytes {
+            return Err(internal("the body is not what was announced"));
+        }
+        self.known.request_digest = (!body.is_empty()).then(|| Digest::of(&body));
+        let standing = vm.standing()?;
+        let changed = !self
+            .known
+            .standing
+            .as_ref()
+            .is_some_and(|held| Rc::ptr_eq(&held.bundle, &standing.bundle));
+        self.known.standing = Some(standing.clone());
+        let pending = if changed {
+            // Policy changed while the body came: nothing that the old bundle said of this request holds any more.
+            match self.read_head(vm, host, connection, pairs, false)? {
+                Extraction::NeedsBody(pending) => pending,
+                Extraction::Ready(_) => return Err(internal("the policy changed while the request came")),
+            }
+        } else {
+            pending
+        };
+        let facts = pending.finish(&standing.bundle.bundle, &body)?;
+        let verdict = self.decide(connection, &facts);
+        let rpc_id = facts.rpc_id.clone();
+        self.known.facts = Some(facts);
+        verdict
+            .map(|permit| (permit, body.len() as u64))
+            .map_err(|denial| denial.with_rpc_id(rpc_id.as_deref()))
+    }
+
+    fn decide(&self, connection: &Connection, facts: &Facts) -> Result<Permitted, Denial> {
+        let standing = self.known.standing()?;
+        let token = self.known.token.as_deref();
+        decision::decide(&question(self.now, standing, connection, token), facts).map(Permitted::from)
+    }
+
+    fn reserve(&self, vm: &mut Vm) -> Result<Reservation, Denial> {
+        vm.records
+            .reserve(self.known.peer.as_ref(), RECORDS_A_REQUEST)
+            .ok_or_else(|| {
+                Denial::new(
+                    Code::RecordsUnavailable,
+                    "the audit records of this call cannot be stored",
+                )
+            })
+    }
+
+    /// Makes the headers what the next one in line may see.
+    fn rewrite(&self, host: &impl Host, pairs: &[HeaderPair]) -> Result<(), Denial> {
+        for (name, _) in pairs {
+            if name.starts_with(INTERNAL_PREFIX) {
+                host.remove_request_header(name);
+            }
+        }
+        match self.known.side {
+            Some(Side::Outbound) => {
+                let call = self
+                    .known
+                    .call
+                    .as_deref()
+                    .ok_or_else(|| internal("no randomness for a call id"))?;
+                host.set_request_header(CALL_HEADER, call);
+                Ok(())
+            }
+            Some(Side::Inbound) => self.rewrite_inbound(host, pairs),
+            None => Err(internal("the side is unknown")),
+        }
+    }
+
+    fn rewrite_inbound(&self, host: &impl Host, pairs: &[HeaderPair]) -> Result<(), Denial> {
+        let bundle = &self.known.standing()?.bundle.bundle;
+        let service = self
+            .known
+            .service(bundle)
+            .ok_or_else(|| internal("the service is gone"))?;
+        let header = service.token_header();
+        if !service.forward_token() && pairs.iter().any(|(name, _)| name == header) {
+            host.remove_request_header(header);
+        }
+        if service.forward_claims()
+            && let Some(token) = &self.known.token
+        {
+            let claims = serde_json::to_vec(token.claims()).map_err(|_| internal("the claims cannot be written"))?;
+            host.set_request_header(CLAIMS_HEADER, &URL_SAFE_NO_PAD.encode(claims));
+        }
+        Ok(())
+    }
+
+    /// Lets the request go on. The only way to `Passing`.
+    fn pass(
+        &mut self,
+        vm: &mut Vm,
+        host: &impl Host,
+        Permitted(()): Permitted,
+        mut reservation: Reservation,
+        held_bytes: Option<u64>,
+    ) -> Result<Flow, Denial> {
+        let record = Record {
+            verdict: Some(Outcome::Permit),
+            ..self.decision()
+        };
+        let Some(written) = vm.records.write(host, &mut reservation, &record) else {
+            vm.records.release(reservation);
+            return Err(Denial::new(
+                Code::RecordsUnavailable,
+                "the audit record of this call cannot be written",
+            ));
+        };
+        host.publish(written);
+        vm.decided(self.known.side, None);
+        self.phase = Phase::Passing(Box::new(Passing {
+            reservation,
+            request: held_bytes.is_none().then(Hasher::new),
+            request_bytes: held_bytes.unwrap_or_default(),
+            response: Hasher::new(),
+            response_ended: false,
+        }));
+        Ok(Flow::Continue)
+    }
+
+    fn deny_held(&mut self, vm: &mut Vm, host: &impl Host, denial: Denial) -> Flow {
+        match std::mem::replace(&mut self.phase, Phase::Denied) {
+            Phase::Held(held) => self.deny(vm, host, denial, Some(held.reservation)),
+            _ => self.deny(vm, host, denial, None),
+        }
+    }
+
+    /// Answers in the application's place.
+    fn deny(&mut self, vm: &mut Vm, host: &impl Host, denial: Denial, reservation: Option<Reservation>) -> Flow {
+        self.phase = Phase::Denied;
+        self.record_denial(vm, host, &denial, reservation);
+        vm.decided(self.known.side, Some(denial.code()));
+        let form = if self.known.protocol == Some(Protocol::Mcp) {
+            Form::JsonRpc
+        } else {
+            Form::Problem
+        };
+        let response = denial.render(form, None, self.known.trace_id.as_deref());
+        let headers: Vec<(&str, &str)> = response
+            .headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        host.respond(response.status, &headers, &response.body);
+        Flow::Pause
+    }
+
+    /// Records a denial on its own if its token is the peer's, else counts it: nobody can flood the log in another's
+    /// name.
+    fn record_denial(&self, vm: &mut Vm, host: &impl Host, denial: &Denial, reservation: Option<Reservation>) {
+        if self.bound() {
+            let reservation = reservation.or_else(|| vm.records.reserve(self.known.peer.as_ref(), 1));
+            if let Some(mut reservation) = reservation {
+                let record = Record {
+                    verdict: Some(Outcome::Deny),
+                    code: Some(denial.code()),
+                    status: Some(denial.code().status().into()),
+                    ..self.decision()
+                };
+                let written = vm
+                    .records
+                    .write(host, &mut reservation, &record)
+                    .map(|written| host.publish(written));
+                vm.records.release(reservation);
+                if written.is_some() {
+                    return;
+                }
+            }
+        } else if let Some(reservation) = reservation {
+            vm.records.release(reservation);
+        }
+        let Known {
+            side, peer, service_id, ..
+        } = &self.known;
+        vm.records.count(
+            self.now.seconds(),
+            *side,
+            peer.as_ref(),
+            service_id.as_ref(),
+            denial.code(),
+        );
+        host.publish(counted(&self.known, denial.code()).as_bytes());
+    }
+
+    /// Whether the token was verified and belongs to the peer.
+    fn bound(&self) -> bool {
+        match (&self.known.token, &self.known.peer) {
+            (Some(token), Some(peer)) => token.claims().sub == *peer,
+            _ => false,
+        }
+    }
+
+    fn decision(&self) -> Record<'_> {
+        let known = &self.known;
+        Record {
+            claims: known.token.as_deref().map(|token| Cow::Borrowed(token.claims())),
+            facts: Some(known.recorded_facts()),
+            bundle: known
+                .standing
+                .as_ref()
+                .map(|standing| standing.bundle.version.as_str().into()),
+            state: known
+                .standing
+                .as_ref()
+                .map(|standing| standing.state.version.as_str().into()),
+            request_digest: known.request_digest,
+            ..self.record(Kind::Decision)
+        }
+    }
+
+    /// What every record of this request says.
+    fn record(&self, kind: Kind) -> Record<'_> {
+        let known = &self.known;
+        let claims = known.token.as_deref().map(VerifiedToken::claims);
+        Record {
+            agent_id: claims.map(|claims| claims.agent_id.as_str().into()),
+            jti: claims.map(|claims| claims.jti.as_str().into()),
+            operation_id: claims.map(|claims| claims.operation_id.as_str().into()),
+            txn: claims
+                .and_then(|claims| claims.txn.as_ref())
+                .map(|txn| txn.as_str().into()),
+            call: known.call.as_deref().map(Cow::Borrowed),
+            peer: known.peer.as_ref().map(|peer| peer.as_str().into()),
+            protocol: known.protocol.map(|protocol| protocol.as_str().into()),
+            service: known.service_id.as_ref().map(|service| service.as_str().into()),
+            side: known.side,
+            trace_id: known.trace_id.as_deref().map(Cow::Borrowed),
+            workload: known
+                .standing
+                .as_ref()
+                .map(|standing| standing.workload.as_str().into()),
+            ..Record::new(kind, self.now.millis())
+        }
+    }
+
+    /// The response's headers are here. What answers a request without a verdict is not the application's to give.
+    pub(crate) fn response_headers(&mut self, vm: &mut Vm, host: &impl Host, end: bool) -> Flow {
+        match &mut self.phase {
+            Phase::Passing(passing) => {
+                passing.response_ended |= end;
+                Flow::Continue
+            }
+            Phase::Held(_) if from_upstream(host) => {
+                let denial = internal("the service answered before the whole request could be decided on");
+                self.deny_held(vm, host, denial)
+            }
+            // Envoy's own answer (413, 408, no upstream), or ours.
+            Phase::Held(_) | Phase::Fresh | Phase::Denied | Phase::Ended => Flow::Continue,
+        }
+    }
+
+    /// The next bytes of the response's body.
+    pub(crate) fn response_body(&mut self, host: &impl Host, size: usize, end: bool) -> Flow {
+        if let Phase::Passing(passing) = &mut self.phase {
+            if size > 0 {
+                match host.body(Message::Response, size) {
+                    Some(chunk) => passing.response.update(&chunk),
+                    None => log::warn!("a part of a response could not be read"),
+                }
+            }
+            passing.response_ended |= end;
+        }
+        Flow::Continue
+    }
+
+    /// The response ends with trailers.
+    pub(crate) fn response_trailers(&mut self) -> Flow {
+        if let Phase::Passing(passing) = &mut self.phase {
+            passing.response_ended = true;
+        }
+        Flow::Continue
+    }
+
+    /// The stream is over, however it ended.
+    pub(crate) fn finish(&mut self, vm: &mut Vm, host: &impl Host) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Ended);
+        if matches!(phase, Phase::Passing(_) | Phase::Held(_)) {
+            self.now = Moment::now(host);
+        }
+        match phase {
+            Phase::Passing(passing) => self.complete(vm, host, *passing),
+            Phase::Held(held) => {
+                let end = if status(host).is_some() { "refused" } else { "aborted" };
+                let record = Record {
+                    request_bytes: Some(held.body_bytes as u64),
+                    end: Some(end.into()),
+                    status: status(host),
+                    duration_us: Some(self.now.micros_since(self.started)),
+                    ..self.record(Kind::Completion)
+                };
+                self.close(vm, host, held.reservation, &record);
+            }
+            Phase::Fresh | Phase::Denied | Phase::Ended => {}
+        }
+    }
+
+    fn complete(&self, vm: &mut Vm, host: &impl Host, passing: Passing) {
+        let Passing {
+            reservation,
+            request,
+            request_bytes,
+            response,
+            response_ended,
+        } = passing;
+        let response_bytes = response.bytes();
+        let record = Record {
+            request_digest: request
+                .filter(|hasher| hasher.bytes() > 0)
+                .map(Hasher::finish)
+                .or(self.known.request_digest),
+            request_bytes: Some(request_bytes),
+            response_digest: (response_bytes > 0).then(|| response.finish()),
+            response_bytes: Some(response_bytes),
+            status: status(host),
+            end: Some(if response_ended { "complete" } else { "broken" }.into()),
+            duration_us: Some(self.now.micros_since(self.started)),
+            ..self.record(Kind::Completion)
+        };
+        self.close(vm, host, reservation, &record);
+    }
+
+    fn close(&self, vm: &mut Vm, host: &impl Host, mut reservation: Reservation, record: &Record<'_>) {
+        let _ = vm.records.write(host, &mut reservation, record);
+        vm.records.release(reservation);
+    }
+}
+
+impl Passing {
+    fn request_chunk(&mut self, host: &impl Host, size: usize) {
+        if size == 0 {
+            return;
+        }
+        if let Some(hasher) = &mut self.request {
+            self.request_bytes += size as u64;
+            match host.body(Message::Request, size) {
+                Some(chunk) => hasher.update(&chunk),
+                None => log::warn!("a part of a request could not be read"),
+            }
+        }
+    }
+}
+
+fn question<'a>(
+    now: Moment,
+    standing: &'a Standing,
+    connection: &'a Connection,
+    token: Option<&'a VerifiedToken>,
+) -> Question<'a> {
+    Question {
+        now: now.seconds(),
+        side: connection.side(),
+        workload: &standing.workload,
+        peer: connection.peer.as_ref(),
+        token,
+        bundle: &standing.bundle.bundle,
+        state: &standing.state.list,
+        seconds_since_poll: standing.state.seconds_since_poll(now.monotonic),
+    }
+}
+
+fn internal(why: &'static str) -> Denial {
+    Denial::new(Code::InternalError, why)
+}
+
+/// What the access log shows of a denial that is only counted.
+fn counted(known: &Known, code: Code) -> String {
+    let mut text = format!("{{\"code\":\"{code}\",\"kind\":\"aggregate\"");
+    // INVARIANT: identities and service names hold nothing that JSON escapes.
+    for (name, value) in [
+        ("peer", known.peer.as_ref().map(SpiffeId::as_str)),
+        ("service", known.service_id.as_ref().map(ServiceId::as_str)),
+        ("side", known.side.map(Side::as_str)),
+        ("trace_id", known.trace_id.as_deref()),
+    ] {
+        if let Some(value) = value {
+            text.push_str(&format!(",\"{name}\":\"{value}\""));
+        }
+    }
+    text.push_str(",\"verdict\":\"deny\"}");
+    text
+}
+
+/// The id that joins the two sides' records: made where the call leaves, taken over where it arrives.
+fn call_id(host: &impl Host, side: Side, head: &RequestHead<'_>) -> Option<String> {
+    match side {
+        Side::Outbound => {
+            let mut bits = [0; 16];
+            host.random(&mut bits).then(|| URL_SAFE_NO_PAD.encode(bits))
+        }
+        Side::Inbound => {
+            let id = std::str::from_utf8(head.header(CALL_HEADER)?).ok()?;
+            let valid = id.len() == CALL_ID_CHARS
+                && id
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+            valid.then(|| id.to_owned())
+        }
+    }
+}
+
+/// Whether a response comes from the service and not from this proxy.
+fn from_upstream(host: &impl Host) -> bool {
+    host.property(&["response", "code_details"])
+        .is_some_and(|details| details.starts_with(b"via_upstream"))
+}
+
+/// The status that went back to the caller, if any did.
+fn status(host: &impl Host) -> Option<u64> {
+    connection::integer(host, &["response", "code"])
+        .and_then(|code| u64::try_from(code).ok())
+        .filter(|code| *code > 0)
+}

@@ -1,0 +1,344 @@
+//! What all requests of one Wasm VM share.
+//!
+//! Envoy runs a VM a worker and one on the main thread, each with its own memory. Two plugins with the same module
+//! share a VM and so share this: one policy, one poller, one chain of records.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use authz::denial::{Code, Denial};
+use authz::digest::Digest;
+use authz::identity::SpiffeId;
+use authz::request::Side;
+use authz::token::{UnverifiedToken, VerifiedToken};
+
+use crate::cache::TokenCache;
+use crate::config::{Config, ConfigError};
+use crate::host::{Callout, Host, Message, jitter};
+use crate::meters::{Meter, Meters};
+use crate::policy::{BundleInUse, Policy, StateInUse};
+use crate::poll::{Outcome, Poller};
+use crate::records::{Answer, POST_TIMEOUT, Records};
+use crate::signature::HostVerifier;
+
+/// Marks what the filter itself sends, which applications cannot: their sidecar strips it.
+const CALLOUT_HEADER: (&str, &str) = ("ostiary-callout", "1");
+
+/// How often expired tokens are dropped and slow gauges are set.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// The longest answer that is read: a bundle of the longest size in its envelope.
+const MOST_ANSWER_BYTES: usize = 33 << 20;
+
+/// The state of one VM.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    config: Option<Rc<Config>>,
+    workload: Option<SpiffeId>,
+    policy: Policy,
+    poller: Poller,
+    tokens: TokenCache,
+    pub(crate) records: Records,
+    meters: Meters,
+    last_housekeeping: Duration,
+}
+
+/// All that a decision needs of the VM, held together for one request.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    pub(crate) workload: SpiffeId,
+    pub(crate) bundle: Rc<BundleInUse>,
+    pub(crate) state: Rc<StateInUse>,
+}
+
+impl Default for Vm {
+    fn default() -> Self {
+        Self {
+            config: None,
+            workload: None,
+            policy: Policy::default(),
+            poller: Poller::default(),
+            tokens: TokenCache::new(1),
+            records: Records::new(0),
+            meters: Meters::default(),
+            last_housekeeping: Duration::ZERO,
+        }
+    }
+}
+
+impl Vm {
+    /// Takes over a plugin configuration. One that is refused leaves the last good one in force, if there is any;
+    /// without any, every request is denied.
+    pub(crate) fn configure(&mut self, host: &impl Host, document: &[u8]) -> Result<(), ConfigError> {
+        let config = match Config::parse(document) {
+            Ok(config) => Rc::new(config),
+            Err(error) => {
+                self.meters.set(Meter::ConfigRejected, 1);
+                return Err(error);
+            }
+        };
+        self.meters.set(Meter::ConfigRejected, 0);
+        self.workload = workload(host, &config.trust_domain);
+        if self.workload.is_none() {
+            log::error!("node metadata NAMESPACE and SERVICE_ACCOUNT name no workload: every request will be denied");
+        }
+        if self.config.as_ref().is_some_and(|old| !config.trusts_all_keys_of(old)) {
+            log::warn!("a bundle key was withdrawn: the policy that it may have signed is forgotten");
+            self.policy.clear();
+            self.tokens.clear();
+        }
+        self.poller.hurry();
+        self.tokens.resize(config.token_cache);
+        self.records.resize(config.record_queue);
+        self.config = Some(config);
+        Ok(())
+    }
+
+    /// The configuration in force.
+    pub(crate) fn config(&self) -> Option<&Config> {
+        self.config.as_deref()
+    }
+
+    /// What there is to decide on.
+    ///
+    /// # Errors
+    ///
+    /// `policy_unavailable`: no usable configuration, or no bundle or state list yet. `workload_mismatch`: the proxy
+    /// does not know which workload it serves.
+    pub(crate) fn standing(&self) -> Result<Standing, Denial> {
+        let unavailable = |why| Denial::new(Code::PolicyUnavailable, why);
+        if self.config.is_none() {
+            return Err(unavailable("the sidecar's filter has no valid configuration"));
+        }
+        let workload = self
+            .workload
+            .clone()
+            .ok_or_else(|| Denial::new(Code::WorkloadMismatch, "the sidecar does not know its own workload"))?;
+        let bundle = self
+            .policy
+            .bundle()
+            .ok_or_else(|| unavailable("the sidecar has received no policy yet"))?;
+        let state = self
+            .policy
+            .state()
+            .ok_or_else(|| unavailable("the sidecar has received no agent states yet"))?;
+        Ok(Standing {
+            workload,
+            bundle: Rc::clone(bundle),
+            state: Rc::clone(state),
+        })
+    }
+
+    /// Verifies a token, or finds it verified.
+    ///
+    /// # Errors
+    ///
+    /// The denial of its flaw.
+    pub(crate) fn verify(
+        &mut self,
+        host: &impl Host,
+        compact: &str,
+        bundle: &BundleInUse,
+        now: u64,
+    ) -> Result<Rc<VerifiedToken>, Denial> {
+        let digest = Digest::of(compact.as_bytes());
+        if let Some(token) = self.tokens.get(&digest, now) {
+            return Ok(token);
+        }
+        let bundle = &bundle.bundle;
+        let token = UnverifiedToken::parse(compact)
+            .and_then(|token| token.verify(bundle.issuers(), bundle.token_limits(), now, &HostVerifier(host)))
+            .map_err(|error| Denial::from(&error))?;
+        let token = Rc::new(token);
+        self.tokens.insert(digest, Rc::clone(&token), token.claims().exp);
+        Ok(token)
+    }
+
+    /// Counts a decision; no code means that it was permitted.
+    pub(crate) fn decided(&mut self, side: Option<Side>, code: Option<Code>) {
+        self.meters.decided(side, code);
+    }
+
+    /// What is done ten times a second, from a root context.
+    pub(crate) fn tick(&mut self, host: &impl Host) {
+        let now = host.wall().as_secs();
+        if let Some(workload) = &self.workload {
+            let dropped = self.records.settle_counts(host, workload, now);
+            if dropped > 0 {
+                self.meters.add(Meter::RecordsDropped, dropped);
+            }
+        }
+        self.pump(host);
+        let monotonic = host.monotonic();
+        if monotonic.saturating_sub(self.last_housekeeping) >= HOUSEKEEPING {
+            self.last_housekeeping = monotonic;
+            self.tokens.retain(now, |_| true);
+            self.gauge(now, monotonic);
+        }
+        self.meters.set(Meter::RecordQueue, self.records.len() as u64);
+        self.meters.flush(host);
+    }
+
+    fn gauge(&mut self, now: u64, monotonic: Duration) {
+        if let Some(bundle) = self.policy.bundle() {
+            self.meters.set(Meter::BundleVersion, bundle.bundle.version().counter);
+        }
+        if let Some(state) = self.policy.state() {
+            let age = state.list.age_seconds(now, state.seconds_since_poll(monotonic));
+            self.meters.set(Meter::StateAgeSeconds, age);
+        }
+    }
+
+    /// Sends what is due: the next poll and the next batch.
+    pub(crate) fn pump(&mut self, host: &impl Host) {
+        let Some(config) = self.config.clone() else { return };
+        if self.workload.is_none() {
+            return;
+        }
+        let now = host.monotonic();
+        if self.poller.due(now, config.poll_timeout) {
+            self.poll(host, &config, now);
+        }
+        if let Some(batch) = self.records.next_batch(now) {
+            let headers = [
+                (":method", "POST"),
+                (":path", "/v1/records"),
+                (":authority", config.policy_authority.as_str()),
+                ("content-type", "application/x-ndjson"),
+                CALLOUT_HEADER,
+            ];
+            let body = Some(batch.body.as_slice());
+            let callout = Callout {
+                cluster: &config.policy_cluster,
+                headers: &headers,
+                body,
+                timeout: POST_TIMEOUT,
+            };
+            match host.call(&callout) {
+                Ok(token) => self.records.sent(token, batch.records, now),
+                Err(_) => self.records.failed(now, jitter(host)),
+            }
+        }
+    }
+
+    fn poll(&mut self, host: &impl Host, config: &Config, now: Duration) {
+        let mut path = String::from("/v1/policy?formats=1");
+        if let Some(bundle) = self.policy.bundle() {
+            path.push_str("&bundle=");
+            path.push_str(&bundle.version);
+        }
+        if let Some(state) = self.policy.state() {
+            path.push_str("&state=");
+            path.push_str(&state.version);
+        }
+        let headers = [
+            (":method", "GET"),
+            (":path", path.as_str()),
+            (":authority", config.policy_authority.as_str()),
+            ("accept", "application/json"),
+            CALLOUT_HEADER,
+        ];
+        let timeout = config.poll_timeout;
+        match host.call(&Callout {
+            cluster: &config.policy_cluster,
+            headers: &headers,
+            body: None,
+            timeout,
+        }) {
+            Ok(token) => self.poller.sent(token, now),
+            Err(_) => self.poller.settle(Outcome::Failed, now, jitter(host)),
+        }
+    }
+
+    /// The answer to a callout of this VM; `answered` is false for a timeout or a broken connection.
+    pub(crate) fn answer(&mut self, host: &impl Host, token: u32, answered: bool, body_bytes: usize) {
+        let status = if answered { status(host) } else { None };
+        let now = host.monotonic();
+        if let Some(sent) = self.poller.sent_at(token) {
+            let outcome = self.polled(host, status, body_bytes, sent);
+            self.poller.settle(outcome, now, jitter(host));
+        } else if self.records.awaits(token) {
+            let body = match status {
+                Some(200) => host
+                    .body(Message::Answer, body_bytes.min(MOST_ANSWER_BYTES))
+                    .unwrap_or_default(),
+                _ => Vec::new(),
+            };
+            let answer = match status {
+                Some(200) => Answer::Stored(&body),
+                Some(409) => Answer::Refused,
+                Some(413) => Answer::TooLarge,
+                _ => Answer::Failed,
+            };
+            if answer == Answer::Failed {
+                log::warn!(
+                    "records were not stored (status {status:?}); {} are kept",
+                    self.records.len()
+                );
+            }
+            self.records.answered(host, answer, now);
+        }
+        self.pump(host);
+    }
+
+    fn polled(&mut self, host: &impl Host, status: Option<u16>, body_bytes: usize, sent: Duration) -> Outcome {
+        let (Some(config), Some(workload)) = (self.config.clone(), self.workload.clone()) else {
+            return Outcome::Failed;
+        };
+        match status {
+            Some(204) => return Outcome::Unchanged,
+            Some(200) if body_bytes <= MOST_ANSWER_BYTES => {}
+            _ => {
+                log::warn!("no policy from the policy server (status {status:?})");
+                return Outcome::Failed;
+            }
+        }
+        let body = host.body(Message::Answer, body_bytes).unwrap_or_default();
+        let before = self.policy.state().cloned();
+        let (news, errors) = self
+            .policy
+            .accept(&body, &config.bundle_keys, &workload, sent, host.wall().as_secs());
+        for error in &errors {
+            log::error!("{error}");
+        }
+        if news.bundle {
+            // Issuers may have changed with it; signatures are checked again.
+            self.tokens.clear();
+        } else if news.state {
+            self.forget_tokens_of_changed_agents(host, before.as_deref());
+        }
+        match (errors.is_empty(), news.bundle || news.state) {
+            (true, true) => Outcome::News,
+            (true, false) => Outcome::Unchanged,
+            (false, _) => Outcome::Failed,
+        }
+    }
+
+    fn forget_tokens_of_changed_agents(&mut self, host: &impl Host, before: Option<&StateInUse>) {
+        let (Some(before), Some(after)) = (before, self.policy.state()) else {
+            return;
+        };
+        let (before, after) = (&before.list, &after.list);
+        self.tokens.retain(host.wall().as_secs(), |token| {
+            let claims = token.claims();
+            let agent = &claims.agent_id;
+            before.agent_state(agent) == after.agent_state(agent)
+                && before.not_before(agent) == after.not_before(agent)
+                && !after.revoked(&claims.jti)
+        });
+    }
+}
+
+/// The workload that Istio's node metadata names.
+fn workload(host: &impl Host, trust_domain: &str) -> Option<SpiffeId> {
+    let metadata = |key| {
+        host.property(&["node", "metadata", key])
+            .and_then(|value| String::from_utf8(value).ok())
+    };
+    SpiffeId::for_service_account(trust_domain, &metadata("NAMESPACE")?, &metadata("SERVICE_ACCOUNT")?).ok()
+}
+
+fn status(host: &impl Host) -> Option<u16> {
+    let status = host.header(Message::Answer, ":status")?;
+    std::str::from_utf8(&status).ok()?.parse().ok()
+}

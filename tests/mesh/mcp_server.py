@@ -1,0 +1,92 @@
+"""The tool service of the mini mesh: an MCP server on the official SDK, which logs every request that reaches it.
+
+usage: mcp_server.py SOCKET LOGFILE
+"""
+
+import itertools
+import json
+import sys
+
+import uvicorn
+from mcp.server.mcpserver import MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
+
+server = MCPServer("tools", version="1.0.0")
+
+
+@server.tool()
+def pandas(expression: str = "df.describe()") -> str:
+    """Evaluates an expression over a data frame."""
+    return f"pandas: {expression}"
+
+
+@server.tool()
+def matplotlib(figure: str = "bar") -> str:
+    """Draws a figure."""
+    return f"matplotlib: {figure}"
+
+
+@server.tool()
+def sql_query(table: str, query: str = "select 1") -> str:
+    """Runs a query over one table."""
+    return f"sql_query on {table}: {query}"
+
+
+@server.tool()
+def bash(command: str = "true") -> str:
+    """Would run a command; no agent of this mesh may call it."""
+    return f"bash: {command}"
+
+
+@server.tool()
+def http(url: str = "http://example.com") -> str:
+    """Would fetch an address; no agent of this mesh may call it."""
+    return f"http: {url}"
+
+
+class RequestLog:
+    """Writes one line a request: when its headers come, and again when its body is complete."""
+
+    def __init__(self, application, path):
+        self.application = application
+        self.file = open(path, "a", encoding="utf-8", buffering=1)
+        self.numbers = itertools.count()
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.application(scope, receive, send)
+        path, query = scope["raw_path"], scope["query_string"]
+        entry = {
+            "number": next(self.numbers),
+            "method": scope["method"],
+            "path": (path + b"?" + query if query else path).decode("latin-1"),
+            "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]],
+        }
+        self.write(entry, b"", complete=False)
+        body = bytearray()
+
+        async def logged_receive():
+            message = await receive()
+            if message["type"] == "http.request":
+                body.extend(message.get("body", b""))
+                if not message.get("more_body", False):
+                    self.write(entry, bytes(body), complete=True)
+            return message
+
+        return await self.application(scope, logged_receive, send)
+
+    def write(self, entry, body, complete):
+        line = {**entry, "body": body.decode("utf-8", "replace"), "complete": complete}
+        self.file.write(json.dumps(line) + "\n")
+
+
+def main():
+    socket, log = sys.argv[1:]
+    # Its sidecar stands in front of it, so the Host is whatever callers of the mesh use.
+    security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+    application = server.streamable_http_app(json_response=True, stateless_http=True, transport_security=security)
+    uvicorn.run(RequestLog(application, log), uds=socket, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,437 @@
+//! The mini mesh: a policy server, an orchestrator, two agents and three services, each agent and service behind a sidecar.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::{Value, json};
+
+use crate::backends::Backend;
+use crate::client::{Call, Client};
+use crate::envoy::Envoy;
+use crate::loopback::Loopback;
+use crate::netns::Netns;
+use crate::pki::{Ca, Credential, Workload};
+use crate::policy_server::{self, PolicyServer};
+use crate::run::RunDirectory;
+use crate::sidecar::{Destination, Inbound, Outbound, POLICY_AUTHORITY, Plugin, Sidecar};
+use crate::wait;
+
+/// The port of every service.
+const SERVICE_PORT: u16 = 8080;
+
+/// The port where a sidecar takes its own workload's calls, as in Istio.
+const OUTBOUND_PORT: u16 = 15_001;
+
+/// The port of every Envoy's admin interface.
+const ADMIN_PORT: u16 = 15_000;
+
+/// Fresh connections that must all find a policy before a mesh counts as settled: each lands on a random worker, and
+/// every worker polls for itself.
+const SETTLED_PROBES: usize = 16;
+
+/// How long a mesh may take to settle.
+const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// What differs between meshes.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Worker threads of each sidecar.
+    pub concurrency: u32,
+    /// Envoy's `allow_on_headers_stop_iteration` and the filter's field of the same meaning.
+    pub headers_stop_iteration: bool,
+    /// Fields added to the policy server's configuration.
+    pub policy_server: Value,
+    /// Whether the policy server is stopped (its keys made) before the sidecars start.
+    pub without_policy_server: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            concurrency: 2,
+            headers_stop_iteration: true,
+            policy_server: json!({}),
+            without_policy_server: false,
+        }
+    }
+}
+
+/// An agent behind its sidecar.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its name, which is its service account's too.
+    pub name: String,
+    /// Its certificate (its sidecar's; the agent's process does not see it).
+    pub credential: Arc<Credential>,
+    /// Its sidecar.
+    pub envoy: Envoy,
+    /// Where its sidecar takes calls on the host.
+    pub outbound: SocketAddr,
+    /// Its network namespace and where its sidecar takes calls inside it, if this machine has namespaces.
+    pub inside: Option<(Netns, SocketAddr)>,
+}
+
+impl Agent {
+    /// The agent's process: inside its namespace where there is one.
+    pub fn client(&self) -> Client {
+        match &self.inside {
+            Some((netns, address)) => Client::plain(*address).inside(netns),
+            None => Client::plain(self.outbound),
+        }
+    }
+}
+
+/// A service behind its sidecar.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name, which is its service account's too.
+    pub name: String,
+    /// How callers name it.
+    pub host: String,
+    /// Its certificate.
+    pub credential: Arc<Credential>,
+    /// Its sidecar.
+    pub envoy: Envoy,
+    /// Where its sidecar listens.
+    pub address: SocketAddr,
+    /// The application.
+    pub backend: Backend,
+}
+
+impl Service {
+    /// What callers write in `Host`.
+    pub fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.address.port())
+    }
+}
+
+/// The mesh; it ends when it is dropped.
+#[derive(Debug)]
+pub struct Mesh {
+    /// Agents by name.
+    pub agents: BTreeMap<String, Agent>,
+    /// Services by name.
+    pub services: BTreeMap<String, Service>,
+    /// The policy server.
+    pub policy_server: PolicyServer,
+    /// Who asks for tokens.
+    pub orchestrator: Arc<Credential>,
+    /// A principal that may issue, but for none of the agents.
+    pub scheduler: Arc<Credential>,
+    /// The CA.
+    pub ca: Ca,
+    /// The folder of agent and service files that the policy server reads: a copy that a test may change.
+    pub policy: PathBuf,
+    /// Addresses.
+    pub net: Loopback,
+    /// Files.
+    pub run: RunDirectory,
+    /// Why agents have no network namespaces, if they have none.
+    pub without_netns: Option<String>,
+}
+
+impl Mesh {
+    /// Starts a mesh and waits until every sidecar has its policy.
+    ///
+    /// # Errors
+    ///
+    /// When a part of it does not start.
+    pub async fn start(name: &str, options: &Options) -> Result<Self> {
+        let mesh = Self::start_at(RunDirectory::create(name)?, Loopback::claim()?, options).await?;
+        if !options.without_policy_server {
+            mesh.settled().await?;
+        }
+        Ok(mesh)
+    }
+
+    /// Starts a mesh with these files and addresses, without waiting for policies.
+    ///
+    /// # Errors
+    ///
+    /// When a part of it does not start.
+    pub async fn start_at(run: RunDirectory, net: Loopback, options: &Options) -> Result<Self> {
+        let ca = Ca::create(&run.file("pki"))?;
+        let policy = run.file("policy");
+        copy_files(&crate::built::mesh_files().join("policy"), &policy)?;
+        let orchestrator = ca.issue(&Workload::new("orchestration", "orchestrator"), &[])?;
+        let scheduler = ca.issue(&Workload::new("orchestration", "scheduler"), &[])?;
+        let issuers = [&orchestrator, &scheduler].map(|issuer| (issuer.workload.spiffe(), vec!["issuer".to_owned()]));
+        let server = policy_server::Options {
+            policy: policy.clone(),
+            roles: issuers.into(),
+            config: options.policy_server.clone(),
+        };
+        let mut policy_server = PolicyServer::start(&server, &ca, &net, &run).await?;
+        if options.without_policy_server {
+            policy_server.stop_server().await?;
+        }
+        let plugin = Plugin::built(policy_server.bundle_jwks())?.headers_stop_iteration(options.headers_stop_iteration);
+        let plan = Plan {
+            ca: &ca,
+            net: &net,
+            run: &run,
+            policy_server: &policy_server,
+            plugin,
+            options,
+        };
+        // Envoys compile the filter while they start, so they start side by side.
+        let services = plan.services().await?;
+        let (agents, without_netns) = plan.agents(&services).await?;
+        for envoy in services
+            .values()
+            .map(|service| &service.envoy)
+            .chain(agents.values().map(|agent| &agent.envoy))
+        {
+            envoy.ready().await?;
+        }
+        Ok(Self {
+            agents,
+            services,
+            policy_server,
+            orchestrator,
+            scheduler,
+            ca,
+            policy,
+            net,
+            run,
+            without_netns,
+        })
+    }
+
+    /// Waits until every worker of every sidecar has a policy.
+    ///
+    /// # Errors
+    ///
+    /// When one has none in time.
+    pub async fn settled(&self) -> Result<()> {
+        let service = self.service("warehouse")?;
+        for agent in self.agents.values() {
+            settled(&agent.name, &Client::plain(agent.outbound), &service.authority()).await?;
+        }
+        for service in self.services.values() {
+            settled(
+                &service.name,
+                &self.direct(&service.name, "analyst-7")?,
+                &service.authority(),
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// An agent by its name.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name.
+    pub fn agent(&self, name: &str) -> Result<&Agent> {
+        self.agents.get(name).ok_or_else(|| anyhow!("no agent `{name}`"))
+    }
+
+    /// A service by its name.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name.
+    pub fn service(&self, name: &str) -> Result<&Service> {
+        self.services.get(name).ok_or_else(|| anyhow!("no service `{name}`"))
+    }
+
+    /// A client of a service's sidecar that shows an agent's certificate: an agent that has got around its own sidecar.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such service or agent.
+    pub fn direct(&self, service: &str, agent: &str) -> Result<Client> {
+        let service = self.service(service)?;
+        Client::tls(
+            service.address,
+            &service.host,
+            &self.ca,
+            Some(&self.agent(agent)?.credential),
+        )
+    }
+
+    /// A token that the orchestrator asks for.
+    ///
+    /// # Errors
+    ///
+    /// When the policy server refuses.
+    pub async fn token(&self, body: &Value) -> Result<String> {
+        self.policy_server.token(&self.ca, &self.orchestrator, body).await
+    }
+
+    /// What people and tools need to know of a running mesh (`target/mesh.json`).
+    pub fn describe(&self) -> Value {
+        let credential = |credential: &Credential| {
+            json!({
+                "spiffe_id": credential.workload.spiffe(),
+                "certificate": credential.certificate_path,
+                "key": credential.key_path,
+            })
+        };
+        let agents = self.agents.values().map(|agent| {
+            let inside = agent.inside.as_ref().map(
+                |(netns, address)| json!({"network_namespace": netns.path(), "outbound": format!("http://{address}")}),
+            );
+            let described = json!({
+                "outbound": format!("http://{}", agent.outbound),
+                "inside": inside,
+                "credential": credential(&agent.credential),
+                "admin": format!("http://{}", agent.envoy.admin_address()),
+            });
+            (agent.name.clone(), described)
+        });
+        let services = self.services.values().map(|service| {
+            let described = json!({
+                "inbound": format!("https://{}", service.address),
+                "host": service.host,
+                "credential": credential(&service.credential),
+                "requests": self.run.file(&format!("{}.requests.jsonl", service.name)),
+                "admin": format!("http://{}", service.envoy.admin_address()),
+            });
+            (service.name.clone(), described)
+        });
+        json!({
+            "trust_domain": crate::pki::TRUST_DOMAIN,
+            "ca": self.ca.path(),
+            "agents": agents.collect::<serde_json::Map<_, _>>(),
+            "services": services.collect::<serde_json::Map<_, _>>(),
+            "policy_server": {
+                "url": format!("https://{}", self.policy_server.address()),
+                "host": POLICY_AUTHORITY,
+                "config": self.policy_server.config(),
+                "policy": self.policy,
+                "admin": self.policy_server.sidecar().map(|envoy| format!("http://{}", envoy.admin_address())),
+            },
+            "issuer": credential(&self.orchestrator),
+            "logs": self.run.path(),
+        })
+    }
+}
+
+/// What the parts of a mesh have in common while it starts.
+struct Plan<'a> {
+    ca: &'a Ca,
+    net: &'a Loopback,
+    run: &'a RunDirectory,
+    policy_server: &'a PolicyServer,
+    plugin: Plugin,
+    options: &'a Options,
+}
+
+impl Plan<'_> {
+    async fn services(&self) -> Result<BTreeMap<String, Service>> {
+        let warehouse = self.service("data", 21, Backend::warehouse(self.run)?)?;
+        let reports = self.service("data", 22, Backend::reports(self.run)?)?;
+        let mcp = self.service("tools", 23, Backend::mcp(self.run).await?)?;
+        Ok([warehouse, reports, mcp]
+            .into_iter()
+            .map(|service| (service.name.clone(), service))
+            .collect())
+    }
+
+    fn service(&self, namespace: &str, host_number: u8, backend: Backend) -> Result<Service> {
+        let name = backend.name().to_owned();
+        let workload = Workload::new(namespace, &name);
+        let host = format!("{name}.{namespace}.svc.cluster.local");
+        let credential = self.ca.issue(&workload, &[&host])?;
+        let address = self.net.socket(host_number, SERVICE_PORT);
+        let sidecar = self
+            .sidecar(&credential, host_number)
+            .with_inbound(Inbound::new(address, backend.socket()));
+        let envoy = sidecar.spawn(self.run)?;
+        Ok(Service {
+            name,
+            host,
+            credential,
+            envoy,
+            address,
+            backend,
+        })
+    }
+
+    async fn agents(&self, services: &BTreeMap<String, Service>) -> Result<(BTreeMap<String, Agent>, Option<String>)> {
+        let mut destinations: Vec<Destination> = services.values().map(destination).collect();
+        destinations.push(Destination {
+            name: "policy-server-api".to_owned(),
+            hosts: vec![POLICY_AUTHORITY.to_owned()],
+            address: self.policy_server.address(),
+            identity: PolicyServer::workload().spiffe(),
+        });
+        let (mut agents, mut without_netns) = (BTreeMap::new(), None);
+        for (name, number) in [("analyst-7", 11), ("writer-2", 12)] {
+            let netns = Netns::create(name, self.run).await;
+            let netns = netns.map_err(|error| without_netns = Some(format!("{error:#}"))).ok();
+            agents.insert(name.to_owned(), self.agent(name, number, netns, destinations.clone())?);
+        }
+        Ok((agents, without_netns))
+    }
+
+    fn agent(&self, name: &str, number: u8, netns: Option<Netns>, destinations: Vec<Destination>) -> Result<Agent> {
+        let credential = self.ca.issue(&Workload::new("agents", name), &[])?;
+        let outbound = self.net.socket(number, OUTBOUND_PORT);
+        let inside = netns.map(|netns| (netns, SocketAddr::from(([127, 0, 0, 1], OUTBOUND_PORT))));
+        let sidecar = self.sidecar(&credential, number);
+        let sidecar = sidecar.with_outbound(Outbound {
+            address: outbound,
+            inside: inside.clone(),
+            destinations,
+        });
+        let envoy = sidecar.spawn(self.run)?;
+        Ok(Agent {
+            name: name.to_owned(),
+            credential,
+            envoy,
+            outbound,
+            inside,
+        })
+    }
+
+    fn sidecar(&self, credential: &Arc<Credential>, number: u8) -> Sidecar {
+        let mut sidecar = Sidecar::new(credential, self.ca, self.net.socket(number, ADMIN_PORT));
+        sidecar.concurrency = self.options.concurrency;
+        sidecar.with_filter(self.plugin.clone(), self.policy_server.upstream())
+    }
+}
+
+fn destination(service: &Service) -> Destination {
+    Destination {
+        name: service.name.clone(),
+        hosts: vec![service.host.clone()],
+        address: service.address,
+        identity: service.credential.workload.spiffe(),
+    }
+}
+
+/// Waits until calls on fresh connections are judged by a policy, whatever the verdict.
+async fn settled(name: &str, client: &Client, authority: &str) -> Result<()> {
+    let mut found = 0;
+    wait::until(
+        &format!("every worker of {name} to have its policy"),
+        SETTLE_LIMIT,
+        async || {
+            let probe = client.send(Call::new("GET", authority, "/")).await;
+            found = if probe.is_ok_and(|answer| answer.status != 503) {
+                found + 1
+            } else {
+                0
+            };
+            (found >= SETTLED_PROBES).then_some(())
+        },
+    )
+    .await
+}
+
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}

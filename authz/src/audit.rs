@@ -24,6 +24,8 @@ use crate::request::{Facts, Right, Side};
 mod aggregate;
 mod canonical;
 mod parse;
+#[cfg(test)]
+mod tests;
 
 pub use aggregate::Aggregates;
 
@@ -352,7 +354,7 @@ fn encode_claims(claims: &Claims, record: &mut Object<'_>) {
     object.close();
 }
 
-fn sorted<'s, K, V>(pairs: &'s [(K, V)], key: impl Fn(&K) -> &str) -> Vec<&'s (K, V)> {
+fn sorted<K, V>(pairs: &[(K, V)], key: impl Fn(&K) -> &str) -> Vec<&(K, V)> {
     let mut pairs: Vec<_> = pairs.iter().collect();
     pairs.sort_unstable_by(|(a, _), (b, _)| key(a).cmp(key(b)));
     pairs

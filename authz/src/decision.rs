@@ -143,7 +143,11 @@ pub fn available(q: &Question<'_>) -> Result<(), Denial> {
 pub fn exempt(q: &Question<'_>, facts: &Facts) -> bool {
     match facts.right {
         Right::ControlPlane => q.side == Side::Outbound,
-        Right::Exempt | Right::Scope(_) => find_exempt(q, facts).is_some(),
+        Right::Exempt | Right::Scope(_) => facts
+            .service
+            .as_ref()
+            .and_then(|service| find_service(q.bundle, service).ok())
+            .is_some_and(|(_, service)| exempts(service, q.peer, facts)),
         Right::Tool { .. } | Right::Session => false,
     }
 }
@@ -156,6 +160,10 @@ pub fn exempt(q: &Question<'_>, facts: &Facts) -> bool {
 pub fn admit<'a>(q: &Question<'a>, service: &ServiceId) -> Result<Admitted<'a>, Denial> {
     available(q)?;
     let (index, service) = find_service(q.bundle, service)?;
+    admit_to(q, index, service)
+}
+
+fn admit_to<'a>(q: &Question<'a>, index: ServiceIndex, service: &'a Service) -> Result<Admitted<'a>, Denial> {
     let token = q
         .token
         .ok_or_else(|| Denial::new(Code::TokenMissing, "send a capability token as `Bearer`"))?;
@@ -192,16 +200,19 @@ pub fn decide<'a>(q: &Question<'a>, facts: &Facts) -> Result<Permit<'a>, Denial>
             basis: Basis::ControlPlane,
         });
     }
-    if let Some(service) = find_exempt(q, facts) {
+    let id = facts.service.as_ref().ok_or_else(|| {
+        Denial::new(
+            Code::EndpointRefused,
+            "the policy server is called from the outbound side",
+        )
+    })?;
+    let (index, service) = find_service(q.bundle, id)?;
+    if exempts(service, q.peer, facts) {
         return Ok(Permit {
             basis: Basis::Exempt(service),
         });
     }
-    let service = facts
-        .service
-        .as_ref()
-        .ok_or_else(|| Denial::new(Code::EndpointRefused, "no service is named"))?;
-    let admitted = admit(q, service).map_err(|denial| name_right(denial, &facts.right))?;
+    let admitted = admit_to(q, index, service).map_err(|denial| name_right(denial, &facts.right))?;
     check_right(&admitted, facts)?;
     Ok(Permit {
         basis: Basis::Capability(admitted),
@@ -215,23 +226,17 @@ fn find_service<'a>(bundle: &'a Bundle, id: &ServiceId) -> Result<(ServiceIndex,
         .ok_or_else(|| Denial::new(Code::ServiceUnknown, "the service is not known here"))
 }
 
-/// The service, if it exempts this very peer for this very request.
-fn find_exempt<'a>(q: &Question<'a>, facts: &Facts) -> Option<&'a Service> {
+/// Whether the service lets this very peer make this request without a capability.
+fn exempts(service: &Service, peer: Option<&SpiffeId>, facts: &Facts) -> bool {
     match facts.right {
         Right::Exempt | Right::Scope(_) => {}
-        Right::Tool { .. } | Right::Session | Right::ControlPlane => return None,
+        Right::Tool { .. } | Right::Session | Right::ControlPlane => return false,
     }
-    let peer = q.peer?;
-    let (_, service) = find_service(q.bundle, facts.service.as_ref()?).ok()?;
-    service
-        .exempt()
-        .iter()
-        .any(|exempt| {
-            exempt.peer == *peer
-                && exempt.method.as_str() == facts.method
-                && exempt.path.captures(&facts.path).is_some()
-        })
-        .then_some(service)
+    service.exempt().iter().any(|exempt| {
+        peer == Some(&exempt.peer)
+            && exempt.method.as_str() == facts.method
+            && exempt.path.captures(&facts.path).is_some()
+    })
 }
 
 /// A token shown by another workload than the one that it was made for was stolen.

@@ -435,7 +435,7 @@ fn argument<'a>(arguments: Option<Value<'a>>, capture: &Capture) -> Option<Cow<'
             for token in pointer.strip_prefix('/')?.split('/') {
                 let token = token.replace("~1", "/").replace("~0", "~");
                 value = match value.kind() {
-                    Kind::Object => value.get(&token)?,
+                    Kind::Object => only_member(value, &token)?,
                     Kind::Array => value.as_array()?.nth(array_index(&token)?)?,
                     Kind::Null | Kind::Bool | Kind::Number | Kind::String => return None,
                 };
@@ -443,6 +443,24 @@ fn argument<'a>(arguments: Option<Value<'a>>, capture: &Capture) -> Option<Cow<'
             value.as_str()
         }
     }
+}
+
+/// The member of this name, unless another differs from it only by case: a reader that folds case would take either.
+fn only_member<'a>(object: Value<'a>, name: &str) -> Option<Value<'a>> {
+    let mut found = None;
+    for (key, value) in object.entries()? {
+        if *key == *name {
+            found = Some(value);
+        } else if fold(&key).eq(fold(name)) {
+            return None;
+        }
+    }
+    found
+}
+
+/// Simple case folding: `ſ` and the Kelvin sign are letters of ASCII to some readers.
+fn fold(text: &str) -> impl Iterator<Item = char> {
+    text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase)
 }
 
 fn array_index(token: &str) -> Option<usize> {

@@ -1,0 +1,522 @@
+//! The head of a request, read in one pass and refused if it could be read in two ways.
+
+use super::target;
+use crate::denial::{Code, Denial};
+use crate::policy::Service;
+use crate::protocol::mcp;
+
+/// Longer than any DNS name with a port.
+const MAX_AUTHORITY_BYTES: usize = 512;
+
+/// Header fields that decide, found in one pass.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known<'a> {
+    authorization: Option<&'a [u8]>,
+    content_type: Option<&'a [u8]>,
+    content_length: Option<&'a [u8]>,
+    content_encoding: Option<&'a [u8]>,
+    transfer_encoding: Option<&'a [u8]>,
+    host: Option<&'a [u8]>,
+    mcp_method: Option<&'a [u8]>,
+    mcp_name: Option<&'a [u8]>,
+    mcp_protocol_version: Option<&'a [u8]>,
+}
+
+/// A request's head that can be read in one way only.
+#[derive(Clone, Debug)]
+pub struct RequestHead<'a> {
+    method: &'a str,
+    path: &'a str,
+    query: Option<&'a str>,
+    authority: &'a str,
+    known: Known<'a>,
+    headers: Vec<(&'a [u8], &'a [u8])>,
+}
+
+impl<'a> RequestHead<'a> {
+    /// Reads header pairs as the proxy gives them: names in lower case, pseudo headers among them.
+    ///
+    /// # Errors
+    ///
+    /// `request_malformed`, `header_duplicate`, `path_not_canonical`, `method_override_refused`, `upgrade_refused` or
+    /// `token_in_query`.
+    pub fn parse<N: AsRef<[u8]>, V: AsRef<[u8]>>(pairs: &'a [(N, V)]) -> Result<Self, Denial> {
+        let mut pseudo = Pseudo::default();
+        let mut known = Known::default();
+        let mut headers = Vec::with_capacity(pairs.len());
+        for (name, value) in pairs {
+            let (name, value) = (name.as_ref(), value.as_ref());
+            if name.first() == Some(&b':') {
+                pseudo.take(name, value)?;
+            } else {
+                known.take(name, value, &headers)?;
+                headers.push((name, value));
+            }
+        }
+        let method = text(pseudo.method, ":method")?;
+        if !is_token(method.as_bytes()) {
+            return Err(Denial::new(Code::RequestMalformed, "the method is not a token"));
+        }
+        if method.eq_ignore_ascii_case("CONNECT") {
+            return Err(Denial::new(Code::UpgradeRefused, "CONNECT is refused"));
+        }
+        let authority = text(pseudo.authority, ":authority")?;
+        if authority.is_empty()
+            || authority.len() > MAX_AUTHORITY_BYTES
+            || !authority.bytes().all(|b| b.is_ascii_graphic())
+        {
+            return Err(Denial::new(Code::RequestMalformed, "the authority is not a host"));
+        }
+        known.check_framing()?;
+        if known.host.is_some_and(|host| host != authority.as_bytes()) {
+            return Err(Denial::new(Code::HeaderDuplicate, "`host` differs from `:authority`"));
+        }
+        let target = pseudo
+            .path
+            .ok_or_else(|| Denial::new(Code::RequestMalformed, "`:path` is missing"))?;
+        let (path, query) = target::split(target)?;
+        if query.is_some_and(target::holds_token) {
+            return Err(Denial::new(
+                Code::TokenInQuery,
+                "a token belongs in a header, never in the query string",
+            ));
+        }
+        Ok(Self {
+            method,
+            path,
+            query,
+            authority,
+            known,
+            headers,
+        })
+    }
+
+    /// The method, exactly as sent.
+    pub fn method(&self) -> &'a str {
+        self.method
+    }
+
+    /// The canonical path, without the query; byte for byte what goes on.
+    pub fn path(&self) -> &'a str {
+        self.path
+    }
+
+    /// The query, without its question mark. Nothing is decided on it.
+    pub fn query(&self) -> Option<&'a str> {
+        self.query
+    }
+
+    /// The authority, with its port if one was sent.
+    pub fn authority(&self) -> &'a str {
+        self.authority
+    }
+
+    /// The first value of a header, by its name in lower case.
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers
+            .iter()
+            .find(|(candidate, _)| *candidate == name.as_bytes())
+            .map(|(_, value)| *value)
+    }
+
+    /// The bearer token in the service's token header, or None if that header is absent.
+    ///
+    /// # Errors
+    ///
+    /// `header_duplicate` if the header occurs more than once or holds a list, `token_missing` if it holds
+    /// credentials of another scheme, `token_malformed` if what follows the scheme is not one token.
+    pub fn bearer(&self, service: &Service) -> Result<Option<&'a str>, Denial> {
+        let name = service.token_header();
+        let mut values = self
+            .headers
+            .iter()
+            .filter(|(candidate, _)| *candidate == name.as_bytes());
+        let Some((_, value)) = values.next() else {
+            return Ok(None);
+        };
+        // Proxies join a repeated header with a comma, which no token holds.
+        if values.next().is_some() || value.contains(&b',') {
+            return Err(Denial::new(Code::HeaderDuplicate, format!("`{name}` must occur once")));
+        }
+        bearer_token(value).map(Some)
+    }
+
+    pub(crate) fn content_type(&self) -> Option<&'a [u8]> {
+        self.known.content_type
+    }
+
+    pub(crate) fn content_encoding(&self) -> Option<&'a [u8]> {
+        self.known.content_encoding
+    }
+
+    /// The declared length of the body; its syntax has been checked.
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.known
+            .content_length
+            .and_then(|value| std::str::from_utf8(value).ok())
+            .and_then(|value| value.parse().ok())
+    }
+
+    pub(crate) fn mcp_headers(&self) -> mcp::Headers<'a> {
+        mcp::Headers {
+            protocol_version: self.known.mcp_protocol_version,
+            method: self.known.mcp_method,
+            name: self.known.mcp_name,
+        }
+    }
+}
+
+/// RFC 6750, section 2.1, with exactly one space: `Bearer TOKEN`.
+fn bearer_token(value: &[u8]) -> Result<&str, Denial> {
+    let (scheme, rest) = value.split_at_checked(6).unwrap_or((value, b""));
+    if !scheme.eq_ignore_ascii_case(b"bearer") || !matches!(rest.first(), None | Some(b' ')) {
+        return Err(Denial::new(
+            Code::TokenMissing,
+            "the credentials are not of the scheme `Bearer`",
+        ));
+    }
+    let token = rest.get(1..).unwrap_or_default();
+    let well_formed = !token.is_empty()
+        && token
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'='));
+    match std::str::from_utf8(token) {
+        Ok(token) if well_formed => Ok(token),
+        _ => Err(Denial::new(
+            Code::TokenMalformed,
+            "`Bearer` is followed by one space and one token",
+        )),
+    }
+}
+
+/// The pseudo headers of HTTP/2, which Envoy uses for HTTP/1.1 too.
+#[derive(Default)]
+struct Pseudo<'a> {
+    method: Option<&'a [u8]>,
+    path: Option<&'a [u8]>,
+    authority: Option<&'a [u8]>,
+    scheme: Option<&'a [u8]>,
+}
+
+impl<'a> Pseudo<'a> {
+    fn take(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Denial> {
+        let slot = match name {
+            b":method" => &mut self.method,
+            b":path" => &mut self.path,
+            b":authority" => &mut self.authority,
+            b":scheme" => &mut self.scheme,
+            b":protocol" => return Err(Denial::new(Code::UpgradeRefused, "extended CONNECT is refused")),
+            _ => return Err(Denial::new(Code::RequestMalformed, "an unknown pseudo header")),
+        };
+        match slot.replace(value) {
+            None => Ok(()),
+            Some(_) => Err(Denial::new(
+                Code::HeaderDuplicate,
+                "a pseudo header occurs more than once",
+            )),
+        }
+    }
+}
+
+impl<'a> Known<'a> {
+    fn take(&mut self, name: &[u8], value: &'a [u8], earlier: &[(&[u8], &[u8])]) -> Result<(), Denial> {
+        if !is_token(name) || name.iter().any(u8::is_ascii_uppercase) {
+            return Err(Denial::new(
+                Code::RequestMalformed,
+                "a header name is not a token in lower case",
+            ));
+        }
+        let slot = match name {
+            b"authorization" => &mut self.authorization,
+            b"content-type" => &mut self.content_type,
+            b"content-length" => &mut self.content_length,
+            b"content-encoding" => &mut self.content_encoding,
+            b"transfer-encoding" => &mut self.transfer_encoding,
+            b"host" => &mut self.host,
+            b"mcp-method" => &mut self.mcp_method,
+            b"mcp-name" => &mut self.mcp_name,
+            b"mcp-protocol-version" => &mut self.mcp_protocol_version,
+            b"upgrade" | b"http2-settings" => {
+                return Err(Denial::new(Code::UpgradeRefused, "upgrades are refused"));
+            }
+            b"connection" if names_upgrade(value) => {
+                return Err(Denial::new(Code::UpgradeRefused, "upgrades are refused"));
+            }
+            _ => return check_other(name, earlier),
+        };
+        match slot.replace(value) {
+            None => Ok(()),
+            Some(_) => Err(duplicate(name)),
+        }
+    }
+
+    /// Two lengths of one body are two bodies to two readers (request smuggling).
+    fn check_framing(&self) -> Result<(), Denial> {
+        let Some(length) = self.content_length else {
+            return Ok(());
+        };
+        if self.transfer_encoding.is_some() {
+            return Err(Denial::new(
+                Code::RequestMalformed,
+                "`content-length` beside `transfer-encoding`",
+            ));
+        }
+        if length.is_empty() || length.len() > 19 || !length.iter().all(u8::is_ascii_digit) {
+            return Err(Denial::new(Code::RequestMalformed, "`content-length` is not a number"));
+        }
+        Ok(())
+    }
+}
+
+/// Names that no service may see from a caller, or that must occur once.
+///
+/// An underscore counts as a hyphen: CGI and WSGI applications cannot tell `ostiary_claims` from `ostiary-claims`.
+fn check_other(name: &[u8], earlier: &[(&[u8], &[u8])]) -> Result<(), Denial> {
+    if !matches!(name.first(), Some(b'x' | b'o' | b'm')) {
+        return Ok(());
+    }
+    if ["x-http-method-override", "x-http-method", "x-method-override"]
+        .iter()
+        .any(|refused| is_spelling_of(name, refused))
+    {
+        return Err(Denial::new(Code::MethodOverrideRefused, "send the method itself"));
+    }
+    let internal = name.get(..8).is_some_and(|prefix| is_spelling_of(prefix, "ostiary-"));
+    let mcp = name.get(..4).is_some_and(|prefix| is_spelling_of(prefix, "mcp-"));
+    if !internal && !mcp {
+        return Ok(());
+    }
+    if name.contains(&b'_') {
+        return Err(Denial::new(
+            Code::RequestMalformed,
+            "an underscore in the name of a header that decides",
+        ));
+    }
+    if earlier.iter().any(|(other, _)| *other == name) {
+        return Err(duplicate(name));
+    }
+    Ok(())
+}
+
+fn is_spelling_of(name: &[u8], spelling: &str) -> bool {
+    name.len() == spelling.len()
+        && name
+            .iter()
+            .zip(spelling.bytes())
+            .all(|(&a, b)| a == b || (a == b'_' && b == b'-'))
+}
+
+fn duplicate(name: &[u8]) -> Denial {
+    Denial::new(
+        Code::HeaderDuplicate,
+        format!("`{}` must occur once", String::from_utf8_lossy(name)),
+    )
+}
+
+fn names_upgrade(connection: &[u8]) -> bool {
+    connection.split(|b| *b == b',').any(|option| {
+        let option = option.trim_ascii();
+        option.eq_ignore_ascii_case(b"upgrade") || option.eq_ignore_ascii_case(b"http2-settings")
+    })
+}
+
+fn text<'a>(value: Option<&'a [u8]>, name: &'static str) -> Result<&'a str, Denial> {
+    let value = value.ok_or_else(|| Denial::new(Code::RequestMalformed, format!("`{name}` is missing")))?;
+    std::str::from_utf8(value).map_err(|_| Denial::new(Code::RequestMalformed, format!("`{name}` is not UTF-8")))
+}
+
+/// `token` of RFC 9110, section 5.6.2.
+fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty()
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    const PLAIN: [(&str, &str); 4] = [
+        (":method", "GET"),
+        (":path", "/v1/tables/a"),
+        (":authority", "warehouse:8080"),
+        (":scheme", "https"),
+    ];
+
+    fn code(extra: &[(&str, &str)]) -> Option<Code> {
+        let pairs = [PLAIN.as_slice(), extra].concat();
+        RequestHead::parse(&pairs).err().map(|denial| denial.code())
+    }
+
+    fn code_replacing(name: &str, value: &str) -> Option<Code> {
+        let pairs = PLAIN.map(|(other, old)| (other, if other == name { value } else { old }));
+        RequestHead::parse(&pairs).err().map(|denial| denial.code())
+    }
+
+    #[test]
+    fn reads_what_was_sent() {
+        let pairs = [
+            PLAIN.as_slice(),
+            &[("host", "warehouse:8080"), ("x-a", "1"), ("x-a", "2")],
+        ]
+        .concat();
+        let head = RequestHead::parse(&pairs).unwrap();
+        assert_eq!(
+            (head.method(), head.path(), head.query()),
+            ("GET", "/v1/tables/a", None)
+        );
+        assert_eq!(
+            (head.authority(), head.header("x-a"), head.header("x-b")),
+            ("warehouse:8080", Some(&b"1"[..]), None)
+        );
+    }
+
+    #[test]
+    fn each_pseudo_header_is_there_once() {
+        for (index, (name, value)) in PLAIN.into_iter().enumerate() {
+            assert_eq!(code(&[(name, value)]), Some(Code::HeaderDuplicate), "{name}");
+            let mut pairs = PLAIN.to_vec();
+            pairs.remove(index);
+            let missing = RequestHead::parse(&pairs).err().map(|denial| denial.code());
+            assert_eq!(missing, (name != ":scheme").then_some(Code::RequestMalformed), "{name}");
+        }
+        assert_eq!(code(&[(":status", "200")]), Some(Code::RequestMalformed));
+        assert_eq!(code(&[(":protocol", "websocket")]), Some(Code::UpgradeRefused));
+        let invalid = [
+            (&b":method"[..], &b"G\xffT"[..]),
+            (b":path", b"/"),
+            (b":authority", b"a"),
+        ];
+        assert_eq!(RequestHead::parse(&invalid).unwrap_err().code(), Code::RequestMalformed);
+    }
+
+    #[test]
+    fn what_must_occur_once_may_not_occur_twice() {
+        for name in [
+            "authorization",
+            "content-type",
+            "content-encoding",
+            "transfer-encoding",
+            "mcp-method",
+            "mcp-name",
+            "mcp-protocol-version",
+            "mcp-session-id",
+            "mcp-param-table",
+            "ostiary-call",
+            "ostiary-claims",
+        ] {
+            assert_eq!(code(&[(name, "1")]), None, "{name}");
+            assert_eq!(
+                code(&[(name, "1"), ("x-between", "2"), (name, "1")]),
+                Some(Code::HeaderDuplicate),
+                "{name}"
+            );
+        }
+        assert_eq!(
+            code(&[("content-length", "1"), ("content-length", "1")]),
+            Some(Code::HeaderDuplicate)
+        );
+        assert_eq!(code(&[("accept", "a"), ("accept", "b")]), None);
+        assert_eq!(code(&[("host", "warehouse:8080")]), None);
+        assert_eq!(code(&[("host", "reports:8080")]), Some(Code::HeaderDuplicate));
+    }
+
+    #[test]
+    fn one_body_has_one_length() {
+        assert_eq!(code(&[("content-length", "10")]), None);
+        assert_eq!(code(&[("transfer-encoding", "chunked")]), None);
+        for bad in [
+            &[("content-length", "10"), ("transfer-encoding", "chunked")][..],
+            &[("content-length", "+1")],
+            &[("content-length", "1,1")],
+            &[("content-length", "")],
+            &[("content-length", "99999999999999999999")],
+        ] {
+            assert_eq!(code(bad), Some(Code::RequestMalformed), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn tunnels_and_overrides_are_refused() {
+        for upgrade in [
+            ("upgrade", "h2c"),
+            ("connection", "keep-alive, Upgrade"),
+            ("http2-settings", "AAMA"),
+        ] {
+            assert_eq!(code(&[upgrade]), Some(Code::UpgradeRefused), "{upgrade:?}");
+        }
+        assert_eq!(code(&[("connection", "keep-alive")]), None);
+        assert_eq!(code_replacing(":method", "CONNECT"), Some(Code::UpgradeRefused));
+        assert_eq!(code_replacing(":method", "GET "), Some(Code::RequestMalformed));
+        assert_eq!(code_replacing(":method", ""), Some(Code::RequestMalformed));
+        for name in [
+            "x-http-method-override",
+            "x-http-method",
+            "x-method-override",
+            "x_http_method_override",
+        ] {
+            assert_eq!(code(&[(name, "DELETE")]), Some(Code::MethodOverrideRefused), "{name}");
+        }
+        assert_eq!(code(&[("x-http-methods", "DELETE")]), None);
+    }
+
+    #[test]
+    fn names_are_lower_case_tokens_and_underscores_hide_nothing() {
+        for name in [
+            "Authorization",
+            "a b",
+            "",
+            "a:b",
+            "ostiary_claims",
+            "mcp_method",
+            "mcp-method_x",
+        ] {
+            assert_eq!(code(&[(name, "1")]), Some(Code::RequestMalformed), "{name}");
+        }
+        for name in ["my_header", "ostiaryx", "x-ostiary_claims"] {
+            assert_eq!(code(&[(name, "1")]), None, "{name}");
+        }
+        for authority in ["", "a b", "caf\u{e9}"] {
+            assert_eq!(
+                code_replacing(":authority", authority),
+                Some(Code::RequestMalformed),
+                "{authority}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_target_is_checked() {
+        assert_eq!(code_replacing(":path", "/v1/../a"), Some(Code::PathNotCanonical));
+        assert_eq!(code_replacing(":path", "/v1/a?x=1"), None);
+        assert_eq!(
+            code_replacing(":path", "/v1/a?access_token=1"),
+            Some(Code::TokenInQuery)
+        );
+    }
+
+    #[test]
+    fn a_bearer_token_has_one_form() {
+        for fine in ["Bearer a.b-c_d", "bearer a.b-c_d", "BEARER a.b-c_d"] {
+            assert_eq!(bearer_token(fine.as_bytes()).unwrap(), "a.b-c_d");
+        }
+        for (other, code) in [
+            ("Basic YTpi", Code::TokenMissing),
+            ("", Code::TokenMissing),
+            ("Bearera.b", Code::TokenMissing),
+            ("a.b.c", Code::TokenMissing),
+            ("Bearer", Code::TokenMalformed),
+            ("Bearer ", Code::TokenMalformed),
+            ("Bearer  a", Code::TokenMalformed),
+            ("Bearer a b", Code::TokenMalformed),
+            ("Bearer a ", Code::TokenMalformed),
+            ("Bearer \"a\"", Code::TokenMalformed),
+            ("Bearer a\u{e9}", Code::TokenMalformed),
+        ] {
+            assert_eq!(bearer_token(other.as_bytes()).unwrap_err().code(), code, "{other:?}");
+        }
+    }
+}

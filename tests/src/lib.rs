@@ -9,13 +9,16 @@
 //! * [`backends`] are the applications, which log every request that reaches them; [`policy_server`] starts `ostiary serve`;
 //! * [`feed`] plays a policy server that misbehaves on demand, [`signing`] signs what it (or a forger) says;
 //! * [`client`] speaks HTTP/1.1 and HTTP/2, plain or over mTLS, and raw bytes;
+//! * [`forgery`] spoils good tokens, [`mcp`] writes calls of tools;
 //! * [`mesh`] puts it all together, [`demo`] tells the story.
 
 pub mod backends;
 pub mod built;
 pub mod client;
+pub mod demo;
 pub mod envoy;
 pub mod feed;
+pub mod forgery;
 pub mod loopback;
 pub mod mcp;
 pub mod mesh;

@@ -1,0 +1,374 @@
+//! What sidecars are told: signed bundles, one a workload, and the signed state list, one for the mesh.
+//!
+//! A version is reserved durably before anything is signed with it, so that no version is ever signed twice with
+//! different content, whatever crashes. Reserving is done in blocks: a crash skips numbers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use authz::identity::{AgentId, Issuer, Jti, SpiffeId};
+use authz::manifest::Manifests;
+use authz::policy::{BUNDLE_TYPE, BundleClaims, FORMAT, IssuerClaims, PolicyServerClaims, Version};
+use authz::state::{AgentState, STATE_TYPE, StateClaims};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Mutex, watch};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::policy;
+use crate::signer::{SignerError, Signers};
+use crate::store::{Store, StoreError, Stream};
+
+/// How many versions are reserved at once.
+const BLOCK: u32 = 256;
+
+/// Why sidecars cannot be told anything new.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// No valid policy has been read yet.
+    #[error("no valid policy has been read yet")]
+    NoPolicy,
+    /// The policy names no such workload.
+    #[error("no agent or service has this identity")]
+    WorkloadUnknown,
+    /// Versions could not be reserved, or states not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Signing failed.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    /// A bundle does not serialise.
+    #[error("the bundle does not serialise: {0}")]
+    Encode(#[from] serde_json::Error),
+}
+
+/// What does not change while the server runs.
+#[derive(Debug)]
+pub struct Settings {
+    /// The `iss` of what is signed.
+    pub issuer: Issuer,
+    /// How sidecars name this server.
+    pub policy_server: PolicyServerClaims,
+    /// The token issuers, this server first.
+    pub issuers: Vec<IssuerClaims>,
+    /// The trust domain.
+    pub trust_domain: String,
+    /// The age from which sidecars refuse a state list.
+    pub max_state_age_seconds: u64,
+    /// The longest lifetime of a token.
+    pub max_token_ttl_seconds: u64,
+    /// The lifetime of a bundle.
+    pub bundle_lifetime_seconds: u64,
+}
+
+impl Settings {
+    /// What the configuration and the token key say.
+    ///
+    /// # Errors
+    ///
+    /// If the token key does not make a key set.
+    pub fn new(config: &Config, signers: &Signers) -> Result<Self, authz::jwks::JwkError> {
+        let own = authz::jwks::Jwks::new(vec![signers.token.public().clone()])?;
+        let own = IssuerClaims { iss: config.issuer.clone(), jwks: own };
+        let external = config.external_issuers.iter();
+        let external = external.map(|issuer| IssuerClaims { iss: issuer.iss.clone(), jwks: issuer.jwks.clone() });
+        Ok(Self {
+            issuer: config.issuer.clone(),
+            policy_server: PolicyServerClaims { identity: config.identity.clone(), hosts: config.hosts.clone() },
+            issuers: std::iter::once(own).chain(external).collect(),
+            trust_domain: config.trust_domain.clone(),
+            max_state_age_seconds: config.state_max_age_seconds,
+            max_token_ttl_seconds: config.token_max_ttl_seconds,
+            bundle_lifetime_seconds: config.bundle_lifetime_seconds,
+        })
+    }
+}
+
+/// A signed document.
+#[derive(Debug, Clone)]
+pub struct Signed {
+    /// Its version.
+    pub version: Version,
+    /// When it was signed, in seconds.
+    pub issued_at: u64,
+    /// The compact JWS.
+    pub jws: Arc<str>,
+}
+
+/// A workload's bundle, with what tells whether it is still what should be said.
+#[derive(Debug, Clone)]
+struct SignedBundle {
+    signed: Signed,
+    renew_at: u64,
+    generation: u64,
+    content: [u8; 32],
+}
+
+/// The policy in force.
+#[derive(Debug, Clone)]
+struct InForce {
+    manifests: Arc<Manifests>,
+    generation: u64,
+}
+
+/// What a poll is answered.
+#[derive(Debug, Clone, Default)]
+pub struct News {
+    /// The bundle, if the caller has another version.
+    pub bundle: Option<Arc<str>>,
+    /// The state list, if the caller has another version.
+    pub state: Option<Arc<str>>,
+}
+
+/// Signs and hands out policy and state.
+pub struct Feed {
+    settings: Settings,
+    signers: Arc<Signers>,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    policy: RwLock<Option<InForce>>,
+    bundles: Mutex<Bundles>,
+    state: RwLock<Option<Signed>>,
+    state_versions: Mutex<Versions>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Bundles {
+    signed: HashMap<SpiffeId, SignedBundle>,
+    versions: Versions,
+}
+
+impl Feed {
+    /// A feed that has neither policy nor state yet.
+    pub fn new(
+        settings: Settings,
+        signers: Arc<Signers>,
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            settings,
+            signers,
+            store,
+            metrics,
+            clock,
+            policy: RwLock::default(),
+            bundles: Mutex::new(Bundles { signed: HashMap::new(), versions: Versions::new(Stream::Bundle) }),
+            state: RwLock::default(),
+            state_versions: Mutex::new(Versions::new(Stream::State)),
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    /// Puts a policy in force and wakes the polls.
+    pub fn set_policy(&self, manifests: Manifests) {
+        {
+            let mut policy = self.policy.write().unwrap_or_else(PoisonError::into_inner);
+            let generation = policy.as_ref().map_or(1, |in_force| in_force.generation + 1);
+            *policy = Some(InForce { manifests: Arc::new(manifests), generation });
+        }
+        self.wake();
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Option<Arc<Manifests>> {
+        self.in_force().map(|in_force| in_force.manifests)
+    }
+
+    /// The state list in force.
+    pub fn state(&self) -> Option<Signed> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells of every change of bundles or state.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// What a workload is told that has these versions; empty if that is what is in force.
+    ///
+    /// # Errors
+    ///
+    /// If there is no policy yet, it names no such workload, or signing failed.
+    pub async fn news(
+        &self,
+        workload: &SpiffeId,
+        bundle: Option<Version>,
+        state: Option<Version>,
+    ) -> Result<News, FeedError> {
+        let current = self.bundle(workload).await?;
+        let listed = self.state().filter(|listed| Some(listed.version) != state);
+        Ok(News {
+            bundle: (Some(current.version) != bundle).then_some(current.jws),
+            state: listed.map(|listed| listed.jws),
+        })
+    }
+
+    /// The current bundle of a workload, signed anew if its content changed or half its lifetime is over.
+    ///
+    /// # Errors
+    ///
+    /// As [`news`](Self::news).
+    pub async fn bundle(&self, workload: &SpiffeId) -> Result<Signed, FeedError> {
+        let mut bundles = self.bundles.lock().await;
+        let in_force = self.in_force().ok_or(FeedError::NoPolicy)?;
+        let now = self.clock.seconds();
+        if let Some(bundle) = bundles.signed.get(workload)
+            && bundle.generation == in_force.generation
+            && now < bundle.renew_at
+        {
+            return Ok(bundle.signed.clone());
+        }
+        let Some(mut claims) = self.compile(workload, &in_force.manifests) else {
+            bundles.signed.remove(workload);
+            return Err(FeedError::WorkloadUnknown);
+        };
+        let content = Sha256::digest(serde_json::to_vec(&claims)?).into();
+        if let Some(bundle) = bundles.signed.get_mut(workload)
+            && bundle.content == content
+            && now < bundle.renew_at
+        {
+            bundle.generation = in_force.generation;
+            return Ok(bundle.signed.clone());
+        }
+        let version = bundles.versions.next(&*self.store).await?;
+        claims.epoch = version.epoch;
+        claims.version = version.counter;
+        claims.issued_at = now;
+        claims.expires_at = now.saturating_add(self.settings.bundle_lifetime_seconds);
+        let jws = self.signers.bundle.sign(BUNDLE_TYPE, &claims)?.into();
+        let signed = Signed { version, issued_at: now, jws };
+        let renew_at = now.saturating_add(self.settings.bundle_lifetime_seconds / 2);
+        tracing::info!(%workload, %version, agents = claims.agents.len(), services = claims.services.len(), "bundle");
+        let bundle = SignedBundle { signed: signed.clone(), renew_at, generation: in_force.generation, content };
+        bundles.signed.insert(workload.clone(), bundle);
+        Ok(signed)
+    }
+
+    /// Signs the state list anew, from what the store says, and wakes the polls.
+    ///
+    /// # Errors
+    ///
+    /// If the store or signing fails; the list in force stays and grows old.
+    pub async fn renew_state(&self) -> Result<Version, FeedError> {
+        // Held to the end, so that the list published last is the one read last.
+        let mut versions = self.state_versions.lock().await;
+        let version = versions.next(&*self.store).await?;
+        let now = self.clock.seconds();
+        let states = self.store.states(now, self.settings.max_token_ttl_seconds).await?;
+        let claims = StateClaims {
+            format: FORMAT,
+            iss: self.settings.issuer.clone(),
+            epoch: version.epoch,
+            version: version.counter,
+            issued_at: now,
+            agents: states.agents,
+            not_before: states.not_before,
+            revoked: states.revoked,
+        };
+        let jws = self.signers.bundle.sign(STATE_TYPE, &claims)?.into();
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Some(Signed { version, issued_at: now, jws });
+        self.metrics.state_issued_at.set(now);
+        self.wake();
+        drop(versions);
+        Ok(version)
+    }
+
+    /// Sets an agent's state, durably, and tells every sidecar.
+    ///
+    /// # Errors
+    ///
+    /// If the store or signing fails. If storing succeeded, the next renewal tells.
+    pub async fn set_agent_state(&self, agent: &AgentId, state: AgentState, by: &str) -> Result<Version, FeedError> {
+        self.store.set_agent_state(agent, state, by, self.clock.seconds()).await?;
+        tracing::warn!(%agent, ?state, by, "agent state");
+        self.renew_state().await
+    }
+
+    /// Kills an agent's tokens issued before `not_before`, in seconds, and tells every sidecar.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_agent_state`](Self::set_agent_state).
+    pub async fn set_not_before(&self, agent: &AgentId, not_before: u64) -> Result<Version, FeedError> {
+        self.store.set_not_before(agent, not_before).await?;
+        self.renew_state().await
+    }
+
+    /// Revokes one token and tells every sidecar.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_agent_state`](Self::set_agent_state).
+    pub async fn revoke(&self, jti: &Jti, expires_at: u64) -> Result<Version, FeedError> {
+        self.store.revoke(jti, expires_at).await?;
+        self.renew_state().await
+    }
+
+    /// Keeps the state list young until the server stops. A failure is retried every second.
+    pub async fn keep_state_young(&self, every: Duration, mut stop: watch::Receiver<bool>) {
+        loop {
+            let pause = match self.renew_state().await {
+                Ok(_) => every,
+                Err(error) => {
+                    self.metrics.store_failures.inc();
+                    tracing::error!(%error, "the state list could not be renewed");
+                    Duration::from_secs(1).min(every)
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// What a workload's bundle would say, with version and times left zero.
+    fn compile(&self, workload: &SpiffeId, manifests: &Manifests) -> Option<BundleClaims> {
+        policy::compile(workload, manifests, &self.settings)
+    }
+
+    fn in_force(&self) -> Option<InForce> {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn wake(&self) {
+        self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+}
+
+impl std::fmt::Debug for Feed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Feed").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Hands out versions of a block that the store has reserved.
+#[derive(Debug)]
+struct Versions {
+    stream: Stream,
+    next: Version,
+    left: u32,
+}
+
+impl Versions {
+    fn new(stream: Stream) -> Self {
+        Self { stream, next: Version { epoch: 0, counter: 0 }, left: 0 }
+    }
+
+    async fn next(&mut self, store: &dyn Store) -> Result<Version, StoreError> {
+        if self.left == 0 {
+            self.next = store.reserve_versions(self.stream, BLOCK).await?;
+            self.left = BLOCK;
+        }
+        let version = self.next;
+        self.left -= 1;
+        self.next.counter = version.counter.saturating_add(1);
+        Ok(version)
+    }
+}

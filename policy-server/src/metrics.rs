@@ -1,0 +1,133 @@
+//! Prometheus metrics. Labels come from closed sets, so that no caller can make them grow.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// What the server counts.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    tokens: Family<CodeLabels, Counter>,
+    /// Batches of records by outcome.
+    batches: Family<CodeLabels, Counter>,
+    /// Records stored for the first time.
+    pub records: Counter,
+    commit_seconds: Histogram,
+    /// Batches that wait for the disk.
+    pub record_queue: Gauge,
+    /// Polls that are held.
+    pub polls: Gauge,
+    reloads: Family<CodeLabels, Counter>,
+    /// 1 while the policy in force is what the files say.
+    pub policy_current: Gauge,
+    /// Agents in the policy in force.
+    pub policy_agents: Gauge,
+    /// Services in the policy in force.
+    pub policy_services: Gauge,
+    /// When the state list was last signed.
+    pub state_issued_at: Gauge<u64, AtomicU64>,
+    /// Failures of the store.
+    pub store_failures: Counter,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    route: String,
+    status: u16,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CodeLabels {
+    code: &'static str,
+}
+
+impl Metrics {
+    /// Makes and registers all metrics.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("ostiary");
+        let metrics = Self {
+            requests: registered(&mut registry, "http_requests", "requests by route, status and code"),
+            tokens: registered(&mut registry, "token_requests", "requests for tokens by outcome"),
+            batches: registered(&mut registry, "record_batches", "batches of records by outcome"),
+            records: registered(&mut registry, "records", "records stored"),
+            commit_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            record_queue: registered(&mut registry, "record_queue", "batches of records that wait for the disk"),
+            polls: registered(&mut registry, "polls_held", "policy polls that are held"),
+            reloads: registered(&mut registry, "policy_reloads", "reloads of the policy files by outcome"),
+            policy_current: registered(&mut registry, "policy_current", "1 while the policy in force is the files'"),
+            policy_agents: registered(&mut registry, "policy_agents", "agents in the policy in force"),
+            policy_services: registered(&mut registry, "policy_services", "services in the policy in force"),
+            state_issued_at: registered(&mut registry, "state_issued_at_seconds", "when the state list was signed"),
+            store_failures: registered(&mut registry, "store_failures", "failures of the store"),
+            registry: Registry::default(),
+        };
+        registry.register_with_unit(
+            "record_commit",
+            "time to store a group of batches durably",
+            Unit::Seconds,
+            metrics.commit_seconds.clone(),
+        );
+        Self { registry, ..metrics }
+    }
+
+    /// Counts an answered request.
+    pub fn request(&self, route: &str, status: u16, code: &'static str) {
+        self.requests.get_or_create(&RequestLabels { route: route.to_owned(), status, code }).inc();
+    }
+
+    /// Counts a request for a token.
+    pub fn token(&self, code: &'static str) {
+        self.tokens.get_or_create(&CodeLabels { code }).inc();
+    }
+
+    /// Counts a batch of records.
+    pub fn batch(&self, code: &'static str) {
+        self.batches.get_or_create(&CodeLabels { code }).inc();
+    }
+
+    /// Counts a reload of the policy files.
+    pub fn reload(&self, code: &'static str) {
+        self.reloads.get_or_create(&CodeLabels { code }).inc();
+    }
+
+    /// Counts a durable group of batches.
+    pub fn commit(&self, duration: Duration) {
+        self.commit_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// The OpenMetrics text.
+    ///
+    /// # Errors
+    ///
+    /// If a metric does not encode.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn registered<M>(registry: &mut Registry, name: &'static str, help: &'static str) -> M
+where
+    M: prometheus_client::registry::Metric + Default + Clone,
+{
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}

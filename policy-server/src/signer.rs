@@ -1,0 +1,197 @@
+//! The two signing keys: one for tokens, one for bundles and state lists.
+//!
+//! They are kept apart because filters are told different things by them: the bundle key is a filter's root of trust
+//! and stands in its configuration; the token key is named inside bundles and can change without touching a sidecar.
+
+use std::path::{Path, PathBuf};
+
+use authz::json::{self, Limits};
+use authz::jwks::{Jwk, Jwks};
+use jwt_simple::algorithms::{EdDSAKeyPairLike, Ed25519KeyPair};
+use jwt_simple::claims::JWTClaims;
+use jwt_simple::prelude::HeaderOptions;
+use serde::Serialize;
+
+use crate::secret::{self, SecretError};
+
+/// Why something could not be signed or a key not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SignerError {
+    /// The key file cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// Signing failed: the claims do not serialise.
+    #[error("cannot sign a `{typ}`: {reason}")]
+    Sign {
+        /// The type of what was to be signed.
+        typ: &'static str,
+        /// What failed.
+        reason: String,
+    },
+    /// Our own public key does not read back.
+    #[error("the public key of `{}` is not readable: {reason}", path.display())]
+    PublicKey {
+        /// The key file.
+        path: PathBuf,
+        /// What failed.
+        reason: String,
+    },
+}
+
+/// An Ed25519 key that signs compact JWS. The private half never leaves it.
+pub struct Signer {
+    pair: Ed25519KeyPair,
+    kid: String,
+    public: Jwk,
+    path: PathBuf,
+}
+
+impl Signer {
+    /// Opens a key file, a private JWK; makes one if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or made, others may read it, or it holds no Ed25519 key.
+    pub fn open(path: &Path) -> Result<Self, SignerError> {
+        let invalid = |reason| SecretError::Invalid { path: path.to_owned(), reason };
+        let jwk = secret::read_or_create(path, || {
+            let pair = Ed25519KeyPair::generate();
+            let kid = pair.jwk_thumbprint();
+            Ok(pair.with_key_id(&kid).to_jwk().into_bytes())
+        })?;
+        let jwk = str::from_utf8(&jwk).map_err(|_| invalid("not UTF-8"))?;
+        let pair = Ed25519KeyPair::from_jwk(jwk).map_err(|_| invalid("not a private Ed25519 JWK"))?;
+        // RFC 7638: the key's own digest, so that two keys never share an id and nobody has to choose one.
+        let kid = pair.jwk_thumbprint();
+        let pair = pair.with_key_id(&kid);
+        let public = public_jwk(&pair.public_key().to_jwk())
+            .map_err(|reason| SignerError::PublicKey { path: path.to_owned(), reason })?;
+        Ok(Self { pair, kid, public, path: path.to_owned() })
+    }
+
+    /// Signs claims as a compact JWS of type `typ`.
+    ///
+    /// # Errors
+    ///
+    /// If the claims do not serialise.
+    pub fn sign<T: Serialize>(&self, typ: &'static str, claims: &T) -> Result<String, SignerError> {
+        let options = HeaderOptions { signature_type: Some(typ.to_owned()), ..HeaderOptions::default() };
+        // All claims are ours: the library's own fields stay empty, so that it adds no time of its own.
+        let claims = JWTClaims {
+            issued_at: None,
+            expires_at: None,
+            invalid_before: None,
+            issuer: None,
+            subject: None,
+            audiences: None,
+            jwt_id: None,
+            nonce: None,
+            custom: claims,
+        };
+        self.pair
+            .sign_with_options(claims, &options)
+            .map_err(|error| SignerError::Sign { typ, reason: error.to_string() })
+    }
+
+    /// The key's id: its RFC 7638 thumbprint.
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// The public half.
+    pub fn public(&self) -> &Jwk {
+        &self.public
+    }
+
+    /// Where the key is kept.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Reads back what the library exports, through the same strict reader that filters use.
+fn public_jwk(jwk: &str) -> Result<Jwk, String> {
+    let set = format!("{{\"keys\":[{jwk}]}}");
+    let set: Jwks = json::strict(set.as_bytes(), &Limits::POLICY).map_err(|error| error.to_string())?;
+    set.keys().first().cloned().ok_or_else(|| "no key".to_owned())
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signer").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// Both keys of a server.
+#[derive(Debug)]
+pub struct Signers {
+    /// Signs capability tokens.
+    pub token: Signer,
+    /// Signs bundles and state lists.
+    pub bundle: Signer,
+}
+
+impl Signers {
+    /// Opens both keys in a data folder (`keys/token.json`, `keys/bundle.json`), making them at the first start.
+    ///
+    /// # Errors
+    ///
+    /// As [`Signer::open`].
+    pub fn open(data: &Path) -> Result<Self, SignerError> {
+        let keys = data.join("keys");
+        secret::make_private_folder(&keys)?;
+        Ok(Self { token: Signer::open(&keys.join("token.json"))?, bundle: Signer::open(&keys.join("bundle.json"))? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use jwt_simple::algorithms::EdDSAPublicKeyLike;
+
+    use super::*;
+
+    #[test]
+    fn keys_survive_a_restart_and_differ() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Signers::open(folder.path()).unwrap();
+        let second = Signers::open(folder.path()).unwrap();
+        assert_eq!(first.token.kid(), second.token.kid());
+        assert_eq!(first.bundle.kid(), second.bundle.kid());
+        assert_ne!(first.token.kid(), first.bundle.kid());
+    }
+
+    #[test]
+    fn the_key_id_is_the_rfc_7638_thumbprint_of_rfc_8037() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key.json");
+        let jwk = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+        secret::read_or_create(&path, || Ok(jwk.into())).unwrap();
+        assert_eq!(Signer::open(&path).unwrap().kid(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+    }
+
+    #[test]
+    fn a_signature_carries_type_and_key_id_and_no_claim_of_the_library() {
+        let folder = tempfile::tempdir().unwrap();
+        let signer = Signers::open(folder.path()).unwrap().token;
+        let jws = signer.sign("cap+jwt", &serde_json::json!({"a": 1})).unwrap();
+        let mut parts = jws.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).unwrap());
+        let header: serde_json::Value = serde_json::from_slice(&parts.next().unwrap()).unwrap();
+        assert_eq!(header, serde_json::json!({"alg": "EdDSA", "typ": "cap+jwt", "kid": signer.kid()}));
+        assert_eq!(parts.next().unwrap(), br#"{"a":1}"#);
+        signer.pair.public_key().verify_token::<serde_json::Value>(&jws, None).unwrap();
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        let folder = tempfile::tempdir().unwrap();
+        let signers = Signers::open(folder.path()).unwrap();
+        let file = std::fs::read_to_string(signers.token.path()).unwrap();
+        let private: serde_json::Value = serde_json::from_str(&file).unwrap();
+        let secret = private.get("d").unwrap().as_str().unwrap();
+        assert!(!format!("{signers:?}").contains(secret));
+    }
+}

@@ -1,0 +1,210 @@
+//! What must survive a crash: versions, issued tokens, agent states, and the records.
+
+pub mod sqlite;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+
+use authz::identity::{AgentId, Jti, SpiffeId};
+use authz::policy::Version;
+use authz::state::AgentState;
+
+/// A future answer of a store.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// What a store does, and what its callers may rely on.
+///
+/// **Durable.** What a method answered `Ok` to is still there after a `kill -9` or a power cut: it was fsynced first.
+///
+/// **Failed** ([`StoreError::Failed`]): nothing of the call was stored, now or later.
+///
+/// **Failed but perhaps persisted** ([`StoreError::Unknown`]): the commit itself failed, so the call's effects may or
+/// may not be there after a restart. Each method is therefore safe to repeat: `append` acknowledges what it already
+/// has, `reserve_versions` only skips numbers, a token whose issuing is unknown is not answered to anybody, and setting a
+/// state twice is setting it once.
+///
+/// **Atomic.** A method's effects appear together or not at all; `append` is atomic for each batch.
+///
+/// **Monotonic.** [`reserve_versions`](Store::reserve_versions) never returns a version twice nor a lower one, across
+/// restarts.
+pub trait Store: Send + Sync + 'static {
+    /// Reserves the next `count` versions of a signed stream and returns the first of them.
+    fn reserve_versions<'a>(&'a self, stream: Stream, count: u32) -> Answer<'a, Version>;
+
+    /// Starts a new epoch: every version handed out later is higher than all before, even those that a lost newer
+    /// database handed out with a lower epoch. Returns the epoch.
+    fn new_epoch(&self) -> Answer<'_, u64>;
+
+    /// Records that a token will be answered to somebody.
+    fn issued<'a>(&'a self, token: &'a IssuedToken) -> Answer<'a, ()>;
+
+    /// Adds counts of refused requests for tokens.
+    fn refused<'a>(&'a self, refusals: &'a [Refusal]) -> Answer<'a, ()>;
+
+    /// Sets or clears (`Active`) an agent's state.
+    fn set_agent_state<'a>(
+        &'a self,
+        agent: &'a AgentId,
+        state: AgentState,
+        changed_by: &'a str,
+        now: u64,
+    ) -> Answer<'a, ()>;
+
+    /// Makes an agent's tokens issued before `not_before` dead; an earlier time than the stored one changes nothing.
+    fn set_not_before<'a>(&'a self, agent: &'a AgentId, not_before: u64) -> Answer<'a, ()>;
+
+    /// Revokes one token, until it expires.
+    fn revoke<'a>(&'a self, jti: &'a Jti, expires_at: u64) -> Answer<'a, ()>;
+
+    /// What the state list says: nothing about tokens that have expired or times that no live token precedes.
+    fn states(&self, now: u64, longest_ttl_seconds: u64) -> Answer<'_, States>;
+
+    /// Appends batches to their sources' chains, each wholly or not at all, all in one durable step; the answers stand
+    /// in the order of the batches.
+    ///
+    /// A source is opened by a batch that begins with seq 0 and belongs to that batch's workload from then on. A record
+    /// that is already stored with the same hash is acknowledged again; with another hash it is a fork.
+    fn append<'a>(&'a self, batches: &'a [Batch], now_ms: u64) -> Answer<'a, Vec<Result<Appended, Refused>>>;
+
+    /// Counts the stored records.
+    fn record_count(&self) -> Answer<'_, u64>;
+
+    /// The stored records of a source, from a sequence number on, in order.
+    fn records<'a>(&'a self, source: &'a str, from_seq: u64, limit: u32) -> Answer<'a, Vec<StoredRecord>>;
+
+    /// Writes something and makes it durable, to see whether that still works.
+    fn probe(&self) -> Answer<'_, ()>;
+
+    /// Releases files and connections. Losing this call (a crash) loses nothing.
+    fn close(&self) -> Answer<'_, ()>;
+}
+
+/// What versions are counted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Bundles: one count for all workloads, so that a workload's versions rise too.
+    Bundle,
+    /// State lists.
+    State,
+}
+
+/// Why a store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing of the call was stored.
+    #[error("the store failed: {0}")]
+    Failed(sqlx::Error),
+    /// The call may or may not have been stored.
+    #[error("the store failed while committing: {0}")]
+    Unknown(sqlx::Error),
+    /// The schema could not be brought up to date.
+    #[error("the store's schema could not be brought up to date: {0}")]
+    Schema(#[from] sqlx::migrate::MigrateError),
+    /// A stored value is not what was ever written there.
+    #[error("the store holds an impossible `{0}`")]
+    Corrupt(&'static str),
+}
+
+/// A token that will be answered to somebody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuedToken {
+    /// The token's id.
+    pub jti: String,
+    /// The agent that it is for.
+    pub agent_id: String,
+    /// The declared operation.
+    pub operation_id: String,
+    /// The user request.
+    pub txn: String,
+    /// Who asked.
+    pub issued_by: String,
+    /// Unix seconds.
+    pub issued_at: u64,
+    /// Unix seconds.
+    pub expires_at: u64,
+}
+
+/// How often a principal was refused a token for one reason in one hour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Who asked.
+    pub principal: String,
+    /// The problem's code.
+    pub code: &'static str,
+    /// Hours since 1970.
+    pub hour: u64,
+    /// How often.
+    pub count: u64,
+}
+
+/// What the state list says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct States {
+    /// Agents that are not active.
+    pub agents: BTreeMap<AgentId, AgentState>,
+    /// Agents whose tokens issued earlier are dead.
+    pub not_before: BTreeMap<AgentId, u64>,
+    /// Revoked tokens and when they expire.
+    pub revoked: BTreeMap<Jti, u64>,
+}
+
+/// A verified batch: one source, consecutive sequence numbers, each record's hash checked and chained to the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The source.
+    pub source: String,
+    /// The workload that every record names, and the peer that sent it.
+    pub workload: SpiffeId,
+    /// The sequence number of the first record.
+    pub first_seq: u64,
+    /// `prev_hash` of the first record.
+    pub prev_hash: Option<[u8; 32]>,
+    /// The records; never empty.
+    pub records: Vec<BatchRecord>,
+}
+
+/// One record of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchRecord {
+    /// The record's hash.
+    pub hash: [u8; 32],
+    /// The canonical bytes that were hashed.
+    pub canonical: Vec<u8>,
+}
+
+/// A batch that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// The source's last stored sequence number.
+    pub accepted_through: u64,
+    /// How many records of the batch were new.
+    pub new_records: u64,
+}
+
+/// Why a batch is not stored. A fault of the sender, final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Another record stands at that place, or the batch does not continue from it.
+    #[error("another record stands at this place of the source's chain")]
+    Fork,
+    /// Records before the batch are missing.
+    #[error("records of the source before this batch are missing")]
+    Gap,
+    /// Another workload opened the source.
+    #[error("the source belongs to another workload")]
+    ForeignSource,
+}
+
+/// A record as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRecord {
+    /// Place in the order of acceptance.
+    pub position: u64,
+    /// Place in the source's chain.
+    pub seq: u64,
+    /// The record's hash.
+    pub hash: [u8; 32],
+    /// The canonical bytes.
+    pub canonical: Vec<u8>,
+}

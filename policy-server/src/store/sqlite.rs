@@ -1,0 +1,421 @@
+//! The store in one SQLite file, write-ahead logged, every commit fsynced (`synchronous=FULL`).
+//!
+//! One connection writes, so that a write never waits for another's lock; reads go beside it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use authz::identity::{AgentId, Jti};
+use authz::policy::Version;
+use authz::state::AgentState;
+use authz::token::SKEW_SECONDS;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
+
+use super::{
+    Answer, Appended, Batch, BatchRecord, IssuedToken, Refusal, Refused, States, Store, StoreError,
+    StoredRecord, Stream,
+};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// SQLite takes so many rows of a multi-row insert at once that one statement holds a fair share of a batch.
+const ROWS_A_STATEMENT: usize = 128;
+
+/// A [`Store`] in one SQLite file.
+pub struct SqliteStore {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the database file, making it and bringing its schema up to date as needed.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be opened or its schema is newer than this program.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5));
+        let writer =
+            SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(StoreError::Failed)?;
+        MIGRATIONS.run(&writer).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(4)
+            .connect_with(options.read_only(true).create_if_missing(false))
+            .await
+            .map_err(StoreError::Failed)?;
+        Ok(Self { writer, readers })
+    }
+
+    async fn begin(&self) -> Result<Transaction<'_, Sqlite>, StoreError> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(StoreError::Failed)
+    }
+}
+
+/// A commit that fails may have reached the disk all the same.
+async fn commit(transaction: Transaction<'_, Sqlite>) -> Result<(), StoreError> {
+    transaction.commit().await.map_err(StoreError::Unknown)
+}
+
+impl Store for SqliteStore {
+    fn reserve_versions<'a>(&'a self, stream: Stream, count: u32) -> Answer<'a, Version> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            let epoch = epoch(&mut transaction).await?;
+            let last: i64 = sqlx::query_scalar(
+                "INSERT INTO versions (stream, counter) VALUES (?1, ?2)
+                 ON CONFLICT (stream) DO UPDATE SET counter = counter + ?2 RETURNING counter",
+            )
+            .bind(match stream {
+                Stream::Bundle => "bundle",
+                Stream::State => "state",
+            })
+            .bind(i64::from(count))
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(StoreError::Failed)?;
+            commit(transaction).await?;
+            let first = unsigned(last, "counter")?.saturating_sub(u64::from(count)).saturating_add(1);
+            Ok(Version { epoch, counter: first })
+        })
+    }
+
+    fn new_epoch(&self) -> Answer<'_, u64> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            let epoch: i64 = sqlx::query_scalar("UPDATE meta SET epoch = epoch + 1 RETURNING epoch")
+                .fetch_one(&mut *transaction)
+                .await
+                .map_err(StoreError::Failed)?;
+            commit(transaction).await?;
+            unsigned(epoch, "epoch")
+        })
+    }
+
+    fn issued<'a>(&'a self, token: &'a IssuedToken) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            sqlx::query(
+                "INSERT INTO issued (jti, agent_id, operation_id, txn, issued_by, issued_at, expires_at)
+                 VALUES (?, ?, ?, ?, ?, ?, ?)",
+            )
+            .bind(&token.jti)
+            .bind(&token.agent_id)
+            .bind(&token.operation_id)
+            .bind(&token.txn)
+            .bind(&token.issued_by)
+            .bind(signed(token.issued_at))
+            .bind(signed(token.expires_at))
+            .execute(&mut *transaction)
+            .await
+            .map_err(StoreError::Failed)?;
+            commit(transaction).await
+        })
+    }
+
+    fn refused<'a>(&'a self, refusals: &'a [Refusal]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            for refusal in refusals {
+                sqlx::query(
+                    "INSERT INTO refused (principal, code, hour, count) VALUES (?, ?, ?, ?)
+                     ON CONFLICT (principal, code, hour) DO UPDATE SET count = count + excluded.count",
+                )
+                .bind(&refusal.principal)
+                .bind(refusal.code)
+                .bind(signed(refusal.hour))
+                .bind(signed(refusal.count))
+                .execute(&mut *transaction)
+                .await
+                .map_err(StoreError::Failed)?;
+            }
+            commit(transaction).await
+        })
+    }
+
+    fn set_agent_state<'a>(
+        &'a self,
+        agent: &'a AgentId,
+        state: AgentState,
+        changed_by: &'a str,
+        now: u64,
+    ) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            let statement = match state_name(state) {
+                None => sqlx::query("DELETE FROM agent_states WHERE agent_id = ?").bind(agent.as_str()),
+                Some(name) => sqlx::query(
+                    "INSERT INTO agent_states (agent_id, state, changed_by, changed_at) VALUES (?, ?, ?, ?)
+                     ON CONFLICT (agent_id) DO UPDATE SET
+                     state = excluded.state, changed_by = excluded.changed_by, changed_at = excluded.changed_at",
+                )
+                .bind(agent.as_str())
+                .bind(name)
+                .bind(changed_by)
+                .bind(signed(now)),
+            };
+            statement.execute(&mut *transaction).await.map_err(StoreError::Failed)?;
+            commit(transaction).await
+        })
+    }
+
+    fn set_not_before<'a>(&'a self, agent: &'a AgentId, not_before: u64) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            sqlx::query(
+                "INSERT INTO not_before (agent_id, not_before) VALUES (?, ?)
+                 ON CONFLICT (agent_id) DO UPDATE SET not_before = max(not_before, excluded.not_before)",
+            )
+            .bind(agent.as_str())
+            .bind(signed(not_before))
+            .execute(&mut *transaction)
+            .await
+            .map_err(StoreError::Failed)?;
+            commit(transaction).await
+        })
+    }
+
+    fn revoke<'a>(&'a self, jti: &'a Jti, expires_at: u64) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            sqlx::query(
+                "INSERT INTO revoked (jti, expires_at) VALUES (?, ?)
+                 ON CONFLICT (jti) DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)",
+            )
+            .bind(jti.as_str())
+            .bind(signed(expires_at))
+            .execute(&mut *transaction)
+            .await
+            .map_err(StoreError::Failed)?;
+            commit(transaction).await
+        })
+    }
+
+    fn states(&self, now: u64, longest_ttl_seconds: u64) -> Answer<'_, States> {
+        Box::pin(async move {
+            let mut transaction = self.readers.begin().await.map_err(StoreError::Failed)?;
+            let mut states = States::default();
+            for row in rows(&mut transaction, sqlx::query("SELECT agent_id, state FROM agent_states")).await? {
+                states.agents.insert(agent_id(row.get(0))?, state_of(row.get(1))?);
+            }
+            // Sidecars take a token for the skew past its expiry, so what kills it must be told as long.
+            // A live token was issued at most the longest lifetime ago; an earlier time kills nothing any more.
+            let oldest_live = now.saturating_sub(longest_ttl_seconds).saturating_sub(SKEW_SECONDS);
+            let query = sqlx::query("SELECT agent_id, not_before FROM not_before WHERE not_before > ?");
+            for row in rows(&mut transaction, query.bind(signed(oldest_live))).await? {
+                states.not_before.insert(agent_id(row.get(0))?, unsigned(row.get(1), "not_before")?);
+            }
+            let query = sqlx::query("SELECT jti, expires_at FROM revoked WHERE expires_at > ?");
+            for row in rows(&mut transaction, query.bind(signed(now.saturating_sub(SKEW_SECONDS)))).await? {
+                let jti = Jti::try_from(row.get::<String, _>(0)).map_err(|_| StoreError::Corrupt("jti"))?;
+                states.revoked.insert(jti, unsigned(row.get(1), "expires_at")?);
+            }
+            Ok(states)
+        })
+    }
+
+    fn append<'a>(&'a self, batches: &'a [Batch], now_ms: u64) -> Answer<'a, Vec<Result<Appended, Refused>>> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            let mut answers = Vec::with_capacity(batches.len());
+            for batch in batches {
+                let answer = match place(&mut transaction, batch).await? {
+                    Ok(known) => Ok(extend(&mut transaction, batch, known, now_ms).await?),
+                    Err(refused) => Err(refused),
+                };
+                answers.push(answer);
+            }
+            commit(transaction).await?;
+            Ok(answers)
+        })
+    }
+
+    fn record_count(&self) -> Answer<'_, u64> {
+        Box::pin(async move {
+            // Positions are dense and rows are never deleted, so the last one is the count.
+            let last: Option<i64> = sqlx::query_scalar("SELECT max(position) FROM records")
+                .fetch_one(&self.readers)
+                .await
+                .map_err(StoreError::Failed)?;
+            unsigned(last.unwrap_or(0), "position")
+        })
+    }
+
+    fn records<'a>(&'a self, source: &'a str, from_seq: u64, limit: u32) -> Answer<'a, Vec<StoredRecord>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            let query = sqlx::query(
+                "SELECT position, seq, hash, record FROM records WHERE source = ? AND seq >= ? ORDER BY seq LIMIT ?",
+            );
+            let query = query.bind(source).bind(signed(from_seq)).bind(limit);
+            rows(&mut connection, query)
+                .await?
+                .into_iter()
+                .map(|row| {
+                    Ok(StoredRecord {
+                        position: unsigned(row.get(0), "position")?,
+                        seq: unsigned(row.get(1), "seq")?,
+                        hash: hash(row.get(2))?,
+                        canonical: row.get(3),
+                    })
+                })
+                .collect()
+        })
+    }
+
+    fn probe(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            sqlx::query("UPDATE meta SET probed = probed + 1")
+                .execute(&mut *transaction)
+                .await
+                .map_err(StoreError::Failed)?;
+            commit(transaction).await
+        })
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.readers.close().await;
+            self.writer.close().await;
+            Ok(())
+        })
+    }
+}
+
+type SqliteQuery<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
+
+async fn rows(
+    connection: &mut SqliteConnection,
+    query: SqliteQuery<'_>,
+) -> Result<Vec<sqlx::sqlite::SqliteRow>, StoreError> {
+    query.fetch_all(connection).await.map_err(StoreError::Failed)
+}
+
+async fn epoch(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
+    let epoch: i64 =
+        sqlx::query_scalar("SELECT epoch FROM meta").fetch_one(connection).await.map_err(StoreError::Failed)?;
+    unsigned(epoch, "epoch")
+}
+
+/// Decides where a batch goes: how many of its records are already stored, or why it is refused. Writes nothing.
+async fn place(connection: &mut SqliteConnection, batch: &Batch) -> Result<Result<usize, Refused>, StoreError> {
+    let row = sqlx::query("SELECT workload, last_seq, last_hash FROM sources WHERE source = ?")
+        .bind(&batch.source)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(StoreError::Failed)?;
+    let Some(row) = row else {
+        return Ok(if batch.first_seq == 0 { Ok(0) } else { Err(Refused::Gap) });
+    };
+    if row.get::<&str, _>(0) != batch.workload.as_str() {
+        return Ok(Err(Refused::ForeignSource));
+    }
+    let last_seq = unsigned(row.get(1), "last_seq")?;
+    if batch.first_seq > last_seq.saturating_add(1) {
+        return Ok(Err(Refused::Gap));
+    }
+    if batch.first_seq == last_seq.saturating_add(1) {
+        let continues = batch.prev_hash == Some(hash(row.get(2))?);
+        return Ok(if continues { Ok(0) } else { Err(Refused::Fork) });
+    }
+    let query = sqlx::query("SELECT hash FROM records WHERE source = ? AND seq >= ? ORDER BY seq LIMIT ?")
+        .bind(&batch.source)
+        .bind(signed(batch.first_seq))
+        .bind(signed(batch.records.len() as u64));
+    let stored = rows(connection, query).await?;
+    let same = stored.iter().zip(&batch.records).all(|(row, record)| row.get::<&[u8], _>(0) == record.hash);
+    Ok(if same { Ok(stored.len()) } else { Err(Refused::Fork) })
+}
+
+/// Writes the records of a batch beyond the first `known`.
+async fn extend(
+    connection: &mut SqliteConnection,
+    batch: &Batch,
+    known: usize,
+    now_ms: u64,
+) -> Result<Appended, StoreError> {
+    let new = batch.records.get(known..).unwrap_or_default();
+    let first_seq = batch.first_seq.saturating_add(known as u64);
+    let mut seq = first_seq;
+    for chunk in new.chunks(ROWS_A_STATEMENT) {
+        insert_records(connection, batch, seq, chunk, now_ms).await?;
+        seq = seq.saturating_add(chunk.len() as u64);
+    }
+    if let Some(last) = new.last() {
+        sqlx::query(
+            "INSERT INTO sources (source, workload, last_seq, last_hash, opened_at) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT (source) DO UPDATE SET last_seq = excluded.last_seq, last_hash = excluded.last_hash",
+        )
+        .bind(&batch.source)
+        .bind(batch.workload.as_str())
+        .bind(signed(seq.saturating_sub(1)))
+        .bind(last.hash.as_slice())
+        .bind(signed(now_ms))
+        .execute(&mut *connection)
+        .await
+        .map_err(StoreError::Failed)?;
+    }
+    let accepted_through = batch.first_seq.saturating_add(batch.records.len() as u64).saturating_sub(1);
+    Ok(Appended { accepted_through, new_records: new.len() as u64 })
+}
+
+async fn insert_records(
+    connection: &mut SqliteConnection,
+    batch: &Batch,
+    first_seq: u64,
+    records: &[BatchRecord],
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO records (source, seq, hash, workload, received_at, record) ");
+    query.push_values((first_seq..).zip(records), |mut row, (seq, record)| {
+        row.push_bind(&batch.source)
+            .push_bind(signed(seq))
+            .push_bind(record.hash.as_slice())
+            .push_bind(batch.workload.as_str())
+            .push_bind(signed(now_ms))
+            .push_bind(record.canonical.as_slice());
+    });
+    query.build().persistent(false).execute(connection).await.map_err(StoreError::Failed)?;
+    Ok(())
+}
+
+fn state_name(state: AgentState) -> Option<&'static str> {
+    match state {
+        AgentState::Active => None,
+        AgentState::Paused => Some("paused"),
+        AgentState::Suspended => Some("suspended"),
+        AgentState::Killed => Some("killed"),
+    }
+}
+
+fn state_of(name: &str) -> Result<AgentState, StoreError> {
+    match name {
+        "paused" => Ok(AgentState::Paused),
+        "suspended" => Ok(AgentState::Suspended),
+        "killed" => Ok(AgentState::Killed),
+        _ => Err(StoreError::Corrupt("state")),
+    }
+}
+
+fn agent_id(text: String) -> Result<AgentId, StoreError> {
+    AgentId::try_from(text).map_err(|_| StoreError::Corrupt("agent_id"))
+}
+
+fn hash(bytes: &[u8]) -> Result<[u8; 32], StoreError> {
+    bytes.try_into().map_err(|_| StoreError::Corrupt("hash"))
+}
+
+/// SQLite has no unsigned integers; nothing counted here comes near the difference.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64, what: &'static str) -> Result<u64, StoreError> {
+    u64::try_from(value).map_err(|_| StoreError::Corrupt(what))
+}

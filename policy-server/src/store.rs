@@ -28,7 +28,7 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Se
 ///
 /// **Monotonic.** [`reserve_versions`](Store::reserve_versions) never returns a version twice nor a lower one, across
 /// restarts.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// Reserves the next `count` versions of a signed stream and returns the first of them.
     fn reserve_versions<'a>(&'a self, stream: Stream, count: u32) -> Answer<'a, Version>;
 

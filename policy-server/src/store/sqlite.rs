@@ -9,20 +9,23 @@ use authz::identity::{AgentId, Jti};
 use authz::policy::Version;
 use authz::state::AgentState;
 use authz::token::SKEW_SECONDS;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
+use sqlx::{QueryBuilder, Row, SqlStr, Sqlite, SqliteConnection, Transaction};
 
 use super::{
     Answer, Appended, Batch, BatchRecord, IssuedToken, Refusal, Refused, States, Store, StoreError,
     StoredRecord, Stream,
 };
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+/// The schema's steps, in order; one that was released is never changed.
+const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "start", include_str!("../../migrations/0001_start.sql"))];
 
 /// SQLite takes so many rows of a multi-row insert at once that one statement holds a fair share of a batch.
 const ROWS_A_STATEMENT: usize = 128;
 
 /// A [`Store`] in one SQLite file.
+#[derive(Debug)]
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
@@ -43,7 +46,7 @@ impl SqliteStore {
             .busy_timeout(Duration::from_secs(5));
         let writer =
             SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(StoreError::Failed)?;
-        MIGRATIONS.run(&writer).await?;
+        migrator().run(&writer).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
             .connect_with(options.read_only(true).create_if_missing(false))
@@ -55,6 +58,13 @@ impl SqliteStore {
     async fn begin(&self) -> Result<Transaction<'_, Sqlite>, StoreError> {
         self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(StoreError::Failed)
     }
+}
+
+fn migrator() -> Migrator {
+    let steps = MIGRATIONS.into_iter().map(|(version, name, sql)| {
+        Migration::new(version, name.into(), MigrationType::Simple, SqlStr::from_static(sql), false)
+    });
+    Migrator::with_migrations(steps.collect())
 }
 
 /// A commit that fails may have reached the disk all the same.

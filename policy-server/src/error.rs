@@ -98,6 +98,11 @@ impl Problem {
         self.status
     }
 
+    /// The field of the request that was wrong.
+    pub fn named_field(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
     /// The stable code.
     pub fn code(&self) -> &'static str {
         self.code

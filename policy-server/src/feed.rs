@@ -3,13 +3,13 @@
 //! A version is reserved durably before anything is signed with it, so that no version is ever signed twice with
 //! different content, whatever crashes. Reserving is done in blocks: a crash skips numbers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use authz::identity::{AgentId, Issuer, Jti, SpiffeId};
-use authz::manifest::Manifests;
-use authz::policy::{BUNDLE_TYPE, BundleClaims, FORMAT, IssuerClaims, PolicyServerClaims, Version};
+use authz::manifest::Mesh;
+use authz::policy::{BUNDLE_TYPE, FORMAT, IssuerClaims, PolicyServerClaims, Version};
 use authz::state::{AgentState, STATE_TYPE, StateClaims};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, watch};
@@ -53,8 +53,6 @@ pub struct Settings {
     pub policy_server: PolicyServerClaims,
     /// The token issuers, this server first.
     pub issuers: Vec<IssuerClaims>,
-    /// The trust domain.
-    pub trust_domain: String,
     /// The age from which sidecars refuse a state list.
     pub max_state_age_seconds: u64,
     /// The longest lifetime of a token.
@@ -78,7 +76,6 @@ impl Settings {
             issuer: config.issuer.clone(),
             policy_server: PolicyServerClaims { identity: config.identity.clone(), hosts: config.hosts.clone() },
             issuers: std::iter::once(own).chain(external).collect(),
-            trust_domain: config.trust_domain.clone(),
             max_state_age_seconds: config.state_max_age_seconds,
             max_token_ttl_seconds: config.token_max_ttl_seconds,
             bundle_lifetime_seconds: config.bundle_lifetime_seconds,
@@ -109,8 +106,15 @@ struct SignedBundle {
 /// The policy in force.
 #[derive(Debug, Clone)]
 struct InForce {
-    manifests: Arc<Manifests>,
+    mesh: Arc<Mesh>,
     generation: u64,
+}
+
+/// The state list in force.
+#[derive(Debug, Clone)]
+struct Listed {
+    signed: Signed,
+    agents: Arc<BTreeMap<AgentId, AgentState>>,
 }
 
 /// What a poll is answered.
@@ -131,7 +135,7 @@ pub struct Feed {
     clock: Clock,
     policy: RwLock<Option<InForce>>,
     bundles: Mutex<Bundles>,
-    state: RwLock<Option<Signed>>,
+    state: RwLock<Option<Listed>>,
     state_versions: Mutex<Versions>,
     changes: watch::Sender<u64>,
 }
@@ -166,22 +170,31 @@ impl Feed {
     }
 
     /// Puts a policy in force and wakes the polls.
-    pub fn set_policy(&self, manifests: Manifests) {
+    pub fn set_policy(&self, mesh: Mesh) {
         {
             let mut policy = self.policy.write().unwrap_or_else(PoisonError::into_inner);
             let generation = policy.as_ref().map_or(1, |in_force| in_force.generation + 1);
-            *policy = Some(InForce { manifests: Arc::new(manifests), generation });
+            *policy = Some(InForce { mesh: Arc::new(mesh), generation });
         }
         self.wake();
     }
 
     /// The policy in force.
-    pub fn policy(&self) -> Option<Arc<Manifests>> {
-        self.in_force().map(|in_force| in_force.manifests)
+    pub fn policy(&self) -> Option<Arc<Mesh>> {
+        self.in_force().map(|in_force| in_force.mesh)
     }
 
     /// The state list in force.
     pub fn state(&self) -> Option<Signed> {
+        self.listed().map(|listed| listed.signed)
+    }
+
+    /// The state of an agent, as the list in force says.
+    pub fn agent_state(&self, agent: &AgentId) -> AgentState {
+        self.listed().and_then(|listed| listed.agents.get(agent).copied()).unwrap_or_default()
+    }
+
+    fn listed(&self) -> Option<Listed> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -224,7 +237,7 @@ impl Feed {
         {
             return Ok(bundle.signed.clone());
         }
-        let Some(mut claims) = self.compile(workload, &in_force.manifests) else {
+        let Some(mut claims) = policy::compile(workload, &in_force.mesh, &self.settings) else {
             bundles.signed.remove(workload);
             return Err(FeedError::WorkloadUnknown);
         };
@@ -272,7 +285,8 @@ impl Feed {
             revoked: states.revoked,
         };
         let jws = self.signers.bundle.sign(STATE_TYPE, &claims)?.into();
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Some(Signed { version, issued_at: now, jws });
+        let listed = Listed { signed: Signed { version, issued_at: now, jws }, agents: Arc::new(claims.agents) };
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Some(listed);
         self.metrics.state_issued_at.set(now);
         self.wake();
         drop(versions);
@@ -326,11 +340,6 @@ impl Feed {
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         }
-    }
-
-    /// What a workload's bundle would say, with version and times left zero.
-    fn compile(&self, workload: &SpiffeId, manifests: &Manifests) -> Option<BundleClaims> {
-        policy::compile(workload, manifests, &self.settings)
     }
 
     fn in_force(&self) -> Option<InForce> {

@@ -56,15 +56,16 @@ impl Watcher {
         // Noted before reading: what changes while the files are read is seen by the next look.
         self.seen = Some(seen);
         let folder = self.folder.clone();
-        let Ok(loaded) = tokio::task::spawn_blocking(move || policy::load(&folder)).await else { return };
+        let trust_domain = app.config.trust_domain.clone();
+        let Ok(loaded) = tokio::task::spawn_blocking(move || policy::load(&folder, &trust_domain)).await else { return };
         match loaded {
-            Ok(manifests) => {
-                let (agents, services) = policy::counts(&manifests);
+            Ok(mesh) => {
+                let (agents, services) = (mesh.agents().len(), mesh.services().len());
                 tracing::info!(agents, services, folder = %self.folder.display(), "policy in force");
                 app.metrics.reload("ok");
-                app.metrics.policy_agents.set(agents);
-                app.metrics.policy_services.set(services);
-                app.feed.set_policy(manifests);
+                app.metrics.policy_agents.set(agents.try_into().unwrap_or(i64::MAX));
+                app.metrics.policy_services.set(services.try_into().unwrap_or(i64::MAX));
+                app.feed.set_policy(mesh);
                 app.set_policy_status(PolicyStatus { current: true, problems: Vec::new() });
             }
             Err(mut problems) => {

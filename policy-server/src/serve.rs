@@ -235,9 +235,12 @@ impl Server {
             let builder = builder();
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
+            let stopped = async move {
+                let _ = stop.wait_for(|stop| *stop).await;
+            };
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
-                _ = stop.wait_for(|stop| *stop) => {
+                () = stopped => {
                     connection.as_mut().graceful_shutdown();
                     connection.as_mut().await
                 }

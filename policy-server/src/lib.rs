@@ -1,4 +1,30 @@
 //! The policy server of Ostiary and the `ostiary` command line.
+//!
+//! The server issues capability tokens ([`routes::tokens`]), tells sidecars their policy and which agents may act
+//! ([`feed`]), and keeps the records of what passed ([`ingest`], [`store`]). What it may grant and what a bundle says
+//! is decided in `authz`; this crate authenticates callers ([`peer`]), signs ([`signer`]), stores and serves.
+//!
+//! An attacker who owns this process can issue any token and change any policy; one who owns its database can make
+//! records vanish, but not change them unseen by whoever kept a newer hash; one who owns a caller gets what that
+//! caller's roles and the agents' files say, and a bounded share of queue and disk.
 
+pub mod app;
 pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod feed;
 pub mod files;
+pub mod ingest;
+pub mod logging;
+pub mod metrics;
+pub mod peer;
+pub mod policy;
+pub mod reload;
+pub mod routes;
+pub mod secret;
+pub mod serve;
+pub mod shares;
+pub mod signer;
+pub mod store;
+pub mod verifier;

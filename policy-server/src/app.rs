@@ -131,10 +131,20 @@ impl App {
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&config.data.join("ostiary.db")).await?);
         let metrics = Arc::new(Metrics::new());
         let settings = Settings::new(&config, &signers)?;
-        let feed = Feed::new(settings, Arc::clone(&signers), Arc::clone(&store), Arc::clone(&metrics), clock.clone());
+        let feed = Feed::new(
+            settings,
+            Arc::clone(&signers),
+            Arc::clone(&store),
+            Arc::clone(&metrics),
+            clock.clone(),
+        );
         let feed = Arc::new(feed);
-        let (ingest, writer) =
-            Ingest::start(Arc::clone(&store), Arc::clone(&metrics), clock.clone(), config.limits.record_queue);
+        let (ingest, writer) = Ingest::start(
+            Arc::clone(&store),
+            Arc::clone(&metrics),
+            clock.clone(),
+            config.limits.record_queue,
+        );
         let (stop, stopped) = watch::channel(false);
         let app = Arc::new(Self {
             jwks: Jwks::new(vec![signers.token.public().clone()])?,
@@ -161,7 +171,16 @@ impl App {
             tokio::spawn(keep_state_young(Arc::clone(&app), stopped.clone())),
             tokio::spawn(write_refusals(Arc::clone(&app), stopped)),
         ];
-        Ok((app, Tasks { stop, beside, writer, store, _lock: lock }))
+        Ok((
+            app,
+            Tasks {
+                stop,
+                beside,
+                writer,
+                store,
+                _lock: lock,
+            },
+        ))
     }
 
     /// The database.
@@ -188,7 +207,10 @@ impl App {
 
     /// What is known of the policy files.
     pub fn policy_status(&self) -> PolicyStatus {
-        self.policy_status.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.policy_status
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Notes what is known of the policy files.
@@ -212,10 +234,20 @@ impl App {
         let hour = self.clock.seconds() / 3600;
         let refusals: Vec<_> = counted
             .into_iter()
-            .map(|((principal, code), count)| Refusal { principal: principal.to_string(), code, hour, count })
+            .map(|((principal, code), count)| Refusal {
+                principal: principal.to_string(),
+                code,
+                hour,
+                count,
+            })
             .collect();
         for refusal in &refusals {
-            tracing::warn!(principal = refusal.principal, code = refusal.code, count = refusal.count, "tokens refused");
+            tracing::warn!(
+                principal = refusal.principal,
+                code = refusal.code,
+                count = refusal.count,
+                "tokens refused"
+            );
         }
         if let Err(error) = self.store.refused(&refusals).await {
             self.metrics.store_failures.inc();
@@ -244,7 +276,10 @@ impl Tasks {
 
 fn lock(config: &Config) -> Result<File, StartError> {
     let path = config.data.join("lock");
-    let failed = |source| StartError::Lock { path: path.clone(), source };
+    let failed = |source| StartError::Lock {
+        path: path.clone(),
+        source,
+    };
     let file = File::create(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -259,7 +294,9 @@ async fn keep_state_young(app: Arc<App>, stop: watch::Receiver<bool>) {
 
 async fn write_refusals(app: Arc<App>, mut stop: watch::Receiver<bool>) {
     loop {
-        let stopped = tokio::time::timeout(REFUSALS_EVERY, stop.wait_for(|stop| *stop)).await.is_ok();
+        let stopped = tokio::time::timeout(REFUSALS_EVERY, stop.wait_for(|stop| *stop))
+            .await
+            .is_ok();
         app.write_refusals().await;
         if stopped {
             return;

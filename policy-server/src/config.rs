@@ -158,8 +158,10 @@ impl Config {
     ///
     /// If the file cannot be read, is not valid YAML of this form, or a field's value cannot be used.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         let raw: RawConfig = serde_saphyr::from_str(&text).map_err(|error| ConfigError::Yaml {
             path: path.to_owned(),
             line: error.location().map_or(1, |location| location.line()),
@@ -236,7 +238,10 @@ struct RawToken {
 
 impl Default for RawToken {
     fn default() -> Self {
-        Self { max_ttl_seconds: 300, default_ttl_seconds: None }
+        Self {
+            max_ttl_seconds: 300,
+            default_ttl_seconds: None,
+        }
     }
 }
 
@@ -249,7 +254,10 @@ struct RawState {
 
 impl Default for RawState {
     fn default() -> Self {
-        Self { max_age_seconds: 60, renew_seconds: 15 }
+        Self {
+            max_age_seconds: 60,
+            renew_seconds: 15,
+        }
     }
 }
 
@@ -276,10 +284,16 @@ impl RawConfig {
     fn validate(self, folder: &Path) -> Result<Config, ConfigError> {
         let identity = spiffe("identity", &self.identity)?;
         if identity.trust_domain() != self.trust_domain {
-            return Err(field("identity", format!("is not in the trust domain `{}`", self.trust_domain)));
+            return Err(field(
+                "identity",
+                format!("is not in the trust domain `{}`", self.trust_domain),
+            ));
         }
         if self.hosts.is_empty() {
-            return Err(field("hosts", "is empty; name the host by which sidecars call this server"));
+            return Err(field(
+                "hosts",
+                "is empty; name the host by which sidecars call this server",
+            ));
         }
         let token = self.token;
         let default_ttl = token.default_ttl_seconds.unwrap_or(token.max_ttl_seconds);
@@ -287,7 +301,12 @@ impl RawConfig {
         in_range("token.defaultTtlSeconds", default_ttl, 1, token.max_ttl_seconds)?;
         in_range("state.maxAgeSeconds", self.state.max_age_seconds, 2, 3600)?;
         // Twice a list's age: one lost renewal must not stop the mesh.
-        in_range("state.renewSeconds", self.state.renew_seconds, 1, self.state.max_age_seconds / 2)?;
+        in_range(
+            "state.renewSeconds",
+            self.state.renew_seconds,
+            1,
+            self.state.max_age_seconds / 2,
+        )?;
         in_range("bundle.lifetimeSeconds", self.bundle.lifetime_seconds, 2, 7 * 24 * 3600)?;
         validate_limits(&self.limits)?;
         let issuer = issuer("issuer", self.issuer.unwrap_or_else(|| self.identity.clone()))?;
@@ -315,13 +334,15 @@ impl RawConfig {
 impl RawListen {
     fn validate(self, folder: &Path) -> Result<Listen, ConfigError> {
         match (self.unix, self.tcp, self.mode) {
-            (Some(path), None, mode) => {
-                Ok(Listen::Unix { path: folder.join(path), mode: mode.map_or(Ok(0o600), |mode| socket_mode(&mode))? })
-            }
+            (Some(path), None, mode) => Ok(Listen::Unix {
+                path: folder.join(path),
+                mode: mode.map_or(Ok(0o600), |mode| socket_mode(&mode))?,
+            }),
             (None, Some(address), None) if address.ip().is_loopback() => Ok(Listen::Tcp(address)),
-            (None, Some(_), None) => {
-                Err(field("listen.tcp", "is not a loopback address; the sidecar beside the server takes calls from afar"))
-            }
+            (None, Some(_), None) => Err(field(
+                "listen.tcp",
+                "is not a loopback address; the sidecar beside the server takes calls from afar",
+            )),
             (None, Some(_), Some(_)) => Err(field("listen.mode", "belongs to `unix`")),
             _ => Err(field("listen", "needs exactly one of `unix` and `tcp`")),
         }
@@ -339,10 +360,13 @@ fn socket_mode(text: &str) -> Result<u32, ConfigError> {
 impl RawAuthentication {
     fn validate(self, folder: &Path, identity: &SpiffeId) -> Result<Authentication, ConfigError> {
         match (self.mode, self.path, self.principal) {
-            (AuthenticationMode::Sidecar, None, None) => Ok(Authentication::Sidecar { identity: identity.clone() }),
-            (AuthenticationMode::Sidecar, ..) => {
-                Err(field("authentication", "`path` and `principal` belong to mode `keyFile`"))
-            }
+            (AuthenticationMode::Sidecar, None, None) => Ok(Authentication::Sidecar {
+                identity: identity.clone(),
+            }),
+            (AuthenticationMode::Sidecar, ..) => Err(field(
+                "authentication",
+                "`path` and `principal` belong to mode `keyFile`",
+            )),
             (AuthenticationMode::KeyFile, Some(path), Some(principal)) => {
                 let principal = spiffe("authentication.principal", &principal)?;
                 Ok(Authentication::key_file(&folder.join(path), principal)?)
@@ -390,7 +414,11 @@ fn validate_limits(limits: &Limits) -> Result<(), ConfigError> {
     for (name, value, most) in [
         ("connections", limits.connections, 1 << 16),
         ("recordQueue", limits.record_queue, 1 << 10),
-        ("recordBatchesPerPeer", limits.record_batches_per_peer, limits.record_queue),
+        (
+            "recordBatchesPerPeer",
+            limits.record_batches_per_peer,
+            limits.record_queue,
+        ),
         ("newSourcesPerMinute", limits.new_sources_per_minute as usize, 1 << 20),
         ("pollsPerPeer", limits.polls_per_peer, 1 << 16),
         ("tokenRequestsPerPeer", limits.token_requests_per_peer, 1 << 10),
@@ -409,7 +437,8 @@ fn in_range(name: &str, value: u64, least: u64, most: u64) -> Result<(), ConfigE
 }
 
 fn spiffe(name: &str, text: &str) -> Result<SpiffeId, ConfigError> {
-    text.parse().map_err(|error| field(name, format!("`{text}` is no SPIFFE ID: {error}")))
+    text.parse()
+        .map_err(|error| field(name, format!("`{text}` is no SPIFFE ID: {error}")))
 }
 
 fn issuer(name: &str, text: String) -> Result<Issuer, ConfigError> {
@@ -417,7 +446,10 @@ fn issuer(name: &str, text: String) -> Result<Issuer, ConfigError> {
 }
 
 fn field(field: impl Into<String>, reason: impl Into<String>) -> ConfigError {
-    ConfigError::Field { field: field.into(), reason: reason.into() }
+    ConfigError::Field {
+        field: field.into(),
+        reason: reason.into(),
+    }
 }
 
 #[cfg(test)]
@@ -440,16 +472,20 @@ policy: policy
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ostiary.yaml");
         std::fs::write(&path, text).unwrap();
-        Config::load(&path).map_err(|error| {
-            error.to_string().replace(&format!("{}/", folder.path().display()), "")
-        })
+        Config::load(&path).map_err(|error| error.to_string().replace(&format!("{}/", folder.path().display()), ""))
     }
 
     #[test]
     fn defaults_are_those_of_the_reference() {
         let config = load(&format!("{BASE}{LISTEN}{SIDECAR}")).unwrap();
-        assert_eq!(config.issuer.as_str(), "spiffe://cluster.local/ns/ostiary/sa/policy-server");
-        assert_eq!((config.token_max_ttl_seconds, config.token_default_ttl_seconds), (300, 300));
+        assert_eq!(
+            config.issuer.as_str(),
+            "spiffe://cluster.local/ns/ostiary/sa/policy-server"
+        );
+        assert_eq!(
+            (config.token_max_ttl_seconds, config.token_default_ttl_seconds),
+            (300, 300)
+        );
         assert_eq!((config.state_max_age_seconds, config.state_renew.as_secs()), (60, 15));
         assert_eq!(config.bundle_lifetime_seconds, 3600);
         assert_eq!(config.limits, Limits::default());
@@ -461,20 +497,56 @@ policy: policy
         let base = format!("{BASE}{SIDECAR}");
         let all = format!("{BASE}{SIDECAR}{LISTEN}");
         for (text, expected) in [
-            (format!("{base}listen: {{ tcp: 0.0.0.0:80 }}\n"), "`listen.tcp`: is not a loopback address"),
+            (
+                format!("{base}listen: {{ tcp: 0.0.0.0:80 }}\n"),
+                "`listen.tcp`: is not a loopback address",
+            ),
             (format!("{base}listen: {{}}\n"), "`listen`: needs exactly one"),
-            (format!("{base}listen: {{ unix: a, tcp: 127.0.0.1:1 }}\n"), "`listen`: needs exactly one"),
-            (format!("{base}listen: {{ unix: a, mode: \"0666\" }}\n"), "`listen.mode`: must be"),
+            (
+                format!("{base}listen: {{ unix: a, tcp: 127.0.0.1:1 }}\n"),
+                "`listen`: needs exactly one",
+            ),
+            (
+                format!("{base}listen: {{ unix: a, mode: \"0666\" }}\n"),
+                "`listen.mode`: must be",
+            ),
             (format!("{all}colour: red\n"), "ostiary.yaml:8: "),
-            (format!("{all}token: {{ maxTtlSeconds: 0 }}\n"), "`token.maxTtlSeconds`: is 0"),
-            (format!("{all}token: {{ maxTtlSeconds: 60, defaultTtlSeconds: 61 }}\n"), "`token.defaultTtlSeconds`"),
-            (format!("{all}state: {{ maxAgeSeconds: 20, renewSeconds: 11 }}\n"), "`state.renewSeconds`: is 11"),
-            (format!("{all}roles: {{ bob: [issuer] }}\n"), "`roles.bob`: `bob` is no SPIFFE ID"),
-            (format!("{all}roles: {{ \"spiffe://other/ns/a/sa/b\": [issuer] }}\n"), "is not in the trust domain"),
-            (format!("{all}limits: {{ recordQueue: 0 }}\n"), "`limits.recordQueue`: is 0"),
-            (format!("{BASE}{LISTEN}authentication: {{ mode: keyFile }}\n"), "needs `path` and `principal`"),
-            (format!("{BASE}{LISTEN}authentication: {{ mode: sidecar, path: x }}\n"), "belong to mode `keyFile`"),
-            (format!("{all}externalIssuers: [{{ iss: a, jwks: {{ keys: 1 }} }}]\n"), "`externalIssuers[0].jwks`"),
+            (
+                format!("{all}token: {{ maxTtlSeconds: 0 }}\n"),
+                "`token.maxTtlSeconds`: is 0",
+            ),
+            (
+                format!("{all}token: {{ maxTtlSeconds: 60, defaultTtlSeconds: 61 }}\n"),
+                "`token.defaultTtlSeconds`",
+            ),
+            (
+                format!("{all}state: {{ maxAgeSeconds: 20, renewSeconds: 11 }}\n"),
+                "`state.renewSeconds`: is 11",
+            ),
+            (
+                format!("{all}roles: {{ bob: [issuer] }}\n"),
+                "`roles.bob`: `bob` is no SPIFFE ID",
+            ),
+            (
+                format!("{all}roles: {{ \"spiffe://other/ns/a/sa/b\": [issuer] }}\n"),
+                "is not in the trust domain",
+            ),
+            (
+                format!("{all}limits: {{ recordQueue: 0 }}\n"),
+                "`limits.recordQueue`: is 0",
+            ),
+            (
+                format!("{BASE}{LISTEN}authentication: {{ mode: keyFile }}\n"),
+                "needs `path` and `principal`",
+            ),
+            (
+                format!("{BASE}{LISTEN}authentication: {{ mode: sidecar, path: x }}\n"),
+                "belong to mode `keyFile`",
+            ),
+            (
+                format!("{all}externalIssuers: [{{ iss: a, jwks: {{ keys: 1 }} }}]\n"),
+                "`externalIssuers[0].jwks`",
+            ),
         ] {
             let error = load(&text).unwrap_err();
             assert!(error.contains(expected), "{text}\n{error}");
@@ -483,7 +555,10 @@ policy: policy
 
     #[test]
     fn roles_are_looked_up_by_principal() {
-        let config = load(&format!("{BASE}{LISTEN}{SIDECAR}roles: {{ \"spiffe://cluster.local/ns/o/sa/o\": [issuer] }}\n")).unwrap();
+        let config = load(&format!(
+            "{BASE}{LISTEN}{SIDECAR}roles: {{ \"spiffe://cluster.local/ns/o/sa/o\": [issuer] }}\n"
+        ))
+        .unwrap();
         let principal = "spiffe://cluster.local/ns/o/sa/o".parse().unwrap();
         assert!(config.has_role(&principal, Role::Issuer));
         assert!(!config.has_role(&principal, Role::Operator));

@@ -31,7 +31,13 @@ struct Body<'a> {
 impl Problem {
     /// A problem with a status, a stable code and a sentence for people.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), field: None, retry_after_seconds: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            field: None,
+            retry_after_seconds: None,
+        }
     }
 
     /// 400 `request_malformed`.
@@ -51,7 +57,11 @@ impl Problem {
 
     /// 404 `workload_unknown`: neither an agent nor a service has this identity.
     pub fn workload_unknown() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "workload_unknown", "no agent or service file names this workload")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "workload_unknown",
+            "no agent or service file names this workload",
+        )
     }
 
     /// 413 `body_too_large`.
@@ -76,7 +86,11 @@ impl Problem {
     /// 500 `internal_error`; the reason is logged, not told.
     pub fn internal(reason: &dyn std::error::Error) -> Self {
         tracing::error!(error = %reason, "internal error");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the server failed; its log says why")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "the server failed; its log says why",
+        )
     }
 
     /// Names the field of the request that was wrong.
@@ -123,13 +137,19 @@ impl IntoResponse for Problem {
         let bytes = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = (self.status, bytes).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"ostiary\""));
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"ostiary\""),
+            );
         }
         response.extensions_mut().insert(ProblemCode(self.code));
         response

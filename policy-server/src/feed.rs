@@ -69,12 +69,21 @@ impl Settings {
     /// If the token key does not make a key set.
     pub fn new(config: &Config, signers: &Signers) -> Result<Self, authz::jwks::JwkError> {
         let own = authz::jwks::Jwks::new(vec![signers.token.public().clone()])?;
-        let own = IssuerClaims { iss: config.issuer.clone(), jwks: own };
+        let own = IssuerClaims {
+            iss: config.issuer.clone(),
+            jwks: own,
+        };
         let external = config.external_issuers.iter();
-        let external = external.map(|issuer| IssuerClaims { iss: issuer.iss.clone(), jwks: issuer.jwks.clone() });
+        let external = external.map(|issuer| IssuerClaims {
+            iss: issuer.iss.clone(),
+            jwks: issuer.jwks.clone(),
+        });
         Ok(Self {
             issuer: config.issuer.clone(),
-            policy_server: PolicyServerClaims { identity: config.identity.clone(), hosts: config.hosts.clone() },
+            policy_server: PolicyServerClaims {
+                identity: config.identity.clone(),
+                hosts: config.hosts.clone(),
+            },
             issuers: std::iter::once(own).chain(external).collect(),
             max_state_age_seconds: config.state_max_age_seconds,
             max_token_ttl_seconds: config.token_max_ttl_seconds,
@@ -162,7 +171,10 @@ impl Feed {
             metrics,
             clock,
             policy: RwLock::default(),
-            bundles: Mutex::new(Bundles { signed: HashMap::new(), versions: Versions::new(Stream::Bundle) }),
+            bundles: Mutex::new(Bundles {
+                signed: HashMap::new(),
+                versions: Versions::new(Stream::Bundle),
+            }),
             state: RwLock::default(),
             state_versions: Mutex::new(Versions::new(Stream::State)),
             changes: watch::Sender::new(0),
@@ -174,7 +186,10 @@ impl Feed {
         {
             let mut policy = self.policy.write().unwrap_or_else(PoisonError::into_inner);
             let generation = policy.as_ref().map_or(1, |in_force| in_force.generation + 1);
-            *policy = Some(InForce { mesh: Arc::new(mesh), generation });
+            *policy = Some(InForce {
+                mesh: Arc::new(mesh),
+                generation,
+            });
         }
         self.wake();
     }
@@ -191,7 +206,9 @@ impl Feed {
 
     /// The state of an agent, as the list in force says.
     pub fn agent_state(&self, agent: &AgentId) -> AgentState {
-        self.listed().and_then(|listed| listed.agents.get(agent).copied()).unwrap_or_default()
+        self.listed()
+            .and_then(|listed| listed.agents.get(agent).copied())
+            .unwrap_or_default()
     }
 
     fn listed(&self) -> Option<Listed> {
@@ -255,10 +272,19 @@ impl Feed {
         claims.issued_at = now;
         claims.expires_at = now.saturating_add(self.settings.bundle_lifetime_seconds);
         let jws = self.signers.bundle.sign(BUNDLE_TYPE, &claims)?.into();
-        let signed = Signed { version, issued_at: now, jws };
+        let signed = Signed {
+            version,
+            issued_at: now,
+            jws,
+        };
         let renew_at = now.saturating_add(self.settings.bundle_lifetime_seconds / 2);
         tracing::info!(%workload, %version, agents = claims.agents.len(), services = claims.services.len(), "bundle");
-        let bundle = SignedBundle { signed: signed.clone(), renew_at, generation: in_force.generation, content };
+        let bundle = SignedBundle {
+            signed: signed.clone(),
+            renew_at,
+            generation: in_force.generation,
+            content,
+        };
         bundles.signed.insert(workload.clone(), bundle);
         Ok(signed)
     }
@@ -285,7 +311,14 @@ impl Feed {
             revoked: states.revoked,
         };
         let jws = self.signers.bundle.sign(STATE_TYPE, &claims)?.into();
-        let listed = Listed { signed: Signed { version, issued_at: now, jws }, agents: Arc::new(claims.agents) };
+        let listed = Listed {
+            signed: Signed {
+                version,
+                issued_at: now,
+                jws,
+            },
+            agents: Arc::new(claims.agents),
+        };
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Some(listed);
         self.metrics.state_issued_at.set(now);
         self.wake();
@@ -299,7 +332,9 @@ impl Feed {
     ///
     /// If the store or signing fails. If storing succeeded, the next renewal tells.
     pub async fn set_agent_state(&self, agent: &AgentId, state: AgentState, by: &str) -> Result<Version, FeedError> {
-        self.store.set_agent_state(agent, state, by, self.clock.seconds()).await?;
+        self.store
+            .set_agent_state(agent, state, by, self.clock.seconds())
+            .await?;
         tracing::warn!(%agent, ?state, by, "agent state");
         self.renew_state().await
     }
@@ -353,7 +388,9 @@ impl Feed {
 
 impl std::fmt::Debug for Feed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Feed").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Feed")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -367,7 +404,11 @@ struct Versions {
 
 impl Versions {
     fn new(stream: Stream) -> Self {
-        Self { stream, next: Version { epoch: 0, counter: 0 }, left: 0 }
+        Self {
+            stream,
+            next: Version { epoch: 0, counter: 0 },
+            left: 0,
+        }
     }
 
     async fn next(&mut self, store: &dyn Store) -> Result<Version, StoreError> {

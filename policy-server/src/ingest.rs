@@ -52,7 +52,13 @@ impl Ingest {
     pub fn start(store: Arc<dyn Store>, metrics: Arc<Metrics>, clock: Clock, places: usize) -> (Self, JoinHandle<()>) {
         let (queue, jobs) = mpsc::channel(places.max(1));
         let writer = tokio::spawn(write(store, metrics, clock, jobs));
-        (Self { queue, places: Arc::new(Semaphore::new(places)) }, writer)
+        (
+            Self {
+                queue,
+                places: Arc::new(Semaphore::new(places)),
+            },
+            writer,
+        )
     }
 
     /// Reserves a place in the queue.
@@ -61,8 +67,13 @@ impl Ingest {
     ///
     /// [`IngestError::Full`] if there is none.
     pub fn reserve(&self) -> Result<Place, IngestError> {
-        let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| IngestError::Full)?;
-        Ok(Place { queue: self.queue.clone(), permit })
+        let permit = Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_| IngestError::Full)?;
+        Ok(Place {
+            queue: self.queue.clone(),
+            permit,
+        })
     }
 }
 
@@ -74,7 +85,11 @@ impl Place {
     /// [`IngestError::Unavailable`] if the store fails.
     pub async fn store(self, batch: Batch) -> Result<Result<Appended, Refused>, IngestError> {
         let (answer, answered) = oneshot::channel();
-        let job = Job { batch, answer, _permit: self.permit };
+        let job = Job {
+            batch,
+            answer,
+            _permit: self.permit,
+        };
         self.queue.send(job).await.map_err(|_| IngestError::Unavailable)?;
         answered.await.unwrap_or(Err(IngestError::Unavailable))
     }
@@ -83,9 +98,13 @@ impl Place {
 async fn write(store: Arc<dyn Store>, metrics: Arc<Metrics>, clock: Clock, mut jobs: mpsc::Receiver<Job>) {
     let mut group = Vec::with_capacity(GROUP);
     while jobs.recv_many(&mut group, GROUP).await > 0 {
-        metrics.record_queue.set(i64::try_from(jobs.len().saturating_add(group.len())).unwrap_or(i64::MAX));
-        let (batches, answers): (Vec<_>, Vec<_>) =
-            group.drain(..).map(|job| (job.batch, (job.answer, job._permit))).unzip();
+        metrics
+            .record_queue
+            .set(i64::try_from(jobs.len().saturating_add(group.len())).unwrap_or(i64::MAX));
+        let (batches, answers): (Vec<_>, Vec<_>) = group
+            .drain(..)
+            .map(|job| (job.batch, (job.answer, job._permit)))
+            .unzip();
         let started = Instant::now();
         match store.append(&batches, clock.millis()).await {
             Ok(outcomes) => {

@@ -61,13 +61,29 @@ impl Metrics {
             batches: registered(&mut registry, "record_batches", "batches of records by outcome"),
             records: registered(&mut registry, "records", "records stored"),
             commit_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
-            record_queue: registered(&mut registry, "record_queue", "batches of records that wait for the disk"),
+            record_queue: registered(
+                &mut registry,
+                "record_queue",
+                "batches of records that wait for the disk",
+            ),
             polls: registered(&mut registry, "polls_held", "policy polls that are held"),
-            reloads: registered(&mut registry, "policy_reloads", "reloads of the policy files by outcome"),
-            policy_current: registered(&mut registry, "policy_current", "1 while the policy in force is the files'"),
+            reloads: registered(
+                &mut registry,
+                "policy_reloads",
+                "reloads of the policy files by outcome",
+            ),
+            policy_current: registered(
+                &mut registry,
+                "policy_current",
+                "1 while the policy in force is the files'",
+            ),
             policy_agents: registered(&mut registry, "policy_agents", "agents in the policy in force"),
             policy_services: registered(&mut registry, "policy_services", "services in the policy in force"),
-            state_issued_at: registered(&mut registry, "state_issued_at_seconds", "when the state list was signed"),
+            state_issued_at: registered(
+                &mut registry,
+                "state_issued_at_seconds",
+                "when the state list was signed",
+            ),
             store_failures: registered(&mut registry, "store_failures", "failures of the store"),
             registry: Registry::default(),
         };
@@ -82,7 +98,13 @@ impl Metrics {
 
     /// Counts an answered request.
     pub fn request(&self, route: &str, status: u16, code: &'static str) {
-        self.requests.get_or_create(&RequestLabels { route: route.to_owned(), status, code }).inc();
+        self.requests
+            .get_or_create(&RequestLabels {
+                route: route.to_owned(),
+                status,
+                code,
+            })
+            .inc();
     }
 
     /// Counts a request for a token.

@@ -64,9 +64,15 @@ impl Authentication {
         let key = secret::read_or_create(path, || secret::random_text().map(String::into_bytes))?;
         let key = key.trim_ascii();
         if key.len() < 32 {
-            return Err(secret::SecretError::Invalid { path: path.to_owned(), reason: "shorter than 32 characters" });
+            return Err(secret::SecretError::Invalid {
+                path: path.to_owned(),
+                reason: "shorter than 32 characters",
+            });
         }
-        Ok(Self::KeyFile { key_digest: Sha256::digest(key).into(), principal })
+        Ok(Self::KeyFile {
+            key_digest: Sha256::digest(key).into(),
+            principal,
+        })
     }
 
     /// Says who sent a request with these headers.
@@ -91,7 +97,11 @@ impl Authentication {
                 if values.next().is_some() {
                     return Err(PeerError::Key);
                 }
-                let (scheme, key) = value.to_str().ok().and_then(|v| v.split_once(' ')).ok_or(PeerError::Key)?;
+                let (scheme, key) = value
+                    .to_str()
+                    .ok()
+                    .and_then(|v| v.split_once(' '))
+                    .ok_or(PeerError::Key)?;
                 let offered: [u8; 32] = Sha256::digest(key.as_bytes()).into();
                 if scheme.eq_ignore_ascii_case("bearer") && offered == *key_digest {
                     Ok(principal.clone())
@@ -107,9 +117,10 @@ impl std::fmt::Debug for Authentication {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Sidecar { identity } => f.debug_struct("Sidecar").field("identity", identity).finish(),
-            Self::KeyFile { principal, .. } => {
-                f.debug_struct("KeyFile").field("principal", principal).finish_non_exhaustive()
-            }
+            Self::KeyFile { principal, .. } => f
+                .debug_struct("KeyFile")
+                .field("principal", principal)
+                .finish_non_exhaustive(),
         }
     }
 }
@@ -147,7 +158,9 @@ fn parse_xfcc(value: &str, own: &SpiffeId) -> Result<SpiffeId, PeerError> {
     if by.as_deref() != Some(own.as_str()) {
         return Err(PeerError::ForeignSidecar);
     }
-    let peer = uri.and_then(|uri| uri.parse::<SpiffeId>().ok()).ok_or(PeerError::NoIdentity)?;
+    let peer = uri
+        .and_then(|uri| uri.parse::<SpiffeId>().ok())
+        .ok_or(PeerError::NoIdentity)?;
     if peer.trust_domain() != own.trust_domain() {
         return Err(PeerError::NoIdentity);
     }
@@ -214,18 +227,33 @@ mod tests {
             (format!("By={OWN}"), NoIdentity),
             (format!("By={OWN};URI="), NoIdentity),
             (format!("By={OWN};URI=https://cluster.local/ns/a/sa/b"), NoIdentity),
-            (format!("By={OWN};URI=spiffe://elsewhere.org/ns/agents/sa/analyst-7"), NoIdentity),
+            (
+                format!("By={OWN};URI=spiffe://elsewhere.org/ns/agents/sa/analyst-7"),
+                NoIdentity,
+            ),
             (format!("By={OWN};URI={PEER};URI={OWN}"), malformed("a key twice")),
             (format!("By={OWN};By={OWN};URI={PEER}"), malformed("a key twice")),
             (format!("By={OWN};Hash=a;Hash=b;URI={PEER}"), malformed("a key twice")),
-            (format!("By={OWN};URI={PEER},By={OWN};URI={OWN}"), malformed("more than one element")),
+            (
+                format!("By={OWN};URI={PEER},By={OWN};URI={OWN}"),
+                malformed("more than one element"),
+            ),
             (format!("By={OWN};URI={PEER},"), malformed("more than one element")),
             (format!("By={OWN};URI={PEER};"), malformed("a part without `=`")),
             (format!("By={OWN};;URI={PEER}"), malformed("an unknown key")),
-            (format!("By={OWN};Subject=\"CN=a;URI={PEER}"), malformed("an open quote")),
+            (
+                format!("By={OWN};Subject=\"CN=a;URI={PEER}"),
+                malformed("an open quote"),
+            ),
             (format!("By={OWN};Subject=\"CN=a\\"), malformed("an open quote")),
-            (format!("By={OWN};Subject=\"a\"b;URI={PEER}"), malformed("more than one element")),
-            (format!("By={OWN};Subject=a\"b;URI={PEER}"), malformed("a quote inside a value")),
+            (
+                format!("By={OWN};Subject=\"a\"b;URI={PEER}"),
+                malformed("more than one element"),
+            ),
+            (
+                format!("By={OWN};Subject=a\"b;URI={PEER}"),
+                malformed("a quote inside a value"),
+            ),
             (format!("By={OWN};Role=admin;URI={PEER}"), malformed("an unknown key")),
             (format!(" By={OWN};URI={PEER}"), malformed("an unknown key")),
         ] {
@@ -235,11 +263,19 @@ mod tests {
 
     #[test]
     fn two_headers_are_refused_and_none_too() {
-        let authentication = Authentication::Sidecar { identity: OWN.parse().unwrap() };
+        let authentication = Authentication::Sidecar {
+            identity: OWN.parse().unwrap(),
+        };
         let mut headers = HeaderMap::new();
         assert_eq!(authentication.authenticate(&headers), Err(PeerError::Missing));
         headers.append(XFCC, format!("By={OWN};URI={PEER}").parse().unwrap());
-        assert_eq!(authentication.authenticate(&headers).map(|id| id.to_string()).as_deref(), Ok(PEER));
+        assert_eq!(
+            authentication
+                .authenticate(&headers)
+                .map(|id| id.to_string())
+                .as_deref(),
+            Ok(PEER)
+        );
         headers.append(XFCC, format!("By={OWN};URI={PEER}").parse().unwrap());
         assert_eq!(authentication.authenticate(&headers), Err(PeerError::Duplicate));
     }

@@ -16,11 +16,15 @@ use crate::files;
 /// Every problem, as `file:line:column: what is wrong; what to write instead`.
 pub fn load(folder: &Path, trust_domain: &str) -> Result<Mesh, Vec<String>> {
     let loaded = files::load(&[folder], trust_domain).map_err(|error| vec![describe(&error)])?;
-    loaded.mesh.map_err(|diagnostics| diagnostics.list().iter().map(ToString::to_string).collect())
+    loaded
+        .mesh
+        .map_err(|diagnostics| diagnostics.list().iter().map(ToString::to_string).collect())
 }
 
 fn describe(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+    error
+        .source()
+        .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 /// What a workload's bundle would say, with version and times left zero; nothing if the mesh does not name it.

@@ -36,12 +36,18 @@ pub struct Watcher {
 impl Watcher {
     /// A watcher that has seen nothing yet.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), seen: None }
+        Self {
+            folder: folder.to_owned(),
+            seen: None,
+        }
     }
 
     /// Looks every second until the server stops.
     pub async fn run(mut self, app: Arc<App>, mut stop: watch::Receiver<bool>) {
-        while tokio::time::timeout(LOOK_EVERY, stop.wait_for(|stop| *stop)).await.is_err() {
+        while tokio::time::timeout(LOOK_EVERY, stop.wait_for(|stop| *stop))
+            .await
+            .is_err()
+        {
             self.look(&app).await;
         }
     }
@@ -49,7 +55,9 @@ impl Watcher {
     /// Looks once: reads the files if they changed since the last look.
     pub async fn look(&mut self, app: &App) {
         let folder = self.folder.clone();
-        let Ok(seen) = tokio::task::spawn_blocking(move || look_at(&folder)).await else { return };
+        let Ok(seen) = tokio::task::spawn_blocking(move || look_at(&folder)).await else {
+            return;
+        };
         if self.seen.as_ref() == Some(&seen) {
             return;
         }
@@ -57,7 +65,9 @@ impl Watcher {
         self.seen = Some(seen);
         let folder = self.folder.clone();
         let trust_domain = app.config.trust_domain.clone();
-        let Ok(loaded) = tokio::task::spawn_blocking(move || policy::load(&folder, &trust_domain)).await else { return };
+        let Ok(loaded) = tokio::task::spawn_blocking(move || policy::load(&folder, &trust_domain)).await else {
+            return;
+        };
         match loaded {
             Ok(mesh) => {
                 let (agents, services) = (mesh.agents().len(), mesh.services().len());
@@ -66,7 +76,10 @@ impl Watcher {
                 app.metrics.policy_agents.set(agents.try_into().unwrap_or(i64::MAX));
                 app.metrics.policy_services.set(services.try_into().unwrap_or(i64::MAX));
                 app.feed.set_policy(mesh);
-                app.set_policy_status(PolicyStatus { current: true, problems: Vec::new() });
+                app.set_policy_status(PolicyStatus {
+                    current: true,
+                    problems: Vec::new(),
+                });
             }
             Err(mut problems) => {
                 for problem in &problems {
@@ -74,7 +87,10 @@ impl Watcher {
                 }
                 app.metrics.reload("refused");
                 problems.truncate(SHOWN_PROBLEMS);
-                app.set_policy_status(PolicyStatus { current: false, problems });
+                app.set_policy_status(PolicyStatus {
+                    current: false,
+                    problems,
+                });
             }
         }
     }

@@ -37,16 +37,26 @@ pub const CALLOUT: &str = "ostiary-callout";
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
-        .route("/v1/tokens", post(tokens::issue).layer(DefaultBodyLimit::max(MAX_TOKEN_REQUEST_BYTES)))
+        .route(
+            "/v1/tokens",
+            post(tokens::issue).layer(DefaultBodyLimit::max(MAX_TOKEN_REQUEST_BYTES)),
+        )
         .route("/v1/policy", get(policy::poll))
-        .route("/v1/records", post(records::append).layer(DefaultBodyLimit::max(MAX_RECORDS_BYTES)))
+        .route(
+            "/v1/records",
+            post(records::append).layer(DefaultBodyLimit::max(MAX_RECORDS_BYTES)),
+        )
         .route("/.well-known/jwks.json", get(jwks::show))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::show))
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here") })
         .method_not_allowed_fallback(|| async {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this resource has other methods")
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this resource has other methods",
+            )
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&app), observe))
         .with_state(app)
@@ -54,7 +64,10 @@ pub fn router(app: Arc<App>) -> Router {
 
 /// Counts and logs each answer.
 async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |p| p.as_str().to_owned());
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "other".to_owned(), |p| p.as_str().to_owned());
     let trace_id = trace_id(request.headers()).unwrap_or_default();
     let response = next.run(request).await;
     let code = response.extensions().get::<ProblemCode>().map_or("ok", |code| code.0);
@@ -100,7 +113,11 @@ async fn read_body(request: Request, limit_bytes: usize) -> Result<Bytes, Proble
             Err(Problem::body_too_large(limit_bytes))
         }
         Ok(Err(_)) => Err(Problem::malformed("the body broke off")),
-        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body took too long")),
+        Err(_) => Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            "the body took too long",
+        )),
     }
 }
 
@@ -114,8 +131,16 @@ fn require_media_type(headers: &HeaderMap, expected: &str) -> Result<(), Problem
         )
     };
     let mut values = headers.get_all(http::header::CONTENT_TYPE).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return Err(refused()) };
-    let essence = value.to_str().map_err(|_| refused())?.split(';').next().unwrap_or_default().trim();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return Err(refused());
+    };
+    let essence = value
+        .to_str()
+        .map_err(|_| refused())?
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
     if !essence.eq_ignore_ascii_case(expected) || headers.contains_key(http::header::CONTENT_ENCODING) {
         return Err(refused());
     }

@@ -60,7 +60,11 @@ pub fn random_text() -> Result<String, SecretError> {
 ///
 /// If it cannot be made.
 pub fn make_private_folder(path: &Path) -> Result<(), SecretError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error(path))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(io_error(path))
 }
 
 /// Reads a secret file; makes it first if it does not exist.
@@ -93,26 +97,41 @@ pub fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
     let file = File::open(path).map_err(io_error(path))?;
     let metadata = file.metadata().map_err(io_error(path))?;
     if !metadata.is_file() {
-        return Err(SecretError::Invalid { path: path.to_owned(), reason: "not an ordinary file" });
+        return Err(SecretError::Invalid {
+            path: path.to_owned(),
+            reason: "not an ordinary file",
+        });
     }
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(SecretError::Exposed { path: path.to_owned(), mode });
+        return Err(SecretError::Exposed {
+            path: path.to_owned(),
+            mode,
+        });
     }
     let mut content = Vec::new();
-    file.take(MAX_SECRET_BYTES).read_to_end(&mut content).map_err(io_error(path))?;
+    file.take(MAX_SECRET_BYTES)
+        .read_to_end(&mut content)
+        .map_err(io_error(path))?;
     Ok(content)
 }
 
 /// Writes beside, makes durable, then links into place: a link never replaces a secret that is already there.
 fn create(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{}.new", std::process::id()));
     let draft = PathBuf::from(draft);
     let _ = fs::remove_file(&draft);
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&draft)?;
         file.write_all(content)?;
         file.sync_all()?;
         match fs::hard_link(&draft, path) {
@@ -157,6 +176,9 @@ mod tests {
         }
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert!(matches!(read(&path), Err(SecretError::Invalid { .. } | SecretError::Io { .. })));
+        assert!(matches!(
+            read(&path),
+            Err(SecretError::Invalid { .. } | SecretError::Io { .. })
+        ));
     }
 }

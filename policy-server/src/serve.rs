@@ -65,7 +65,10 @@ pub enum ServeError {
 ///
 /// If the server does not start.
 pub fn run(config: Config) -> Result<(), ServeError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(ServeError::Runtime)?;
     runtime.block_on(async {
         let signal = stop_signal().map_err(ServeError::Signals)?;
         serve(config, signal).await
@@ -93,7 +96,10 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()>) -> Result<(),
     tracing::info!(connections = server.open.len(), "stopping");
     tasks.stop();
     listener.remove();
-    if tokio::time::timeout(DRAIN, async { while server.open.join_next().await.is_some() {} }).await.is_err() {
+    if tokio::time::timeout(DRAIN, async { while server.open.join_next().await.is_some() {} })
+        .await
+        .is_err()
+    {
         tracing::warn!(connections = server.open.len(), "connections did not end in time");
         server.open.shutdown().await;
     }
@@ -133,7 +139,10 @@ impl Listener {
     pub async fn bind(listen: &Listen) -> Result<Self, ServeError> {
         match listen {
             Listen::Tcp(address) => {
-                let failed = |source| ServeError::Listen { address: address.to_string(), source };
+                let failed = |source| ServeError::Listen {
+                    address: address.to_string(),
+                    source,
+                };
                 Ok(Self::Tcp(TcpListener::bind(address).await.map_err(failed)?))
             }
             Listen::Unix { path, mode } => Self::bind_unix(path, *mode).await,
@@ -143,7 +152,10 @@ impl Listener {
     /// Binds beside and renames into place, so that the socket is never there with other permissions than its own.
     async fn bind_unix(path: &Path, mode: u32) -> Result<Self, ServeError> {
         refuse_if_used(path).await?;
-        let failed = |source| ServeError::Listen { address: path.display().to_string(), source };
+        let failed = |source| ServeError::Listen {
+            address: path.display().to_string(),
+            source,
+        };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
@@ -161,7 +173,9 @@ impl Listener {
     pub fn address(&self) -> String {
         match self {
             Self::Unix(_, path) => path.display().to_string(),
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "tcp".to_owned(), |a| a.to_string()),
+            Self::Tcp(listener) => listener
+                .local_addr()
+                .map_or_else(|_| "tcp".to_owned(), |a| a.to_string()),
         }
     }
 
@@ -176,11 +190,17 @@ impl Listener {
 async fn refuse_if_used(path: &Path) -> Result<(), ServeError> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(ServeError::Listen { address: path.display().to_string(), source }),
+        Err(source) => Err(ServeError::Listen {
+            address: path.display().to_string(),
+            source,
+        }),
         Ok(metadata) if !metadata.file_type().is_socket() => Err(ServeError::NotASocket(path.to_owned())),
         Ok(_) => match tokio::net::UnixStream::connect(path).await {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-            Err(source) => Err(ServeError::Listen { address: path.display().to_string(), source }),
+            Err(source) => Err(ServeError::Listen {
+                address: path.display().to_string(),
+                source,
+            }),
             Ok(_) => Err(ServeError::InUse(path.to_owned())),
         },
     }
@@ -256,7 +276,11 @@ impl Server {
 /// HTTP/1.1 and, by prior knowledge, HTTP/2 on one listener.
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(64 << 10);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(64 << 10);
     builder
         .http2()
         .timer(TokioTimer::new())

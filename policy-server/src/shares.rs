@@ -15,7 +15,10 @@ pub struct Shares {
 impl Shares {
     /// At most `most` places a peer.
     pub fn new(most: usize) -> Self {
-        Self { held: Arc::default(), most }
+        Self {
+            held: Arc::default(),
+            most,
+        }
     }
 
     /// Takes a place, if the peer has one left; it is given back when the place is dropped.
@@ -26,7 +29,10 @@ impl Shares {
             return None;
         }
         *count += 1;
-        Some(Place { shares: self.clone(), peer: peer.clone() })
+        Some(Place {
+            shares: self.clone(),
+            peer: peer.clone(),
+        })
     }
 
     fn give_back(&self, peer: &SpiffeId) {
@@ -63,7 +69,10 @@ pub struct PerMinute {
 impl PerMinute {
     /// At most `most` times a minute and peer.
     pub fn new(most: u32) -> Self {
-        Self { counted: Mutex::default(), most }
+        Self {
+            counted: Mutex::default(),
+            most,
+        }
     }
 
     /// Counts once, unless the peer has used up its minute. `now` is in seconds.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use authz::json::{self, Limits};
 use authz::jwks::{Jwk, Jwks};
-use jwt_simple::algorithms::{EdDSAKeyPairLike, Ed25519KeyPair};
+use jwt_simple::algorithms::{Ed25519KeyPair, EdDSAKeyPairLike};
 use jwt_simple::claims::JWTClaims;
 use jwt_simple::prelude::HeaderOptions;
 use serde::Serialize;
@@ -53,7 +53,10 @@ impl Signer {
     ///
     /// If the file cannot be read or made, others may read it, or it holds no Ed25519 key.
     pub fn open(path: &Path) -> Result<Self, SignerError> {
-        let invalid = |reason| SecretError::Invalid { path: path.to_owned(), reason };
+        let invalid = |reason| SecretError::Invalid {
+            path: path.to_owned(),
+            reason,
+        };
         let jwk = secret::read_or_create(path, || {
             let pair = Ed25519KeyPair::generate();
             let kid = pair.jwk_thumbprint();
@@ -64,9 +67,16 @@ impl Signer {
         // RFC 7638: the key's own digest, so that two keys never share an id and nobody has to choose one.
         let kid = pair.jwk_thumbprint();
         let pair = pair.with_key_id(&kid);
-        let public = public_jwk(&pair.public_key().to_jwk())
-            .map_err(|reason| SignerError::PublicKey { path: path.to_owned(), reason })?;
-        Ok(Self { pair, kid, public, path: path.to_owned() })
+        let public = public_jwk(&pair.public_key().to_jwk()).map_err(|reason| SignerError::PublicKey {
+            path: path.to_owned(),
+            reason,
+        })?;
+        Ok(Self {
+            pair,
+            kid,
+            public,
+            path: path.to_owned(),
+        })
     }
 
     /// Signs claims as a compact JWS of type `typ`.
@@ -75,7 +85,10 @@ impl Signer {
     ///
     /// If the claims do not serialise.
     pub fn sign<T: Serialize>(&self, typ: &'static str, claims: &T) -> Result<String, SignerError> {
-        let options = HeaderOptions { signature_type: Some(typ.to_owned()), ..HeaderOptions::default() };
+        let options = HeaderOptions {
+            signature_type: Some(typ.to_owned()),
+            ..HeaderOptions::default()
+        };
         // All claims are ours: the library's own fields stay empty, so that it adds no time of its own.
         let claims = JWTClaims {
             issued_at: None,
@@ -90,7 +103,10 @@ impl Signer {
         };
         self.pair
             .sign_with_options(claims, &options)
-            .map_err(|error| SignerError::Sign { typ, reason: error.to_string() })
+            .map_err(|error| SignerError::Sign {
+                typ,
+                reason: error.to_string(),
+            })
     }
 
     /// The key's id: its RFC 7638 thumbprint.
@@ -140,7 +156,10 @@ impl Signers {
     pub fn open(data: &Path) -> Result<Self, SignerError> {
         let keys = data.join("keys");
         secret::make_private_folder(&keys)?;
-        Ok(Self { token: Signer::open(&keys.join("token.json"))?, bundle: Signer::open(&keys.join("bundle.json"))? })
+        Ok(Self {
+            token: Signer::open(&keys.join("token.json"))?,
+            bundle: Signer::open(&keys.join("bundle.json"))?,
+        })
     }
 }
 
@@ -170,7 +189,10 @@ mod tests {
         let path = folder.path().join("key.json");
         let jwk = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
         secret::read_or_create(&path, || Ok(jwk.into())).unwrap();
-        assert_eq!(Signer::open(&path).unwrap().kid(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+        assert_eq!(
+            Signer::open(&path).unwrap().kid(),
+            "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+        );
     }
 
     #[test]
@@ -180,9 +202,16 @@ mod tests {
         let jws = signer.sign("cap+jwt", &serde_json::json!({"a": 1})).unwrap();
         let mut parts = jws.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).unwrap());
         let header: serde_json::Value = serde_json::from_slice(&parts.next().unwrap()).unwrap();
-        assert_eq!(header, serde_json::json!({"alg": "EdDSA", "typ": "cap+jwt", "kid": signer.kid()}));
+        assert_eq!(
+            header,
+            serde_json::json!({"alg": "EdDSA", "typ": "cap+jwt", "kid": signer.kid()})
+        );
         assert_eq!(parts.next().unwrap(), br#"{"a":1}"#);
-        signer.pair.public_key().verify_token::<serde_json::Value>(&jws, None).unwrap();
+        signer
+            .pair
+            .public_key()
+            .verify_token::<serde_json::Value>(&jws, None)
+            .unwrap();
     }
 
     #[test]

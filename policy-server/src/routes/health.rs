@@ -52,6 +52,10 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
         state,
         keys: [app.signers.token.kid().to_owned(), app.signers.bundle.kid().to_owned()],
     };
-    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (code, Json(body)).into_response()
 }

@@ -37,7 +37,10 @@ struct Held {
 pub async fn poll(State(app): State<Arc<App>>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
     match news(&app, query.as_deref().unwrap_or_default(), &headers).await {
         Ok(Some(news)) => {
-            let answer = Answer { bundle: news.bundle.as_deref(), state: news.state.as_deref() };
+            let answer = Answer {
+                bundle: news.bundle.as_deref(),
+                state: news.state.as_deref(),
+            };
             ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response()
         }
         Ok(None) => StatusCode::NO_CONTENT.into_response(),
@@ -64,7 +67,11 @@ async fn news(app: &App, query: &str, headers: &HeaderMap) -> Result<Option<News
     tokio::pin!(deadline);
     loop {
         changes.mark_unchanged();
-        let news = app.feed.news(&workload, held.bundle, held.state).await.map_err(problem)?;
+        let news = app
+            .feed
+            .news(&workload, held.bundle, held.state)
+            .await
+            .map_err(problem)?;
         if news.bundle.is_some() || news.state.is_some() {
             return Ok(Some(news));
         }
@@ -117,10 +124,12 @@ fn parse_query(query: &str) -> Result<Held, Problem> {
     }
     let ours = FORMAT.to_string();
     match formats {
-        Some(formats) if !formats.split(',').any(|format| format == ours) => {
-            Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "format_unsupported", format!("this server signs format {ours}"))
-                .field("formats"))
-        }
+        Some(formats) if !formats.split(',').any(|format| format == ours) => Err(Problem::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "format_unsupported",
+            format!("this server signs format {ours}"),
+        )
+        .field("formats")),
         _ => Ok(held),
     }
 }
@@ -146,8 +155,19 @@ mod tests {
 
     #[test]
     fn a_query_that_is_not_exact_is_refused() {
-        for query in ["bundle=7", "bundle=1.07", "bundle=1.7&bundle=1.7", "state=", "bundles=1.1", "bundle=1%2E7"] {
-            assert_eq!(parse_query(query).unwrap_err().status(), StatusCode::BAD_REQUEST, "{query}");
+        for query in [
+            "bundle=7",
+            "bundle=1.07",
+            "bundle=1.7&bundle=1.7",
+            "state=",
+            "bundles=1.1",
+            "bundle=1%2E7",
+        ] {
+            assert_eq!(
+                parse_query(query).unwrap_err().status(),
+                StatusCode::BAD_REQUEST,
+                "{query}"
+            );
         }
         assert_eq!(parse_query("formats=2,3").unwrap_err().code(), "format_unsupported");
     }

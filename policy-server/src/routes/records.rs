@@ -55,8 +55,15 @@ async fn answer(app: &App, request: Request) -> Result<Accepted, Problem> {
         return Err(Problem::too_many_requests("this workload opens sources too fast").retry_after(60));
     }
     let source = batch.source.clone();
-    let appended = place.store(batch).await.map_err(unavailable)?.map_err(|refused| refusal(refused, &peer, &source))?;
-    Ok(Accepted { source, accepted_through: appended.accepted_through })
+    let appended = place
+        .store(batch)
+        .await
+        .map_err(unavailable)?
+        .map_err(|refused| refusal(refused, &peer, &source))?;
+    Ok(Accepted {
+        source,
+        accepted_through: appended.accepted_through,
+    })
 }
 
 fn unavailable(error: IngestError) -> Problem {
@@ -98,7 +105,9 @@ fn parse(body: &[u8], peer: &SpiffeId) -> Result<Batch, Problem> {
         RecordError::Gap(_) => conflict("chain_gap", error.to_string()),
         error => malformed(error, "batch"),
     })?;
-    let first = verified.first().ok_or_else(|| Problem::malformed("the batch is empty"))?;
+    let first = verified
+        .first()
+        .ok_or_else(|| Problem::malformed("the batch is empty"))?;
     Ok(Batch {
         source: first.link.source.to_string(),
         workload: peer.clone(),
@@ -106,7 +115,10 @@ fn parse(body: &[u8], peer: &SpiffeId) -> Result<Batch, Problem> {
         prev_hash: first.link.prev_hash.map(|hash| *hash.as_bytes()),
         records: verified
             .iter()
-            .map(|record| BatchRecord { hash: *record.hash.as_bytes(), canonical: record.canonical.to_vec() })
+            .map(|record| BatchRecord {
+                hash: *record.hash.as_bytes(),
+                canonical: record.canonical.to_vec(),
+            })
             .collect(),
     })
 }

@@ -21,7 +21,11 @@ use crate::error::Problem;
 use crate::store::IssuedToken;
 
 /// A request is flat and short; deeper or longer ones are not ours.
-const REQUEST_LIMITS: Limits = Limits { max_bytes: MAX_TOKEN_REQUEST_BYTES, max_depth: 4, max_nodes: 4096 };
+const REQUEST_LIMITS: Limits = Limits {
+    max_bytes: MAX_TOKEN_REQUEST_BYTES,
+    max_depth: 4,
+    max_nodes: 4096,
+};
 
 /// The fields of a request and their types.
 const FIELDS: [(&str, Kind); 9] = [
@@ -92,7 +96,10 @@ async fn answer_principal(app: &App, principal: &SpiffeId, request: Request) -> 
 fn parse(body: &[u8]) -> Result<TokenRequest, Problem> {
     let document =
         json::parse(body, &REQUEST_LIMITS).map_err(|error| Problem::malformed(format!("not strict JSON: {error}")))?;
-    let entries = document.root().entries().ok_or_else(|| Problem::malformed("not a JSON object"))?;
+    let entries = document
+        .root()
+        .entries()
+        .ok_or_else(|| Problem::malformed("not a JSON object"))?;
     for (name, value) in entries {
         let Some((_, kind)) = FIELDS.iter().find(|(field, _)| *field == name) else {
             return Err(Problem::malformed("this field is not known").field(name));
@@ -129,16 +136,19 @@ fn type_name(kind: Kind) -> &'static str {
 fn decide(app: &App, mesh: &Mesh, principal: &SpiffeId, request: &TokenRequest) -> Result<Grant, Problem> {
     let agent = request.agent_id.parse().ok().and_then(|id| mesh.agent(&id));
     if agent.is_some_and(|agent| !agent.issuers.contains(principal)) {
-        return Err(Problem::forbidden("issuer_not_listed", "the agent's file does not list this caller as an issuer")
-            .field("agent_id"));
+        return Err(Problem::forbidden(
+            "issuer_not_listed",
+            "the agent's file does not list this caller as an issuer",
+        )
+        .field("agent_id"));
     }
     let limits = GrantLimits {
         max_ttl_seconds: app.config.token_max_ttl_seconds,
         default_ttl_seconds: app.config.token_default_ttl_seconds,
     };
-    let grant = mesh
-        .grant(request, &limits)
-        .map_err(|error| Problem::new(status(error.refusal), error.refusal.code(), error.refusal.to_string()).field(error.field))?;
+    let grant = mesh.grant(request, &limits).map_err(|error| {
+        Problem::new(status(error.refusal), error.refusal.code(), error.refusal.to_string()).field(error.field)
+    })?;
     let inactive = match app.feed.agent_state(&grant.agent_id) {
         AgentState::Active => return Ok(grant),
         AgentState::Paused => "agent_paused",
@@ -175,10 +185,15 @@ async fn sign(app: &App, principal: SpiffeId, mut grant: Grant) -> Result<Issued
     grant.txn = Some(txn.clone());
     let jti: Jti = random_name()?;
     let claims = grant.into_claims(app.config.issuer.clone(), principal, jti.clone(), app.clock.seconds());
-    let token =
-        app.signers.token.sign(authz::claims::TOKEN_TYPE, &claims).map_err(|error| Problem::internal(&error))?;
+    let token = app
+        .signers
+        .token
+        .sign(authz::claims::TOKEN_TYPE, &claims)
+        .map_err(|error| Problem::internal(&error))?;
     if token.len() > authz::jws::MAX_TOKEN_BYTES {
-        return Err(Problem::malformed("the token would be longer than sidecars accept; ask for less at once"));
+        return Err(Problem::malformed(
+            "the token would be longer than sidecars accept; ask for less at once",
+        ));
     }
     let record = IssuedToken {
         jti: jti.to_string(),
@@ -192,10 +207,18 @@ async fn sign(app: &App, principal: SpiffeId, mut grant: Grant) -> Result<Issued
     app.store().issued(&record).await.map_err(|error| {
         app.metrics.store_failures.inc();
         tracing::error!(%error, "an issued token could not be recorded");
-        Problem::unavailable("store_unavailable", "the token could not be recorded, so it is not issued")
+        Problem::unavailable(
+            "store_unavailable",
+            "the token could not be recorded, so it is not issued",
+        )
     })?;
     tracing::info!(%jti, agent_id = %claims.agent_id, operation_id = %claims.operation_id, %txn, issued_by = %claims.issued_by, expires_at = claims.exp, "token");
-    Ok(Issued { token, jti, txn, expires_at: claims.exp })
+    Ok(Issued {
+        token,
+        jti,
+        txn,
+        expires_at: claims.exp,
+    })
 }
 
 /// 128 random bits as a name.
@@ -217,7 +240,10 @@ mod tests {
     #[test]
     fn a_request_names_exactly_the_fields() {
         let request = parse(br#"{"agent_id":"a","operation_id":"o","scope":["read:x"],"tools":[],"forbidden_tools":["bash"],"ttl_seconds":300,"max_tokens":5,"txn":"t","aud":[]}"#).unwrap();
-        assert_eq!((request.agent_id.as_str(), request.ttl_seconds, request.max_tokens), ("a", Some(300), Some(5)));
+        assert_eq!(
+            (request.agent_id.as_str(), request.ttl_seconds, request.max_tokens),
+            ("a", Some(300), Some(5))
+        );
         assert!(parse(br#"{"agent_id":"a","operation_id":"o"}"#).is_ok());
     }
 
@@ -228,11 +254,23 @@ mod tests {
             (r#"{"agent_id":1,"operation_id":"o"}"#, Some("agent_id")),
             (r#"{"operation_id":"o"}"#, Some("agent_id")),
             (r#"{"agent_id":"a"}"#, Some("operation_id")),
-            (r#"{"agent_id":"a","operation_id":"o","ttl_seconds":1.0}"#, Some("ttl_seconds")),
-            (r#"{"agent_id":"a","operation_id":"o","ttl_seconds":-1}"#, Some("ttl_seconds")),
-            (r#"{"agent_id":"a","operation_id":"o","ttl_seconds":"300"}"#, Some("ttl_seconds")),
+            (
+                r#"{"agent_id":"a","operation_id":"o","ttl_seconds":1.0}"#,
+                Some("ttl_seconds"),
+            ),
+            (
+                r#"{"agent_id":"a","operation_id":"o","ttl_seconds":-1}"#,
+                Some("ttl_seconds"),
+            ),
+            (
+                r#"{"agent_id":"a","operation_id":"o","ttl_seconds":"300"}"#,
+                Some("ttl_seconds"),
+            ),
             (r#"{"agent_id":"a","operation_id":"o","scope":"read:x"}"#, Some("scope")),
-            (r#"{"agent_id":"a","operation_id":"o","scope":["read:x",1]}"#, Some("scope/1")),
+            (
+                r#"{"agent_id":"a","operation_id":"o","scope":["read:x",1]}"#,
+                Some("scope/1"),
+            ),
             (r#"{"agent_id":"a","operation_id":"o","txn":null}"#, Some("txn")),
             (r#"{"agent_id":"a","agent_id":"b","operation_id":"o"}"#, None),
             (r#"{"agent_id":"a","operation_id":"o"} "x""#, None),

@@ -14,8 +14,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{QueryBuilder, Row, SqlStr, Sqlite, SqliteConnection, Transaction};
 
 use super::{
-    Answer, Appended, Batch, BatchRecord, IssuedToken, Refusal, Refused, States, Store, StoreError,
-    StoredRecord, Stream,
+    Answer, Appended, Batch, BatchRecord, IssuedToken, Refusal, Refused, States, Store, StoreError, StoredRecord,
+    Stream,
 };
 
 /// The schema's steps, in order; one that was released is never changed.
@@ -44,8 +44,11 @@ impl SqliteStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5));
-        let writer =
-            SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(StoreError::Failed)?;
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await
+            .map_err(StoreError::Failed)?;
         migrator().run(&writer).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
@@ -56,13 +59,22 @@ impl SqliteStore {
     }
 
     async fn begin(&self) -> Result<Transaction<'_, Sqlite>, StoreError> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(StoreError::Failed)
+        self.writer
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(StoreError::Failed)
     }
 }
 
 fn migrator() -> Migrator {
     let steps = MIGRATIONS.into_iter().map(|(version, name, sql)| {
-        Migration::new(version, name.into(), MigrationType::Simple, SqlStr::from_static(sql), false)
+        Migration::new(
+            version,
+            name.into(),
+            MigrationType::Simple,
+            SqlStr::from_static(sql),
+            false,
+        )
     });
     Migrator::with_migrations(steps.collect())
 }
@@ -90,7 +102,9 @@ impl Store for SqliteStore {
             .await
             .map_err(StoreError::Failed)?;
             commit(transaction).await?;
-            let first = unsigned(last, "counter")?.saturating_sub(u64::from(count)).saturating_add(1);
+            let first = unsigned(last, "counter")?
+                .saturating_sub(u64::from(count))
+                .saturating_add(1);
             Ok(Version { epoch, counter: first })
         })
     }
@@ -210,7 +224,12 @@ impl Store for SqliteStore {
         Box::pin(async move {
             let mut transaction = self.readers.begin().await.map_err(StoreError::Failed)?;
             let mut states = States::default();
-            for row in rows(&mut transaction, sqlx::query("SELECT agent_id, state FROM agent_states")).await? {
+            for row in rows(
+                &mut transaction,
+                sqlx::query("SELECT agent_id, state FROM agent_states"),
+            )
+            .await?
+            {
                 states.agents.insert(agent_id(row.get(0))?, state_of(row.get(1))?);
             }
             // Sidecars take a token for the skew past its expiry, so what kills it must be told as long.
@@ -218,7 +237,9 @@ impl Store for SqliteStore {
             let oldest_live = now.saturating_sub(longest_ttl_seconds).saturating_sub(SKEW_SECONDS);
             let query = sqlx::query("SELECT agent_id, not_before FROM not_before WHERE not_before > ?");
             for row in rows(&mut transaction, query.bind(signed(oldest_live))).await? {
-                states.not_before.insert(agent_id(row.get(0))?, unsigned(row.get(1), "not_before")?);
+                states
+                    .not_before
+                    .insert(agent_id(row.get(0))?, unsigned(row.get(1), "not_before")?);
             }
             let query = sqlx::query("SELECT jti, expires_at FROM revoked WHERE expires_at > ?");
             for row in rows(&mut transaction, query.bind(signed(now.saturating_sub(SKEW_SECONDS)))).await? {
@@ -308,8 +329,10 @@ async fn rows(
 }
 
 async fn epoch(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
-    let epoch: i64 =
-        sqlx::query_scalar("SELECT epoch FROM meta").fetch_one(connection).await.map_err(StoreError::Failed)?;
+    let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM meta")
+        .fetch_one(connection)
+        .await
+        .map_err(StoreError::Failed)?;
     unsigned(epoch, "epoch")
 }
 
@@ -339,7 +362,10 @@ async fn place(connection: &mut SqliteConnection, batch: &Batch) -> Result<Resul
         .bind(signed(batch.first_seq))
         .bind(signed(batch.records.len() as u64));
     let stored = rows(connection, query).await?;
-    let same = stored.iter().zip(&batch.records).all(|(row, record)| row.get::<&[u8], _>(0) == record.hash);
+    let same = stored
+        .iter()
+        .zip(&batch.records)
+        .all(|(row, record)| row.get::<&[u8], _>(0) == record.hash);
     Ok(if same { Ok(stored.len()) } else { Err(Refused::Fork) })
 }
 
@@ -371,8 +397,14 @@ async fn extend(
         .await
         .map_err(StoreError::Failed)?;
     }
-    let accepted_through = batch.first_seq.saturating_add(batch.records.len() as u64).saturating_sub(1);
-    Ok(Appended { accepted_through, new_records: new.len() as u64 })
+    let accepted_through = batch
+        .first_seq
+        .saturating_add(batch.records.len() as u64)
+        .saturating_sub(1);
+    Ok(Appended {
+        accepted_through,
+        new_records: new.len() as u64,
+    })
 }
 
 async fn insert_records(
@@ -382,7 +414,8 @@ async fn insert_records(
     records: &[BatchRecord],
     now_ms: u64,
 ) -> Result<(), StoreError> {
-    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO records (source, seq, hash, workload, received_at, record) ");
+    let mut query =
+        QueryBuilder::<Sqlite>::new("INSERT INTO records (source, seq, hash, workload, received_at, record) ");
     query.push_values((first_seq..).zip(records), |mut row, (seq, record)| {
         row.push_bind(&batch.source)
             .push_bind(signed(seq))
@@ -391,7 +424,12 @@ async fn insert_records(
             .push_bind(signed(now_ms))
             .push_bind(record.canonical.as_slice());
     });
-    query.build().persistent(false).execute(connection).await.map_err(StoreError::Failed)?;
+    query
+        .build()
+        .persistent(false)
+        .execute(connection)
+        .await
+        .map_err(StoreError::Failed)?;
     Ok(())
 }
 

@@ -331,10 +331,7 @@ impl Vm {
 
 /// The workload that Istio's node metadata names.
 fn workload(host: &impl Host, trust_domain: &str) -> Option<SpiffeId> {
-    let metadata = |key| {
-        host.property(&["node", "metadata", key])
-            .and_then(|value| String::from_utf8(value).ok())
-    };
+    let metadata = |key| String::from_utf8(host.property(&["xds", "node", "metadata", key])?).ok();
     SpiffeId::for_service_account(trust_domain, &metadata("NAMESPACE")?, &metadata("SERVICE_ACCOUNT")?).ok()
 }
 

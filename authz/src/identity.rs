@@ -261,3 +261,6 @@ fn is_issuer(text: &str) -> bool {
 fn is_key_id(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,6 +164,10 @@ pub fn parse<'s>(source: &'s [u8], limits: &Limits) -> Result<Document<'s>, Json
 pub fn strict<T: DeserializeOwned>(source: &[u8], limits: &Limits) -> Result<T, JsonError> {
     let source = text(source, limits)?;
     reader::check(source, limits)?;
+    read_checked(source)
+}
+
+fn read_checked<T: DeserializeOwned>(source: &str) -> Result<T, JsonError> {
     serde_json::from_str(source).map_err(|error| JsonError::Shape {
         line: error.line(),
         column: error.column(),
@@ -190,6 +194,15 @@ impl<'s> Document<'s> {
             index: 0,
             node: NOTHING,
         })
+    }
+
+    /// Reads the whole document into `T`, which only sees what the strict pass let through.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError::Shape`] where `T` refuses the document.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, JsonError> {
+        read_checked(self.source)
     }
 
     fn value(&self, index: u32) -> Option<Value<'_>> {
@@ -343,3 +356,6 @@ impl<'a> Iterator for Entries<'a> {
         Some((key, self.0.next()?))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -232,3 +232,6 @@ impl Jwks {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,3 +181,6 @@ fn check_header(header: &[u8], typ: &str) -> Result<(Algorithm, String), JwsErro
 fn text<'d>(document: &'d Document<'_>, name: &str) -> Option<Cow<'d, str>> {
     document.root().get(name)?.as_str()
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,3 +16,6 @@ pub mod request;
 pub mod scope;
 pub mod state;
 pub mod token;
+
+#[cfg(test)]
+mod signing;

@@ -229,3 +229,6 @@ pub struct Manifests {
     /// The services' files.
     pub services: Vec<ServiceManifest>,
 }
+
+#[cfg(test)]
+mod tests;

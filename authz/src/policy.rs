@@ -179,3 +179,6 @@ impl<'a> RawBundle<'a> {
         Bundle::check(claims, aud, held, now)
     }
 }
+
+#[cfg(test)]
+mod tests;

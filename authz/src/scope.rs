@@ -371,3 +371,6 @@ fn is_pointer(text: &str) -> bool {
         })
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,3 +166,6 @@ impl StateList {
         self.revoked.contains(jti)
     }
 }
+
+#[cfg(test)]
+mod tests;

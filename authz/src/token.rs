@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     claims::{Claims, TOKEN_TYPE},
     identity::Issuer,
-    json::{self, Limits},
+    json::{self, Document, Limits},
     jwks::Jwks,
     jws::{CompactJws, ExternalVerifier, JwsError, MAX_TOKEN_BYTES},
 };
@@ -148,10 +148,10 @@ impl<'a> UnverifiedToken<'a> {
         now: u64,
         external: &dyn ExternalVerifier,
     ) -> Result<VerifiedToken, TokenError> {
-        let keys = self.issuer_keys(issuers)?;
-        self.jws.verify(keys, external)?;
-        let claims: Claims =
-            json::strict(self.jws.unverified_payload(), &Limits::REQUEST).map_err(|_| TokenError::ClaimsInvalid)?;
+        let payload = json::parse(self.jws.unverified_payload(), &Limits::REQUEST);
+        let payload = payload.map_err(|_| TokenError::ClaimsInvalid)?;
+        self.jws.verify(issuer_keys(&payload, issuers)?, external)?;
+        let claims: Claims = payload.read().map_err(|_| TokenError::ClaimsInvalid)?;
         let token = VerifiedToken {
             claims,
             digest: digest(self.compact),
@@ -161,17 +161,16 @@ impl<'a> UnverifiedToken<'a> {
         token.check_time(now)?;
         Ok(token)
     }
+}
 
-    fn issuer_keys<'k>(&self, issuers: &'k Issuers) -> Result<&'k Jwks, TokenError> {
-        let document =
-            json::parse(self.jws.unverified_payload(), &Limits::REQUEST).map_err(|_| TokenError::ClaimsInvalid)?;
-        let issuer = document
-            .root()
-            .get("iss")
-            .and_then(|value| value.as_str())
-            .ok_or(TokenError::ClaimsInvalid)?;
-        issuers.keys(&issuer).ok_or(TokenError::IssuerUnknown)
-    }
+/// The keys that must have signed: all that an unverified payload is asked.
+fn issuer_keys<'k>(payload: &Document<'_>, issuers: &'k Issuers) -> Result<&'k Jwks, TokenError> {
+    let issuer = payload
+        .root()
+        .get("iss")
+        .and_then(|value| value.as_str())
+        .ok_or(TokenError::ClaimsInvalid)?;
+    issuers.keys(&issuer).ok_or(TokenError::IssuerUnknown)
 }
 
 /// A token that a listed issuer signed, whose claims are well formed and whose times were right when it was verified.
@@ -229,3 +228,6 @@ impl VerifiedToken {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

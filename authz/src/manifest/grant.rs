@@ -77,7 +77,28 @@ pub struct Grant {
     pub max_tokens: Option<u64>,
 }
 
+/// What the lists of one token may take, in bytes: leaves room for the rest in [`crate::jws::MAX_TOKEN_BYTES`].
+const MAX_LIST_BYTES: usize = 4 << 10;
+
 impl Grant {
+    /// The field to shorten, if the lists are too long for a token.
+    fn largest_list(&self) -> Option<&'static str> {
+        let bytes = |texts: &mut dyn Iterator<Item = usize>| texts.map(|length| length + 3).sum::<usize>();
+        let tools = |tools: &[ToolGrant]| bytes(&mut tools.iter().map(|tool| tool.to_string().len()));
+        let lists = [
+            (
+                "aud",
+                bytes(&mut self.aud.iter().map(|identity| identity.as_str().len())),
+            ),
+            ("scope", bytes(&mut self.scope.iter().map(|scope| scope.as_str().len()))),
+            ("tools", tools(&self.tools)),
+            ("forbidden_tools", tools(&self.forbidden_tools)),
+        ];
+        let total: usize = lists.iter().map(|(_, bytes)| bytes).sum();
+        let (field, _) = lists.into_iter().max_by_key(|(_, bytes)| *bytes)?;
+        (total > MAX_LIST_BYTES).then_some(field)
+    }
+
     /// The claims to sign.
     #[must_use]
     pub fn into_claims(self, iss: Issuer, issued_by: SpiffeId, jti: Jti, now: u64) -> Claims {
@@ -198,7 +219,7 @@ impl Mesh {
             .agent(&agent_id)
             .ok_or_else(|| refuse("agent_id", GrantRefusal::AgentUnknown))?;
         let forbidden_tools = forbidden_tools(agent, &request.forbidden_tools)?;
-        Ok(Grant {
+        let grant = Grant {
             sub: agent.claims.identity.clone(),
             operation_id: parsed("operation_id", OperationId::parse(&request.operation_id))?,
             scope: scope(agent, &request.scope)?,
@@ -213,7 +234,12 @@ impl Mesh {
                 .transpose()?,
             aud: self.audience(agent, request.aud.as_deref())?,
             agent_id,
-        })
+        };
+        // INVARIANT: what is granted fits a token that filters accept.
+        match grant.largest_list() {
+            Some(field) => Err(refuse(field, GrantRefusal::TooMany)),
+            None => Ok(grant),
+        }
     }
 
     fn reached<'m>(&'m self, agent: &'m AgentPolicy) -> impl Iterator<Item = &'m ServiceClaims> {

@@ -543,3 +543,6 @@ fn header_pairs(request: &CaseRequest) -> Vec<(Vec<u8>, Vec<u8>)> {
     }));
     pairs
 }
+
+#[cfg(test)]
+mod tests;

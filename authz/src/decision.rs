@@ -357,3 +357,6 @@ fn name_right(denial: Denial, right: &Right) -> Denial {
         Right::Session | Right::Exempt | Right::ControlPlane => denial,
     }
 }
+
+#[cfg(test)]
+mod tests;

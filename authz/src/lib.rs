@@ -15,6 +15,8 @@ pub mod protocol;
 pub mod request;
 pub mod scope;
 pub mod state;
+#[cfg(test)]
+mod testing;
 pub mod token;
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ struct Key {
 pub struct Aggregates {
     capacity: usize,
     counts: BTreeMap<Key, u64>,
+    /// How many keys of `counts` each peer has.
+    shares: BTreeMap<Option<Box<str>>, usize>,
     overflow: BTreeMap<Code, u64>,
 }
 
@@ -35,6 +37,7 @@ impl Aggregates {
         Self {
             capacity,
             counts: BTreeMap::new(),
+            shares: BTreeMap::new(),
             overflow: BTreeMap::new(),
         }
     }
@@ -56,6 +59,7 @@ impl Aggregates {
         if let Some(count) = self.counts.get_mut(&key) {
             *count = count.saturating_add(1);
         } else if self.has_room(&key) {
+            *self.shares.entry(key.peer.clone()).or_default() += 1;
             self.counts.insert(key, 1);
         } else {
             self.count_overflow(code, 1);
@@ -69,8 +73,17 @@ impl Aggregates {
     }
 
     fn has_room(&self, key: &Key) -> bool {
-        let of_peer = || self.counts.keys().filter(|other| other.peer == key.peer).count();
-        self.counts.len() < self.capacity && of_peer() < self.capacity.div_ceil(4)
+        let share = self.shares.get(&key.peer).copied().unwrap_or_default();
+        self.counts.len() < self.capacity && share < self.capacity.div_ceil(4)
+    }
+
+    fn release(&mut self, peer: &Option<Box<str>>) {
+        if let Some(share) = self.shares.get_mut(peer) {
+            *share -= 1;
+            if *share == 0 {
+                self.shares.remove(peer);
+            }
+        }
     }
 
     /// Takes out what happened before `second`, as records; overflow is taken along.
@@ -78,6 +91,7 @@ impl Aggregates {
         let mut records = Vec::new();
         while let Some(entry) = self.counts.first_entry().filter(|entry| entry.key().second < second) {
             let (key, count) = entry.remove_entry();
+            self.release(&key.peer);
             records.push(aggregate(key, count, workload));
         }
         if !self.overflow.is_empty() {

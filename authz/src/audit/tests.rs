@@ -112,7 +112,7 @@ fn any_changed_byte_is_noticed() {
         assert!(verify_line(&line).is_err(), "byte {index}");
     }
     assert_eq!(
-        verify_line(&sealed.line[..sealed.line.len() - 1]).unwrap_err(),
+        verify_line(&sealed.line[..sealed.line.len() - 2]).unwrap_err(),
         RecordError::Line
     );
     assert_eq!(
@@ -254,6 +254,8 @@ fn one_peer_cannot_crowd_out_the_others() {
             .count()
     };
     assert_eq!((of("spiffe://hostile/x"), of("spiffe://good/x")), (2, 1));
+    aggregates.count(11, Side::Inbound, Some("spiffe://hostile/x"), None, Code::TokenExpired);
+    assert_eq!(aggregates.drain(12, "spiffe://w/w").len(), 1);
     let overflow = records.iter().find(|record| record.kind == Kind::Overflow).unwrap();
     assert_eq!(
         overflow.counts.iter().map(|(_, count)| count).sum::<u64>(),

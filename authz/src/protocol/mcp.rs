@@ -475,3 +475,6 @@ fn malformed(detail: impl Into<Cow<'static, str>>) -> Denial {
 fn mismatch(detail: &'static str) -> Denial {
     Denial::new(Code::McpHeaderMismatch, detail)
 }
+
+#[cfg(test)]
+mod tests;

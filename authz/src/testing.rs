@@ -1,0 +1,221 @@
+//! A small mesh in which tests change one fact at a time.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ed25519_dalek::{Signer as _, SigningKey};
+use serde_json::{Value, json};
+
+use crate::case::{self, Case, Verdict};
+use crate::jws::NoExternal;
+
+pub(crate) const NOW: u64 = 1_790_000_000;
+pub(crate) const ANALYST: &str = "spiffe://cluster.local/ns/agents/sa/analyst-7";
+pub(crate) const WRITER: &str = "spiffe://cluster.local/ns/agents/sa/writer-2";
+pub(crate) const WAREHOUSE: &str = "spiffe://cluster.local/ns/data/sa/warehouse";
+pub(crate) const MCP: &str = "spiffe://cluster.local/ns/tools/sa/mcp";
+const POLICY_SERVER: &str = "spiffe://cluster.local/ns/ostiary/sa/policy-server";
+
+/// A request with all that its verdict rests on. The constructors give calls that are permitted.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    pub(crate) side: &'static str,
+    pub(crate) workload: &'static str,
+    pub(crate) peer: Value,
+    /// Null: no token is sent.
+    pub(crate) claims: Value,
+    pub(crate) bundle: Value,
+    pub(crate) state: Value,
+    pub(crate) method: &'static str,
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) now: u64,
+}
+
+impl World {
+    /// The inbound side of the warehouse: analyst-7 reads a table.
+    pub(crate) fn warehouse() -> Self {
+        Self {
+            side: "inbound",
+            workload: WAREHOUSE,
+            peer: json!(ANALYST),
+            claims: claims(),
+            bundle: bundle(WAREHOUSE),
+            state: state(),
+            method: "GET",
+            path: "/v1/tables/sales_q1_2026".to_owned(),
+            headers: vec![("host".to_owned(), "warehouse.data.svc.cluster.local:8080".to_owned())],
+            body: Vec::new(),
+            now: NOW,
+        }
+    }
+
+    /// The inbound side of the MCP server: analyst-7 calls pandas by the rules of 2026-07-28.
+    pub(crate) fn mcp() -> Self {
+        let mut world = Self {
+            workload: MCP,
+            bundle: bundle(MCP),
+            method: "POST",
+            path: "/mcp".to_owned(),
+            headers: Vec::new(),
+            ..Self::warehouse()
+        };
+        world.header("host", "mcp.tools.svc.cluster.local:8080");
+        world.header("content-type", "application/json");
+        world.header("mcp-protocol-version", "2026-07-28");
+        world.header("mcp-method", "tools/call");
+        world.header("mcp-name", "pandas");
+        world.rpc(json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
+            "name": "pandas", "arguments": {},
+            "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"},
+        }}));
+        world
+    }
+
+    /// The MCP server once more, by the rules of older versions: the tool is named by the body alone.
+    pub(crate) fn legacy_mcp(tool: &str, arguments: Value) -> Self {
+        let mut world = Self::mcp();
+        world.headers.retain(|(name, _)| !name.starts_with("mcp-"));
+        world.rpc(json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+            "params": {"name": tool, "arguments": arguments}}));
+        world
+    }
+
+    /// The outbound side of analyst-7.
+    pub(crate) fn outbound() -> Self {
+        Self {
+            side: "outbound",
+            workload: ANALYST,
+            peer: Value::Null,
+            bundle: bundle(ANALYST),
+            ..Self::warehouse()
+        }
+    }
+
+    /// Sets a header, in place of the one that is there.
+    pub(crate) fn header(&mut self, name: &str, value: &str) {
+        self.headers.retain(|(other, _)| other != name);
+        self.headers.push((name.to_owned(), value.to_owned()));
+    }
+
+    pub(crate) fn drop_header(&mut self, name: &str) {
+        self.headers.retain(|(other, _)| other != name);
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "calls read better with `json!` in them")]
+    pub(crate) fn rpc(&mut self, body: Value) {
+        self.body = body.to_string().into_bytes();
+    }
+
+    /// Changes one fact.
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    pub(crate) fn line(&self) -> Value {
+        let mut headers = self.headers.clone();
+        if !self.claims.is_null() {
+            let header = if headers.iter().any(|(name, _)| name == "authorization") {
+                "x-unused"
+            } else {
+                "authorization"
+            };
+            headers.push((
+                header.to_owned(),
+                format!("Bearer {}", sign("cap+jwt", 1, &self.claims)),
+            ));
+        }
+        json!({
+            "id": "w", "now": self.now, "side": self.side, "workload": self.workload, "peer": self.peer,
+            "request": {"method": self.method, "path": self.path, "headers": headers,
+                "body_base64": STANDARD.encode(&self.body)},
+            "bundle": sign("policy-bundle+jwt", 2, &self.bundle), "state": sign("agent-state+jwt", 2, &self.state),
+            "trust": {"keys": [jwk(2)]},
+        })
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
+        let line = self.line().to_string();
+        let case = Case::read(line.as_bytes(), |_, _| Err("no files here")).unwrap();
+        case::run(&case, &NoExternal).unwrap()
+    }
+
+    pub(crate) fn code(&self) -> &'static str {
+        self.verdict().code
+    }
+}
+
+/// What analyst-7's token says.
+fn claims() -> Value {
+    json!({
+        "iss": POLICY_SERVER, "sub": ANALYST, "aud": [WAREHOUSE, MCP], "issued_by": POLICY_SERVER,
+        "iat": NOW - 10, "nbf": NOW - 10, "exp": NOW + 290, "jti": "jti-1", "agent_id": "analyst-7",
+        "operation_id": "report-2026-q1",
+        "scope": ["read:data.sales_q1_2026", "read:data.hr", "read:memory.analyst-7", "read:memory.writer-2"],
+        "tools": ["pandas", "bash", "sql_query", "http"], "forbidden_tools": ["bash"],
+    })
+}
+
+fn bundle(aud: &str) -> Value {
+    json!({
+        "format": 1, "iss": POLICY_SERVER, "aud": aud, "epoch": 1, "version": 7, "issued_at": NOW - 100,
+        "expires_at": NOW + 3500, "max_state_age_seconds": 60, "max_token_ttl_seconds": 300,
+        "issuers": [{"iss": POLICY_SERVER, "jwks": {"keys": [jwk(1)]}}],
+        "policy_server": {"identity": POLICY_SERVER, "hosts": ["policy-server.ostiary.svc.cluster.local"]},
+        "services": [
+            {
+                "id": "data/warehouse", "identity": WAREHOUSE, "hosts": ["warehouse.data.svc.cluster.local"],
+                "ports": [8080], "protocol": "http", "token_header": "authorization", "forward_token": false,
+                "forward_claims": false, "body_limit_bytes": 1024,
+                "routes": [
+                    {"method": "GET", "path": "/v1/tables/{table}", "scope": "read:data.{table}"},
+                    {"method": "GET", "path": "/memory/{agent}/{key}", "scope": "read:memory.{agent}", "own": "agent"},
+                ],
+                "exempt": [{"peer": "spiffe://cluster.local/ns/monitoring/sa/prometheus", "method": "GET", "path": "/metrics"}],
+            },
+            {
+                "id": "tools/mcp", "identity": MCP, "hosts": ["mcp.tools.svc.cluster.local"], "ports": [8080],
+                "protocol": "mcp", "path": "/mcp", "token_header": "authorization", "forward_token": false,
+                "forward_claims": false, "body_limit_bytes": 1024,
+                "tools": {"pandas": {}, "matplotlib": {}, "bash": {}, "http": {},
+                    "sql_query": {"scope": "read:data.{arguments./query/table}"}},
+            },
+        ],
+        "agents": [
+            {
+                "id": "analyst-7", "identity": ANALYST, "tools": ["pandas", "matplotlib", "bash", "sql_query"],
+                "scope": ["read:data.sales_q1_2026", "read:data.costs", "read:memory.analyst-7", "read:memory.writer-2"],
+                "reaches": ["data/warehouse", "tools/mcp"],
+            },
+            {"id": "writer-2", "identity": WRITER, "reaches": ["tools/mcp"]},
+        ],
+    })
+}
+
+fn state() -> Value {
+    json!({"format": 1, "iss": POLICY_SERVER, "epoch": 1, "version": 9, "issued_at": NOW - 5, "agents": {},
+        "not_before": {}, "revoked": {}})
+}
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+pub(crate) fn jwk(seed: u8) -> Value {
+    let x = URL_SAFE_NO_PAD.encode(key(seed).verifying_key().as_bytes());
+    json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": format!("k{seed}"), "x": x})
+}
+
+pub(crate) fn sign(typ: &str, seed: u8, payload: &Value) -> String {
+    let header = json!({"alg": "EdDSA", "typ": typ, "kid": format!("k{seed}")}).to_string();
+    let input = format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(header),
+        URL_SAFE_NO_PAD.encode(payload.to_string())
+    );
+    let signature = URL_SAFE_NO_PAD.encode(key(seed).sign(input.as_bytes()).to_bytes());
+    format!("{input}.{signature}")
+}

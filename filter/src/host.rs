@@ -52,8 +52,8 @@ pub(crate) trait Host {
     /// What is buffered of the body, at most `max` bytes.
     fn body(&self, of: Message, max: usize) -> Option<Vec<u8>>;
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
-    /// Puts `value` where access logs read it as `%FILTER_STATE(wasm.ostiary:PLAIN)%`. Streams only, never the root.
-    fn publish(&self, value: &[u8]);
+    /// Puts `value` where access logs read it as `%FILTER_STATE(wasm.KEY:PLAIN)%`. Streams only, never the root.
+    fn publish(&self, key: &str, value: &[u8]);
     /// Ends the stream with an answer of our own.
     fn respond(&self, status: u16, headers: &[(&str, &str)], body: &[u8]);
     fn call(&self, callout: &Callout<'_>) -> Result<u32, CalloutError>;
@@ -151,8 +151,8 @@ impl Host for Envoy {
         hostcalls::get_property(path.to_vec()).ok().flatten()
     }
 
-    fn publish(&self, value: &[u8]) {
-        let _ = hostcalls::set_property(vec!["ostiary"], Some(value));
+    fn publish(&self, key: &str, value: &[u8]) {
+        let _ = hostcalls::set_property(vec![key], Some(value));
     }
 
     fn respond(&self, status: u16, headers: &[(&str, &str)], body: &[u8]) {

@@ -30,16 +30,16 @@ impl Http {
         }
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self, logging: bool) {
         if let Ok(mut vm) = self.vm.try_borrow_mut() {
-            self.session.finish(&mut vm, &Envoy);
+            self.session.finish(&mut vm, &Envoy, logging);
         }
     }
 }
 
 impl Context for Http {
     fn on_done(&mut self) -> bool {
-        self.finish();
+        self.finish(false);
         true
     }
 }
@@ -70,6 +70,6 @@ impl HttpContext for Http {
     }
 
     fn on_log(&mut self) {
-        self.finish();
+        self.finish(true);
     }
 }

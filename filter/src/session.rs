@@ -42,6 +42,11 @@ const CLAIMS_HEADER: &str = "ostiary-claims";
 /// 128 bits in base64url.
 const CALL_ID_CHARS: usize = 22;
 
+/// Where access logs read the record of the decision.
+const DECISION_KEY: &str = "ostiary";
+/// Where access logs read the record of the end of what was permitted.
+const COMPLETION_KEY: &str = "ostiary_completion";
+
 /// A decision and a completion.
 const RECORDS_A_REQUEST: usize = 2;
 
@@ -445,7 +450,7 @@ impl Session {
                 "the audit record of this call cannot be written",
             ));
         };
-        host.publish(written);
+        host.publish(DECISION_KEY, written);
         vm.decided(self.known.side, None);
         self.phase = Phase::Passing(Box::new(Passing {
             reservation,
@@ -499,7 +504,7 @@ impl Session {
                 let written = vm
                     .records
                     .write(host, &mut reservation, &record)
-                    .map(|written| host.publish(written));
+                    .map(|written| host.publish(DECISION_KEY, written));
                 vm.records.release(reservation);
                 if written.is_some() {
                     return;
@@ -518,7 +523,7 @@ impl Session {
             service_id.as_ref(),
             denial.code(),
         );
-        host.publish(counted(&self.known, denial.code()).as_bytes());
+        host.publish(DECISION_KEY, counted(&self.known, denial.code()).as_bytes());
     }
 
     /// Whether the token was verified and belongs to the peer.
@@ -610,14 +615,14 @@ impl Session {
         Flow::Continue
     }
 
-    /// The stream is over, however it ended.
-    pub(crate) fn finish(&mut self, vm: &mut Vm, host: &impl Host) {
+    /// The stream is over, however it ended; `logging` says that its access log is about to be written.
+    pub(crate) fn finish(&mut self, vm: &mut Vm, host: &impl Host, logging: bool) {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         if matches!(phase, Phase::Passing(_) | Phase::Held(_)) {
             self.now = Moment::now(host);
         }
         match phase {
-            Phase::Passing(passing) => self.complete(vm, host, *passing),
+            Phase::Passing(passing) => self.complete(vm, host, *passing, logging),
             Phase::Held(held) => {
                 let end = if status(host).is_some() { "refused" } else { "aborted" };
                 let record = Record {
@@ -627,13 +632,13 @@ impl Session {
                     duration_us: Some(self.now.micros_since(self.started)),
                     ..self.record(Kind::Completion)
                 };
-                self.close(vm, host, held.reservation, &record);
+                self.close(vm, host, held.reservation, &record, logging);
             }
             Phase::Fresh | Phase::Denied | Phase::Ended => {}
         }
     }
 
-    fn complete(&self, vm: &mut Vm, host: &impl Host, passing: Passing) {
+    fn complete(&self, vm: &mut Vm, host: &impl Host, passing: Passing, logging: bool) {
         let Passing {
             reservation,
             request,
@@ -655,11 +660,15 @@ impl Session {
             duration_us: Some(self.now.micros_since(self.started)),
             ..self.record(Kind::Completion)
         };
-        self.close(vm, host, reservation, &record);
+        self.close(vm, host, reservation, &record, logging);
     }
 
-    fn close(&self, vm: &mut Vm, host: &impl Host, mut reservation: Reservation, record: &Record<'_>) {
-        let _ = vm.records.write(host, &mut reservation, record);
+    fn close(&self, vm: &mut Vm, host: &impl Host, mut reservation: Reservation, record: &Record<'_>, logging: bool) {
+        if let Some(written) = vm.records.write(host, &mut reservation, record)
+            && logging
+        {
+            host.publish(COMPLETION_KEY, written);
+        }
         vm.records.release(reservation);
     }
 }

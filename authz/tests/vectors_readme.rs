@@ -1,0 +1,77 @@
+//! The index in `authz/vectors/README.md` is that of the vectors.
+//!
+//! `BLESS=1 cargo test -p authz --test vectors_readme` writes it anew.
+
+#![cfg(not(target_arch = "wasm32"))]
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::{fmt::Write as _, fs, path::Path};
+
+mod vectors;
+
+use vectors::{Expect, Runs, Theme, Vector};
+
+const MARK: &str = "<!-- The rest is written by the test vectors_readme. -->\n";
+
+#[test]
+fn the_index_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/README.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (prose, _) = text.split_once(MARK).unwrap();
+    let current = format!("{prose}{MARK}{}", index(&vectors::themes()));
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&path, &current).unwrap();
+        return;
+    }
+    assert!(
+        text == current,
+        "run `BLESS=1 cargo test -p authz --test vectors_readme`"
+    );
+}
+
+fn index(themes: &[(&str, Theme)]) -> String {
+    let all: Vec<&Vector> = themes.iter().flat_map(|(_, theme)| &theme.vectors).collect();
+    let count = |wanted: &dyn Fn(&Vector) -> bool| all.iter().filter(|vector| wanted(vector)).count();
+    let mut out = format!(
+        "\n{} vectors: {} allow, {} deny. {} run natively and in wasm; {} of them also run through a real Envoy.\n",
+        all.len(),
+        count(&|vector| vector.expect == Expect::Permit),
+        count(&|vector| vector.expect != Expect::Permit),
+        count(&|vector| vector.runs.starts_with(&[Runs::Native, Runs::Wasm])),
+        count(&|vector| vector.runs.contains(&Runs::Envoy)),
+    );
+    for (number, (name, theme)) in (1..).zip(themes) {
+        write!(
+            out,
+            "\n## {number:02} [{}]({name}.json)\n\n| | verdict | |\n|---|---|---|\n",
+            theme.title
+        )
+        .unwrap();
+        for vector in &theme.vectors {
+            out += &row(vector);
+        }
+    }
+    out
+}
+
+fn row(vector: &Vector) -> String {
+    let verdict = match &vector.expect {
+        Expect::Permit => "**permit**".into(),
+        Expect::Deny { code, .. } => format!("`{code}`"),
+    };
+    let beside = vector
+        .twin
+        .as_ref()
+        .map(|twin| format!(" (beside {twin})"))
+        .unwrap_or_default();
+    let skip = vector
+        .skip
+        .as_ref()
+        .map(|reason| format!("; not through Envoy: {reason}"))
+        .unwrap_or_default();
+    format!(
+        "| {} | {verdict} | {}{beside}{skip} |\n",
+        vector.id,
+        vector.why.replace('|', "\\|")
+    )
+}

@@ -150,6 +150,9 @@ pub struct Verdict {
     pub scope: Option<String>,
     /// The tool that the request calls.
     pub tool: Option<String>,
+    /// The sentence of the denial. For people: it may be worded anew, so it is no part of what is compared.
+    #[serde(skip)]
+    pub detail: Option<String>,
 }
 
 /// A case as it is written.
@@ -305,6 +308,7 @@ impl Trail {
             Some(Right::Tool { name, scope }) => (scope.map(|scope| scope.to_string()), Some(name.to_string())),
             Some(Right::Session | Right::Exempt | Right::ControlPlane) | None => (None, None),
         };
+        let detail = result.as_ref().err().map(|denial| denial.detail().to_owned());
         let (verdict, code, status, needed) = match result {
             Ok(()) => ("permit", "ok", 200, Needed::default()),
             Err(denial) => {
@@ -321,6 +325,7 @@ impl Trail {
             agent_id: self.agent_id,
             scope,
             tool,
+            detail,
         }
     }
 }

@@ -5,8 +5,11 @@
 //! the reason on the standard error). Nothing is printed in colour unless it goes to a terminal.
 
 mod check;
+mod decide;
 mod issue;
+mod keys;
 mod output;
+mod serve;
 mod tls;
 
 use std::ffi::OsString;
@@ -37,10 +40,17 @@ Exit codes: 0 all is well, 1 a finding or a denial, 2 wrong usage or it could no
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the policy server
+    Serve(serve::Serve),
     /// Ask the policy server for a capability token
     Issue(Box<issue::Issue>),
+    /// Show the public keys of a policy server
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Check agent and service files before they are applied
     Check(check::Check),
+    /// Decide a request offline, with the same code as the filter in the sidecar
+    Decide(decide::Decide),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETION_EXAMPLES)]
     Completion {
@@ -78,6 +88,8 @@ enum Outcome {
     Clean,
     /// A mistake was found, or the answer is no.
     Finding,
+    /// Done as far as it went, but part of the input could not be used; what was wrong is on the standard error.
+    Incomplete,
 }
 
 impl From<Outcome> for ExitCode {
@@ -85,6 +97,7 @@ impl From<Outcome> for ExitCode {
         Self::from(match outcome {
             Outcome::Clean => 0,
             Outcome::Finding => 1,
+            Outcome::Incomplete => CANNOT_RUN,
         })
     }
 }
@@ -95,9 +108,15 @@ const CANNOT_RUN: u8 = 2;
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
+    Serve(#[from] serve::ServeError),
+    #[error(transparent)]
     Issue(#[from] issue::IssueError),
     #[error(transparent)]
+    Keys(#[from] keys::KeysError),
+    #[error(transparent)]
     Check(#[from] check::CheckError),
+    #[error(transparent)]
+    Decide(#[from] decide::DecideError),
     #[error("cannot write the answer")]
     Output(#[from] io::Error),
 }
@@ -109,9 +128,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version go to the standard output and are no failure; clap knows which is which.
             let code = if error.use_stderr() { CANNOT_RUN } else { 0 };
-            return error
-                .print()
-                .map_or(ExitCode::from(CANNOT_RUN), |()| ExitCode::from(code));
+            return error.print().map_or(ExitCode::from(CANNOT_RUN), |()| ExitCode::from(code));
         }
     };
     let mut printer = Printer::standard(arguments.output);
@@ -128,8 +145,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(command: Command, printer: &mut Printer) -> Result<Outcome, Error> {
     let outcome = match command {
+        Command::Serve(serve) => serve.run()?,
         Command::Issue(issue) => issue.run(printer)?,
+        Command::Keys(keys) => keys.run(printer)?,
         Command::Check(check) => check.run(printer)?,
+        Command::Decide(decide) => decide.run(printer)?,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(

@@ -50,7 +50,7 @@ enum Command {
     /// Check agent and service files before they are applied
     Check(check::Check),
     /// Decide a request offline, with the same code as the filter in the sidecar
-    Decide(decide::Decide),
+    Decide(Box<decide::Decide>),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETION_EXAMPLES)]
     Completion {
@@ -128,7 +128,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version go to the standard output and are no failure; clap knows which is which.
             let code = if error.use_stderr() { CANNOT_RUN } else { 0 };
-            return error.print().map_or(ExitCode::from(CANNOT_RUN), |()| ExitCode::from(code));
+            return error
+                .print()
+                .map_or(ExitCode::from(CANNOT_RUN), |()| ExitCode::from(code));
         }
     };
     let mut printer = Printer::standard(arguments.output);

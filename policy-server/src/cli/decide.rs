@@ -24,7 +24,7 @@ use crate::files::{Diagnostics, LoadError};
 /// Without, the flags describe one request, and the answer says in words which rule decided and what would be
 /// needed.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(override_usage = USAGE, after_help = EXAMPLES)]
 pub(super) struct Decide {
     /// A file of cases, one a line; `-` is the standard input
     #[arg(long, value_name = "FILE", conflicts_with = "request")]
@@ -32,6 +32,9 @@ pub(super) struct Decide {
     #[command(flatten)]
     single: Option<single::Single>,
 }
+
+const USAGE: &str = "ostiary decide --cases <FILE>
+       ostiary decide --policy <DIR> --workload <SPIFFE_ID> [OPTIONS]";
 
 const EXAMPLES: &str = "Examples:
   ostiary decide --cases cases.jsonl

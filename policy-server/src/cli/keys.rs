@@ -49,7 +49,7 @@ struct Source {
 pub(super) enum KeysError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("there are no keys in `{}`: the server makes them at its first start", path.display())]
+    #[error("there is no key at `{}`: the server makes it at its first start", path.display())]
     NoKeys { path: PathBuf },
     #[error(transparent)]
     Signer(#[from] SignerError),
@@ -95,13 +95,23 @@ fn key_set(key: &Jwk) -> Value {
 fn render(answer: &Value, printer: &Printer) -> String {
     let mut text = String::new();
     for (title, member) in [
-        ("Token key, which signs capability tokens (sidecars learn it from their policy bundle)", "token_keys"),
-        ("Bundle key, which signs policy; paste this into the plugin configuration as \"bundle_keys\"", "bundle_keys"),
+        (
+            "Token key, which signs capability tokens (sidecars learn it from their policy bundle)",
+            "token_keys",
+        ),
+        (
+            "Bundle key, which signs policy; paste this into the plugin configuration as \"bundle_keys\"",
+            "bundle_keys",
+        ),
     ] {
         let set = answer.get(member).unwrap_or(&Value::Null);
         let thumbprint = set.pointer("/keys/0/kid").and_then(Value::as_str).unwrap_or_default();
         // Writing to a string cannot fail.
-        let _ = write!(text, "{}\n  thumbprint (RFC 7638): {thumbprint}\n  {set}\n", printer.strong(title));
+        let _ = write!(
+            text,
+            "{}\n  thumbprint (RFC 7638): {thumbprint}\n  {set}\n",
+            printer.strong(title)
+        );
     }
     text.truncate(text.trim_end().len());
     text

@@ -23,20 +23,33 @@ const MAX_LINE_BYTES: u64 = 64 << 20;
 ///
 /// A line that cannot be read is told on the standard error, and the others are still decided.
 pub(super) fn run(path: &Path, printer: &mut Printer) -> Result<Outcome, super::super::Error> {
-    let read = |source| DecideError::Read { path: path.to_owned(), source };
+    let read = |source| DecideError::Read {
+        path: path.to_owned(),
+        source,
+    };
     // Folders are named beside the file, so that cases and policy can move together.
     let (mut input, folder): (BufReader<Box<dyn Read>>, PathBuf) = if path == Path::new("-") {
         (BufReader::new(Box::new(io::stdin())), PathBuf::new())
     } else {
         let file = File::open(path).map_err(read)?;
-        (BufReader::new(Box::new(file)), path.parent().unwrap_or(Path::new("")).to_owned())
+        (
+            BufReader::new(Box::new(file)),
+            path.parent().unwrap_or(Path::new("")).to_owned(),
+        )
     };
-    let mut cases = Cases { folder, meshes: HashMap::new() };
+    let mut cases = Cases {
+        folder,
+        meshes: HashMap::new(),
+    };
     let mut outcome = Outcome::Clean;
     let mut line = Vec::new();
     for number in 1_u64.. {
         line.clear();
-        let taken = input.by_ref().take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut line).map_err(read)?;
+        let taken = input
+            .by_ref()
+            .take(MAX_LINE_BYTES + 1)
+            .read_until(b'\n', &mut line)
+            .map_err(read)?;
         if taken == 0 {
             break;
         }
@@ -45,7 +58,9 @@ pub(super) fn run(path: &Path, printer: &mut Printer) -> Result<Outcome, super::
         }
         let place = format!("{}:{number}", path.display());
         if taken as u64 > MAX_LINE_BYTES {
-            note(format_args!("ostiary: {place}: more than {MAX_LINE_BYTES} bytes in one line; what follows is not read"));
+            note(format_args!(
+                "ostiary: {place}: more than {MAX_LINE_BYTES} bytes in one line; what follows is not read"
+            ));
             outcome = Outcome::Incomplete;
             break;
         }
@@ -82,14 +97,19 @@ impl Cases {
     fn decide(&mut self, line: &[u8]) -> Result<(Verdict, Vec<String>), CaseError> {
         let case = Case::read(line, |policy, trust_domain| self.mesh(policy, trust_domain))?;
         let verdict = case::run(&case, &NativeVerifier)?;
-        let differences = expectation(line)?.map(|expected| compare(&expected, &verdict)).unwrap_or_default();
+        let differences = expectation(line)?
+            .map(|expected| compare(&expected, &verdict))
+            .unwrap_or_default();
         Ok((verdict, differences))
     }
 
     fn mesh(&mut self, policy: &str, trust_domain: &str) -> Result<Arc<Mesh>, String> {
         let folder = self.folder.join(policy);
         let key = (policy.to_owned(), trust_domain.to_owned());
-        self.meshes.entry(key).or_insert_with(|| load(&folder, trust_domain)).clone()
+        self.meshes
+            .entry(key)
+            .or_insert_with(|| load(&folder, trust_domain))
+            .clone()
     }
 }
 
@@ -105,9 +125,15 @@ fn expectation(line: &[u8]) -> Result<Option<Map<String, Value>>, CaseError> {
         #[serde(default)]
         expect: Option<Map<String, Value>>,
     }
-    let refuse = |problem: String| CaseError::Field { field: "expect", problem };
+    let refuse = |problem: String| CaseError::Field {
+        field: "expect",
+        problem,
+    };
     let Expectation { expect } = serde_json::from_slice(line).map_err(|error| refuse(error.to_string()))?;
-    let unknown = expect.iter().flat_map(Map::keys).find(|name| !MEMBERS.contains(&name.as_str()));
+    let unknown = expect
+        .iter()
+        .flat_map(Map::keys)
+        .find(|name| !MEMBERS.contains(&name.as_str()));
     match unknown {
         Some(name) => Err(refuse(format!("`{name}` is no member of a verdict"))),
         None => Ok(expect),

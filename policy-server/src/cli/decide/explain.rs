@@ -56,7 +56,12 @@ fn render_permit(verdict: &Verdict, printer: &Printer) -> String {
 
 fn render_denial(explained: &Explained<'_>, printer: &Printer) -> String {
     let verdict = explained.verdict;
-    let mut text = format!("{}: {} ({})", printer.bad("deny"), printer.strong(verdict.code), verdict.status);
+    let mut text = format!(
+        "{}: {} ({})",
+        printer.bad("deny"),
+        printer.strong(verdict.code),
+        verdict.status
+    );
     let mut line = |label: &str, value: Option<&str>| {
         if let Some(value) = value {
             let _ = write!(text, "\n  {label:<8}{}", printable(value));
@@ -73,9 +78,15 @@ fn render_denial(explained: &Explained<'_>, printer: &Printer) -> String {
 
 fn needs(verdict: &Verdict) -> Option<String> {
     let needed = &verdict.needed;
-    let parts = [("scope", &needed.scope), ("tool", &needed.tool), ("audience", &needed.audience)];
-    let parts: Vec<_> =
-        parts.iter().filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} `{value}`"))).collect();
+    let parts = [
+        ("scope", &needed.scope),
+        ("tool", &needed.tool),
+        ("audience", &needed.audience),
+    ];
+    let parts: Vec<_> = parts
+        .iter()
+        .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} `{value}`")))
+        .collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
@@ -86,13 +97,30 @@ fn rule(code: Code) -> &'static str {
         PolicyUnavailable | WorkloadMismatch | RecordsUnavailable | InternalError => {
             "a sidecar without current policy for its own workload lets nothing pass"
         }
-        RequestMalformed | HeaderDuplicate | PathNotCanonical | MethodOverrideRefused | UpgradeRefused
-        | TokenInQuery | MediaTypeRefused | BodyEncoded | BodyTooLarge | McpMalformed | McpBatch
+        RequestMalformed
+        | HeaderDuplicate
+        | PathNotCanonical
+        | MethodOverrideRefused
+        | UpgradeRefused
+        | TokenInQuery
+        | MediaTypeRefused
+        | BodyEncoded
+        | BodyTooLarge
+        | McpMalformed
+        | McpBatch
         | McpHeaderMismatch => "a request must have exactly one meaning",
         HostUnknown | DirectionUnknown | ServiceUnknown | RouteUnknown | MethodNotAllowed | ToolNotOffered
         | McpMethodRefused | EndpointRefused => "what no service file names is denied",
-        TokenMissing | TokenMalformed | TokenAlgorithmRefused | TokenTypeRefused | TokenIssuerUnknown
-        | TokenKeyUnknown | TokenSignatureInvalid | TokenClaimsInvalid | TokenExpired | TokenNotYetValid
+        TokenMissing
+        | TokenMalformed
+        | TokenAlgorithmRefused
+        | TokenTypeRefused
+        | TokenIssuerUnknown
+        | TokenKeyUnknown
+        | TokenSignatureInvalid
+        | TokenClaimsInvalid
+        | TokenExpired
+        | TokenNotYetValid
         | TokenLifetimeExceeded => "a capability must be signed by a known issuer and be in its time",
         PeerMissing | PeerMismatch => "a capability is bound to the mTLS identity of its agent",
         AudienceMismatch => "a capability is good only for the services in its `aud`",
@@ -111,8 +139,18 @@ fn rule(code: Code) -> &'static str {
 /// What would have to change, and where.
 fn remedy(code: Code, verdict: &Verdict) -> String {
     use Code::*;
-    let scope = verdict.needed.scope.as_deref().or(verdict.scope.as_deref()).unwrap_or("it");
-    let tool = verdict.needed.tool.as_deref().or(verdict.tool.as_deref()).unwrap_or("it");
+    let scope = verdict
+        .needed
+        .scope
+        .as_deref()
+        .or(verdict.scope.as_deref())
+        .unwrap_or("it");
+    let tool = verdict
+        .needed
+        .tool
+        .as_deref()
+        .or(verdict.tool.as_deref())
+        .unwrap_or("it");
     let remedy = match code {
         TokenMissing => "ask the policy server for a token and send it as `authorization: Bearer TOKEN`",
         TokenExpired => "ask for a new token shortly before the old one expires",

@@ -100,11 +100,18 @@ impl Single {
     pub(super) fn run(&self, printer: &mut Printer) -> Result<Outcome, super::super::Error> {
         let verdict = case::run(&self.case()?, &NativeVerifier).map_err(DecideError::from)?;
         explain::print(&verdict, printer)?;
-        Ok(if verdict.verdict == "permit" { Outcome::Clean } else { Outcome::Finding })
+        Ok(if verdict.verdict == "permit" {
+            Outcome::Clean
+        } else {
+            Outcome::Finding
+        })
     }
 
     fn case(&self) -> Result<Case, DecideError> {
-        let workload = SpiffeId::parse(&self.workload).map_err(|source| DecideError::Name { flag: "--workload", source })?;
+        let workload = SpiffeId::parse(&self.workload).map_err(|source| DecideError::Name {
+            flag: "--workload",
+            source,
+        })?;
         if let Some(peer) = &self.peer {
             SpiffeId::parse(peer).map_err(|source| DecideError::Name { flag: "--peer", source })?;
         }
@@ -157,17 +164,34 @@ impl Single {
     }
 
     fn issuers(&self, token: Option<&str>) -> Result<Vec<IssuerClaims>, DecideError> {
-        let Some(path) = &self.issuer_jwks else { return Ok(Vec::new()) };
-        let keys = |reason: String| DecideError::Keys { path: path.clone(), reason };
+        let Some(path) = &self.issuer_jwks else {
+            return Ok(Vec::new());
+        };
+        let keys = |reason: String| DecideError::Keys {
+            path: path.clone(),
+            reason,
+        };
         let jwks: Jwks = json::strict(&read(path)?, &Limits::POLICY).map_err(|error| keys(error.to_string()))?;
-        let iss = self.issuer.clone().or_else(|| token.and_then(named_issuer)).ok_or(DecideError::NoIssuer)?;
-        let iss = Issuer::parse(&iss).map_err(|source| DecideError::Name { flag: "--issuer", source })?;
+        let iss = self
+            .issuer
+            .clone()
+            .or_else(|| token.and_then(named_issuer))
+            .ok_or(DecideError::NoIssuer)?;
+        let iss = Issuer::parse(&iss).map_err(|source| DecideError::Name {
+            flag: "--issuer",
+            source,
+        })?;
         Ok(vec![IssuerClaims { iss, jwks }])
     }
 }
 
 fn own_host(mesh: &Mesh, workload: &SpiffeId) -> Option<String> {
-    mesh.services().iter().find(|service| service.identity == *workload)?.hosts.first().cloned()
+    mesh.services()
+        .iter()
+        .find(|service| service.identity == *workload)?
+        .hosts
+        .first()
+        .cloned()
 }
 
 /// The issuer that a token names. Nothing is verified here: the filter's code does that, with the keys given.
@@ -184,12 +208,17 @@ fn read(path: &Path) -> Result<Vec<u8>, DecideError> {
     } else {
         fs::read(path)
     };
-    bytes.map_err(|source| DecideError::Read { path: path.to_owned(), source })
+    bytes.map_err(|source| DecideError::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn unix_now() -> u64 {
     // A clock before 1970 is as good as none: every token is then not valid yet.
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 fn header(text: &str) -> Result<(String, String), String> {

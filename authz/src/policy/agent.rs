@@ -41,6 +41,16 @@ impl Agent {
         }
     }
 
+    /// What it holds on the heap, with 16 bytes a shared name or list for the allocator.
+    #[cfg(test)]
+    pub(super) fn heap_bytes(&self) -> usize {
+        let lists = [&self.tools, &self.forbidden_tools, &self.scope, &self.may_call];
+        let texts: usize = lists.iter().map(|list| list.len() + 16).sum();
+        let names = [self.id.as_str(), self.identity.as_str()];
+        let shared: usize = names.iter().map(|name| name.len() + 2 * size_of::<usize>() + 16).sum();
+        texts + shared + self.reaches.len() * size_of::<ServiceIndex>() + 16
+    }
+
     /// Its name.
     #[must_use]
     pub fn id(&self) -> &AgentId {

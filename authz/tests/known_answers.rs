@@ -1,7 +1,7 @@
 //! Signatures whose verdict others have published: Wycheproof, RFC 8037, RFC 7515.
 
 #![cfg(not(target_arch = "wasm32"))]
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use authz::{
     identity::KeyId,

@@ -87,7 +87,7 @@ pub struct Diagnostic {
     pub column: usize,
     /// What is wrong.
     pub message: String,
-    /// What to write instead.
+    /// What to do about it, such as `write instead …`.
     pub advice: String,
 }
 
@@ -237,10 +237,9 @@ struct FileLoader<'l> {
 }
 
 impl FileLoader<'_> {
-    fn report(&mut self, place: Place, message: impl Into<String>, advice: impl Into<String>) {
-        self.loader
-            .found
-            .push((self.file, place, message.into(), advice.into()));
+    fn report(&mut self, place: Place, message: impl Into<String>, instead: impl fmt::Display) {
+        let advice = format!("write instead {instead}");
+        self.loader.found.push((self.file, place, message.into(), advice));
     }
 
     fn read(mut self, source: Result<String, ReadError>) -> Result<(), LoadError> {

@@ -83,7 +83,7 @@ fn render(report: &Report<'_>, printer: &Printer) -> String {
         let place = format!("{}:{line}:{column}:", printable(&file.display().to_string()));
         let (message, advice) = (printable(message), printable(advice));
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{} {message}; write instead {advice}", printer.strong(place));
+        let _ = writeln!(text, "{} {message}; {advice}", printer.strong(place));
     }
     let files = count(report.files, "file");
     let _ = if report.ok {

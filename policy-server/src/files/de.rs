@@ -50,9 +50,11 @@ pub(super) enum MistakeKind {
 impl MistakeKind {
     /// A value of another type than the one that is wanted.
     pub(super) fn wrong_type(node: &Node, wanted: Wanted) -> Self {
+        // The parser shows an empty value as `~`; nothing was written, and nothing can be made of it.
+        let text = if node.is_null() { Some("") } else { node.text() };
         Self::WrongType {
             found: describe(node),
-            text: node.text().map(str::to_owned),
+            text: text.map(str::to_owned),
             wanted,
         }
     }
@@ -142,7 +144,12 @@ impl de::Error for Error {
     }
 
     fn invalid_value(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::custom(format_args!("{unexpected} does not fit, expected {expected}"))
+        let expected = match expected.to_string().as_str() {
+            "u16" => "a whole number from 0 to 65535".to_owned(),
+            "u32" | "u64" => "a whole number from 0".to_owned(),
+            other => other.to_owned(),
+        };
+        Self::custom(format_args!("{unexpected} is not {expected}"))
     }
 
     fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {

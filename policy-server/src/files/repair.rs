@@ -51,7 +51,7 @@ pub(super) fn read<T: DeserializeOwned>(node: &mut Node) -> Reading<T> {
         match repair {
             Repair::Whole => {}
             Repair::Removed => {
-                reading.whole = false;
+                reading.whole &= is_nothing(&mistake);
                 removed.insert(mistake.path);
             }
             Repair::Impossible => break,
@@ -59,6 +59,11 @@ pub(super) fn read<T: DeserializeOwned>(node: &mut Node) -> Reading<T> {
     }
     reading.whole = false;
     reading
+}
+
+/// Whether the mistake is an empty value, which can be taken out without loss.
+fn is_nothing(mistake: &Mistake) -> bool {
+    matches!(&mistake.kind, MistakeKind::WrongType { text: Some(text), .. } if text.is_empty())
 }
 
 enum Repair {

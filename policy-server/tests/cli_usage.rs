@@ -1,0 +1,167 @@
+//! The command line itself: help, completion, usage errors, exit codes.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod cli_support;
+
+use std::path::Path;
+
+use cli_support::{Run, ostiary};
+
+const COMMANDS: &[&[&str]] = &[
+    &[],
+    &["serve"],
+    &["issue"],
+    &["keys"],
+    &["keys", "show"],
+    &["check"],
+    &["decide"],
+    &["completion"],
+];
+
+fn run(arguments: &[&str]) -> Run {
+    ostiary(Path::new("."), arguments)
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    for command in COMMANDS {
+        for flag in ["--help", "-h"] {
+            let run = run(&[command, &[flag][..]].concat());
+            assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{command:?}");
+            assert!(run.stdout.contains("Usage: ostiary"), "{command:?}");
+            assert!(run.stdout.contains("--output <OUTPUT>"), "{command:?}");
+            assert!(
+                !run.stdout.contains('\x1b'),
+                "{command:?} is coloured without a terminal"
+            );
+            if *command != ["keys"] {
+                assert!(run.stdout.contains("Examples:\n  "), "{command:?} {flag}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_version_is_that_of_the_package() {
+    let run = run(&["--version"]);
+    assert_eq!(
+        (run.code, run.stdout),
+        (0, format!("ostiary {}\n", env!("CARGO_PKG_VERSION")))
+    );
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_says_why_on_the_standard_error() {
+    for arguments in [
+        &["--unknown"][..],
+        &["check", "--unknown", "."],
+        &["check"],
+        &["unknown"],
+        &["serve"],
+        &["issue", "--agent-id", "a", "--operation-id", "b"],
+        &[
+            "issue",
+            "--agent-id",
+            "a",
+            "--operation-id",
+            "b",
+            "--unix",
+            "s",
+            "--ttl",
+            "soon",
+        ],
+        &[
+            "issue",
+            "--agent-id",
+            "a",
+            "--operation-id",
+            "b",
+            "--unix",
+            "s",
+            "--cert",
+            "c",
+        ],
+        &["keys", "show"],
+        &["keys", "show", "--data", "a", "--config", "b"],
+        &["decide"],
+        &["decide", "--cases", "a", "--policy", "b", "--workload", "c"],
+        &["decide", "--policy", "b"],
+        &["completion", "tcsh"],
+        &["--output", "yaml", "check", "."],
+    ] {
+        let run = run(arguments);
+        assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{arguments:?}");
+        assert!(run.stderr.contains("error: "), "{arguments:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn what_cannot_run_exits_with_2_and_one_line() {
+    for arguments in [
+        &["serve", "--config", "nowhere.yaml"][..],
+        &["keys", "show", "--data", "nowhere"],
+        &["decide", "--cases", "nowhere.jsonl"],
+        &[
+            "decide",
+            "--policy",
+            "nowhere",
+            "--workload",
+            "spiffe://cluster.local/ns/data/sa/warehouse",
+        ],
+        &["decide", "--policy", ".", "--workload", "warehouse"],
+        &[
+            "issue",
+            "--agent-id",
+            "a",
+            "--operation-id",
+            "b",
+            "--unix",
+            "nowhere.sock",
+        ],
+        &[
+            "issue",
+            "--agent-id",
+            "a",
+            "--operation-id",
+            "b",
+            "--server",
+            "https://127.0.0.1:1",
+        ],
+        &[
+            "issue",
+            "--agent-id",
+            "a",
+            "--operation-id",
+            "b",
+            "--server",
+            "ftp://127.0.0.1:1",
+        ],
+    ] {
+        let run = run(arguments);
+        assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{arguments:?}");
+        assert!(
+            run.stderr.starts_with("ostiary: ") && run.stderr.lines().count() == 1,
+            "{arguments:?}: {}",
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn showing_keys_makes_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = ostiary(folder.path(), &["keys", "show", "--data", "data"]);
+    assert_eq!(run.code, 2);
+    assert!(!folder.path().join("data").exists());
+}
+
+#[test]
+fn completions_name_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let run = run(&["completion", shell]);
+        assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{shell}");
+        for word in ["serve", "issue", "check", "decide", "agent-id", "cases"] {
+            assert!(run.stdout.contains(word), "{shell}: {word}");
+        }
+    }
+}

@@ -42,17 +42,24 @@ enum Action {
 }
 
 #[tokio::main]
-async fn main() -> Result<ExitCode> {
-    match Arguments::parse().command {
-        Action::Up => up().await?,
-        Action::Down => down().await?,
-        Action::Serve => serve().await?,
-        Action::Demo => return story().await,
+async fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Action::Up => up().await.map(|()| true),
+        Action::Down => down().await.map(|()| true),
+        Action::Serve => serve().await.map(|()| true),
+        Action::Demo => story().await,
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-async fn story() -> Result<ExitCode> {
+async fn story() -> Result<bool> {
     let start = Instant::now();
     println!("starting the mini mesh: 1 policy server, 2 agents, 3 services, 6 Envoys");
     let mesh = Mesh::start("demo", &Options::default()).await?;
@@ -63,11 +70,7 @@ async fn story() -> Result<ExitCode> {
     );
     let mismatches = demo::tell(&mesh, &mut |row| println!("{}", demo::line(row))).await?;
     println!("\n{}", demo::foot(&mesh, mismatches, start.elapsed()));
-    Ok(if mismatches == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(mismatches == 0)
 }
 
 async fn up() -> Result<()> {

@@ -212,7 +212,7 @@ impl PolicyServer {
         }
         let shown: Value = serde_json::from_slice(&output.stdout)?;
         shown
-            .get("bundle")
+            .get("bundle_keys")
             .cloned()
             .ok_or_else(|| anyhow!("`ostiary keys show` names no bundle keys: {shown}"))
     }

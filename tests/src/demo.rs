@@ -4,7 +4,6 @@
 //! come from inside its network namespace where there is one; most denials are shown again at the service's sidecar, by a
 //! caller that has got around its own: that is the boundary that counts.
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -12,12 +11,21 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use serde_json::{Value, json};
 
-use crate::backends::Backend;
 use crate::client::{Answer, Call, Client};
 use crate::mesh::{Agent, Mesh};
 use crate::pki::Credential;
 use crate::sidecar::POLICY_AUTHORITY;
 use crate::{forgery, mcp, wait};
+
+use verdict::Try;
+pub use verdict::{Expected, Row, head};
+
+mod verdict;
+
+/// At whose door: the sidecar of the caller itself, of the service, of the policy server.
+const OWN: &str = "its own";
+const SERVICE: &str = "service's";
+const POLICY: &str = "policy's";
 
 /// Marks each call, so that the service's log can be asked for it.
 const CALL_HEADER: &str = "x-demo-call";
@@ -30,59 +38,6 @@ const PROBES: usize = 12;
 
 /// The lifetime of the token that is left to expire; sidecars allow for 5 s of clock skew on top.
 const SHORT_TTL_SECONDS: u64 = 1;
-
-/// What a call should come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expected {
-    /// It passes, and the service's log has it once.
-    Pass,
-    /// A sidecar denies it with this code, and the service's log does not have it.
-    Deny(&'static str),
-    /// The policy server refuses it with this code.
-    Refuse(&'static str),
-    /// No connection comes about.
-    NoConnection,
-}
-
-impl Expected {
-    fn code(self) -> &'static str {
-        match self {
-            Self::Pass => "ok",
-            Self::Deny(code) | Self::Refuse(code) => code,
-            Self::NoConnection => "no connection",
-        }
-    }
-
-    fn verdict(self) -> &'static str {
-        match self {
-            Self::Pass => "pass",
-            Self::Deny(_) => "deny",
-            Self::Refuse(_) => "refuse",
-            Self::NoConnection => "no way in",
-        }
-    }
-}
-
-/// One line of the table.
-#[derive(Debug, Clone)]
-pub struct Row {
-    /// What was tried.
-    pub call: String,
-    /// At whose door.
-    pub door: &'static str,
-    /// What should come of it.
-    pub expected: Expected,
-    /// What came of it.
-    pub got: &'static str,
-    /// The HTTP status, 0 without an answer.
-    pub status: u16,
-    /// The code of the answer.
-    pub code: String,
-    /// How long it took.
-    pub elapsed: Duration,
-    /// What does not match; none if all does.
-    pub mismatch: Option<String>,
-}
 
 /// Tells the whole story and hands each row to `tell` as it happens; answers with the number of mismatches.
 ///
@@ -107,34 +62,6 @@ pub async fn tell(mesh: &Mesh, tell: &mut dyn FnMut(&Row)) -> Result<usize> {
     story.policy_change(&token).await?;
     story.expired(short).await?;
     Ok(story.mismatches)
-}
-
-/// The table's head.
-pub fn head() -> String {
-    let line = format_args!(
-        "{:<58} {:<9} {:<28} {:<9} {:>6} {:<28} {:>7}",
-        "call", "at", "expected", "got", "status", "code", "ms"
-    );
-    format!("{line}\n{}", "-".repeat(151))
-}
-
-/// A row of the table.
-pub fn line(row: &Row) -> String {
-    let milliseconds = row.elapsed.as_secs_f64() * 1000.0;
-    let mut text = format!(
-        "{:<58} {:<9} {:<28} {:<9} {:>6} {:<28} {milliseconds:>7.1}",
-        row.call,
-        row.door,
-        row.expected.code(),
-        row.got,
-        row.status,
-        row.code,
-    );
-    if let Some(mismatch) = &row.mismatch {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "\n  MISMATCH: {mismatch}");
-    }
-    text
 }
 
 /// What the orchestrator asks for on behalf of `analyst-7`, as the documentation tells it.
@@ -210,35 +137,42 @@ impl Story<'_> {
 
     async fn issuing(&mut self) -> Result<String> {
         let mesh = self.mesh;
-        let answer = mesh
-            .policy_server
-            .ask_token(&mesh.ca, &mesh.orchestrator, &token_request())
-            .await?;
+        let (orchestrator, refuse) = (&mesh.orchestrator, Expected::Refuse);
+        let tried = Try::new("orchestrator asks for analyst-7's token", POLICY, Expected::Pass);
+        let answer = self.asked_token(tried, orchestrator, &token_request()).await?;
+        let tried = Try::new(
+            "... with the wildcard scope read:data.*",
+            POLICY,
+            refuse("wildcard_refused"),
+        );
+        self.asked_token(
+            tried,
+            orchestrator,
+            &with(token_request(), "scope", json!(["read:data.*"])),
+        )
+        .await?;
+        let tried = Try::new(
+            "... with a scope that its policy lacks",
+            POLICY,
+            refuse("scope_not_in_policy"),
+        );
+        self.asked_token(
+            tried,
+            orchestrator,
+            &with(token_request(), "scope", json!(["read:data.hr_salaries"])),
+        )
+        .await?;
+        let tried = Try::new(
+            "scheduler, not among its issuers, asks",
+            POLICY,
+            refuse("issuer_not_listed"),
+        );
+        self.asked_token(tried, &mesh.scheduler, &token_request()).await?;
         let token = answer
             .json()
             .get("token")
             .and_then(Value::as_str)
             .map(ToOwned::to_owned);
-        self.issued("orchestrator asks for analyst-7's token", Expected::Pass, answer);
-        let wildcard = with(token_request(), "scope", json!(["read:data.*"]));
-        self.ask(
-            "... with the wildcard scope read:data.*",
-            &mesh.orchestrator,
-            &wildcard,
-            "wildcard_refused",
-        )
-        .await?;
-        let wider = with(token_request(), "scope", json!(["read:data.hr_salaries"]));
-        self.ask(
-            "... with a scope that the agent's policy lacks",
-            &mesh.orchestrator,
-            &wider,
-            "scope_not_in_policy",
-        )
-        .await?;
-        let call = "scheduler, not among the agent's issuers, asks";
-        self.ask(call, &mesh.scheduler, &token_request(), "issuer_not_listed")
-            .await?;
         token.ok_or_else(|| anyhow!("the orchestrator got no token, so there is no story to tell"))
     }
 
@@ -321,100 +255,73 @@ impl Story<'_> {
     }
 
     async fn stolen(&mut self, token: &str) -> Result<()> {
-        let expected = Expected::Deny("peer_mismatch");
-        let (service, call) = self.table("sales_q1_2026")?;
-        let writer = self.mesh.agent("writer-2")?;
-        let door = "its own";
-        self.shown(
-            "writer-2 shows analyst-7's token",
-            door,
-            &writer.client(),
-            service,
-            call.bearer(token),
-            expected,
-        )
-        .await?;
-        let (service, call) = self.table("sales_q1_2026")?;
-        let direct = self.mesh.direct(service, "writer-2")?;
-        self.shown(
-            "writer-2 shows analyst-7's token",
-            "service's",
-            &direct,
-            service,
-            call.bearer(token),
-            expected,
-        )
-        .await
+        let (what, expected) = ("writer-2 shows analyst-7's token", Expected::Deny("peer_mismatch"));
+        let call = || {
+            self.table("sales_q1_2026")
+                .map(|(service, call)| (service, call.bearer(token)))
+        };
+        let (first, second) = (call()?, call()?);
+        let own = self.mesh.agent("writer-2")?.client();
+        self.shown(Try::new(what, OWN, expected), &own, first).await?;
+        let direct = self.mesh.direct("warehouse", "writer-2")?;
+        self.shown(Try::new(what, SERVICE, expected), &direct, second).await
     }
 
     async fn around(&mut self, token: &str) -> Result<()> {
         let (name, call) = self.table("sales_q1_2026")?;
-        let service = self.mesh.service(name)?;
+        let (service, call) = (self.mesh.service(name)?, call.bearer(token));
+        let tried = |what| Try::new(what, SERVICE, Expected::NoConnection);
         let without = Client::tls(service.address, &service.host, &self.mesh.ca, None)?;
-        let no_way = Expected::NoConnection;
-        let call = call.bearer(token);
         self.shown(
-            "around the sidecar, without a certificate",
-            "service's",
+            tried("around the sidecar, without a certificate"),
             &without,
-            name,
-            call.clone(),
-            no_way,
+            (name, call.clone()),
         )
         .await?;
         let plain = Client::plain(service.address);
-        self.shown(
-            "around the sidecar, without TLS",
-            "service's",
-            &plain,
-            name,
-            call.clone(),
-            no_way,
-        )
-        .await?;
-        if let Some((netns, _)) = &self.analyst()?.inside {
-            let direct = self.mesh.direct(name, "analyst-7")?.inside(netns);
-            self.shown(
-                "analyst-7's process, straight to the service",
-                "service's",
-                &direct,
-                name,
-                call,
-                no_way,
-            )
+        self.shown(tried("around the sidecar, without TLS"), &plain, (name, call.clone()))
             .await?;
-        }
-        Ok(())
+        let Some((netns, _)) = &self.analyst()?.inside else {
+            return Ok(());
+        };
+        // Even with the certificate that it should never see, its namespace has no way there.
+        let direct = self.mesh.direct(name, "analyst-7")?.inside(netns);
+        self.shown(
+            tried("analyst-7's process, straight to the service"),
+            &direct,
+            (name, call),
+        )
+        .await
     }
 
     async fn own_process(&mut self) -> Result<()> {
         let client = self.analyst()?.client();
-        let record = || json!({"hash": "forged", "record": {"v": 1, "seq": 0}}).to_string();
+        let record = json!({"hash": "forged", "record": {"v": 1, "seq": 0}});
         let records = |body: String| {
             let call = Call::new("POST", POLICY_AUTHORITY, "/v1/records");
             call.header("content-type", "application/x-ndjson")
                 .header("ostiary-callout", "1")
                 .body(body)
         };
-        let fork = records(format!("{}\n{}", record(), record()));
         let policy = Call::new("GET", POLICY_AUTHORITY, "/v1/policy?formats=1").header("ostiary-callout", "1");
+        let refused = Expected::Deny("endpoint_refused");
         for (what, call) in [
             ("analyst-7's process asks for its policy", policy),
-            ("analyst-7's process posts a record", records(record())),
-            ("analyst-7's process forks its sidecar's chain", fork),
+            ("analyst-7's process posts a record", records(record.to_string())),
+            (
+                "analyst-7's process forks its sidecar's chain",
+                records(format!("{record}\n{record}")),
+            ),
         ] {
-            let answer = client.send(call).await;
-            self.judge(what, "its own", Expected::Deny("endpoint_refused"), answer, None);
+            self.asked(Try::new(what, OWN, refused), &client, call).await?;
         }
         let ask = Call::new("POST", POLICY_AUTHORITY, "/v1/tokens").json(&token_request());
-        let answer = client.send(ask).await;
-        self.judge(
+        let tried = Try::new(
             "analyst-7's process asks for a token",
-            "policy's",
+            POLICY,
             Expected::Refuse("role_missing"),
-            answer,
-            None,
         );
+        self.asked(tried, &client, ask).await?;
         Ok(())
     }
 
@@ -429,8 +336,8 @@ impl Story<'_> {
         );
         std::fs::write(&file, after)?;
         let doors = [
-            ("its own", self.analyst()?.client()),
-            ("service's", self.mesh.direct("mcp", "analyst-7")?),
+            (OWN, self.analyst()?.client()),
+            (SERVICE, self.mesh.direct("mcp", "analyst-7")?),
         ];
         for (door, client) in &doors {
             let mut found = 0;
@@ -445,10 +352,9 @@ impl Story<'_> {
             })
             .await?;
             let (service, call) = self.tool("pandas", &json!({}))?;
-            let expected = Expected::Deny("tool_not_in_policy");
             let what = "calls tool pandas, since taken from its policy";
-            self.shown(what, door, client, service, call.bearer(token), expected)
-                .await?;
+            let tried = Try::new(what, door, Expected::Deny("tool_not_in_policy"));
+            self.shown(tried, client, (service, call.bearer(token))).await?;
         }
         Ok(std::fs::write(&file, before)?)
     }
@@ -474,16 +380,9 @@ impl Story<'_> {
 impl Story<'_> {
     /// analyst-7 with a token, through its own sidecar.
     async fn through(&mut self, what: &str, token: &str, to: (&str, Call), expected: Expected) -> Result<()> {
-        let client = self.analyst()?.client();
-        self.shown(
-            &format!("analyst-7 {what}"),
-            "its own",
-            &client,
-            to.0,
-            to.1.bearer(token),
-            expected,
-        )
-        .await
+        let (what, client) = (format!("analyst-7 {what}"), self.analyst()?.client());
+        self.shown(Try::new(&what, OWN, expected), &client, (to.0, to.1.bearer(token)))
+            .await
     }
 
     /// The same, and again at the service's sidecar.
@@ -491,125 +390,49 @@ impl Story<'_> {
         self.bare(what, (to.0, to.1.bearer(token)), expected).await
     }
 
-    async fn bare(&mut self, what: &str, (service, call): (&str, Call), expected: Expected) -> Result<()> {
+    /// The call as it is, at both sidecars.
+    async fn bare(&mut self, what: &str, to: (&str, Call), expected: Expected) -> Result<()> {
         let what = format!("analyst-7 {what}");
-        let (own, direct) = (self.analyst()?.client(), self.mesh.direct(service, "analyst-7")?);
-        self.shown(&what, "its own", &own, service, call.clone(), expected)
-            .await?;
-        self.shown(&what, "service's", &direct, service, call, expected).await
+        let (own, direct) = (self.analyst()?.client(), self.mesh.direct(to.0, "analyst-7")?);
+        self.shown(Try::new(&what, OWN, expected), &own, to.clone()).await?;
+        self.shown(Try::new(&what, SERVICE, expected), &direct, to).await
     }
 
-    /// A call to a service; its log is asked afterwards.
-    async fn shown(
-        &mut self,
-        what: &str,
-        door: &'static str,
-        client: &Client,
-        service: &str,
-        call: Call,
-        expected: Expected,
-    ) -> Result<()> {
+    /// A call to a service, whose log is asked afterwards.
+    async fn shown(&mut self, tried: Try<'_>, client: &Client, (service, call): (&str, Call)) -> Result<()> {
         self.calls += 1;
         let mark = self.calls.to_string();
-        let answer = client.send(call.header(CALL_HEADER, &mark)).await;
-        let backend = &self.mesh.service(service)?.backend;
-        self.judge(what, door, expected, answer, Some((backend, &mark)));
-        Ok(())
-    }
-
-    /// A request for a token that is refused.
-    async fn ask(&mut self, what: &str, principal: &Credential, body: &Value, code: &'static str) -> Result<()> {
-        let answer = self
-            .mesh
-            .policy_server
-            .ask_token(&self.mesh.ca, principal, body)
-            .await?;
-        self.issued(what, Expected::Refuse(code), answer);
-        Ok(())
-    }
-
-    fn issued(&mut self, what: &str, expected: Expected, answer: Answer) {
-        self.judge(what, "policy's", expected, Ok(answer), None);
-    }
-
-    fn judge(
-        &mut self,
-        what: &str,
-        door: &'static str,
-        expected: Expected,
-        answer: Result<Answer>,
-        log: Option<(&Backend, &str)>,
-    ) {
         let start = Instant::now();
-        let got = outcome(answer.as_ref().ok());
-        let (status, code, elapsed) = match &answer {
-            Ok(answer) => (
-                answer.status,
-                answer.code().unwrap_or_else(|| got.to_owned()),
-                answer.elapsed,
-            ),
-            Err(_) => (0, "no connection".to_owned(), start.elapsed()),
-        };
-        let wrong = mismatch(expected, answer.as_ref().ok()).or_else(|| log.and_then(|log| misplaced(expected, log)));
-        self.mismatches += usize::from(wrong.is_some());
-        let code = if code == "pass" { "ok".to_owned() } else { code };
-        (self.tell)(&Row {
-            call: what.to_owned(),
-            door,
-            expected,
-            got,
-            status,
-            code,
-            elapsed,
-            mismatch: wrong,
-        });
+        let answer = client.send(call.header(CALL_HEADER, &mark)).await;
+        let elapsed = start.elapsed();
+        let backend = &self.mesh.service(service)?.backend;
+        self.record(Row::judge(tried, &answer, elapsed, Some((backend, &mark))));
+        Ok(())
     }
-}
 
-fn outcome(answer: Option<&Answer>) -> &'static str {
-    match answer {
-        None => "no way in",
-        Some(answer) if answer.denial().is_some() => "deny",
-        Some(answer) if answer.status < 300 => "pass",
-        Some(_) => "refuse",
+    /// A request to the policy server.
+    async fn asked(&mut self, tried: Try<'_>, client: &Client, call: Call) -> Result<Answer> {
+        let start = Instant::now();
+        let answer = client.send(call).await;
+        self.record(Row::judge(tried, &answer, start.elapsed(), None));
+        answer
     }
-}
 
-/// What is wrong with an answer.
-fn mismatch(expected: Expected, answer: Option<&Answer>) -> Option<String> {
-    let got = outcome(answer);
-    if got != expected.verdict() {
-        let body = answer
-            .map(|answer| String::from_utf8_lossy(&answer.body).into_owned())
-            .unwrap_or_default();
-        return Some(format!("expected {}, got {got}: {body}", expected.verdict()));
-    }
-    let answer = answer?;
-    let code = answer.code();
-    match expected {
-        Expected::Deny(expected) if answer.denial() != Some(expected) => {
-            Some(format!("the ostiary-denial header says {:?}", answer.denial()))
-        }
-        Expected::Deny(expected) | Expected::Refuse(expected) if code.as_deref() != Some(expected) => {
-            Some(format!("the body's code is {code:?}"))
-        }
-        Expected::Deny(_) if matches!(answer.status, 401 | 403) && answer.header("www-authenticate").is_none() => {
-            Some("there is no WWW-Authenticate".to_owned())
-        }
-        _ => None,
-    }
-}
-
-/// What is wrong with the service's own log.
-fn misplaced(expected: Expected, (backend, mark): (&Backend, &str)) -> Option<String> {
-    let wanted = usize::from(expected == Expected::Pass);
-    let seen = backend.seen_with(CALL_HEADER, mark).len();
-    (seen != wanted).then(|| {
-        format!(
-            "the log of {} has the request {seen} times, not {wanted}",
-            backend.name()
+    /// A request for a token, shown with its mutual TLS.
+    async fn asked_token(&mut self, tried: Try<'_>, principal: &Credential, body: &Value) -> Result<Answer> {
+        let client = self.mesh.policy_server.client(&self.mesh.ca, principal)?;
+        self.asked(
+            tried,
+            &client,
+            Call::new("POST", POLICY_AUTHORITY, "/v1/tokens").json(body),
         )
-    })
+        .await
+    }
+
+    fn record(&mut self, row: Row) {
+        self.mismatches += usize::from(row.mismatch.is_some());
+        (self.tell)(&row);
+    }
 }
 
 /// The last line, below the table.

@@ -125,3 +125,124 @@ impl ServerCertVerifier for SpiffeVerifier {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{ClientConnection, ServerConfig, ServerConnection};
+
+    use super::*;
+
+    const SERVER: &str = "spiffe://cluster.local/ns/ostiary/sa/policy-server";
+    const CALLER: &str = "spiffe://cluster.local/ns/orchestration/sa/orchestrator";
+
+    struct Authority {
+        pem: String,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    impl Authority {
+        fn new() -> Self {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let pem = params.self_signed(&key).unwrap().pem();
+            Self {
+                pem,
+                issuer: Issuer::new(params, key),
+            }
+        }
+
+        /// A certificate with these URI names, and its key.
+        fn certificate(&self, names: &[&str]) -> (String, String) {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            params
+                .subject_alt_names
+                .extend(names.iter().map(|name| SanType::URI((*name).try_into().unwrap())));
+            (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+        }
+
+        fn server(&self, names: &[&str]) -> ServerConfig {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let (certificate, key) = self.certificate(names);
+            let mut roots = RootCertStore::empty();
+            roots
+                .add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap())
+                .unwrap();
+            let callers = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .build()
+                .unwrap();
+            ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_client_cert_verifier(callers)
+                .with_single_cert(
+                    vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+                    PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+                )
+                .unwrap()
+        }
+
+        fn client(&self, identity: Option<&str>) -> ClientConfig {
+            let (certificate, key) = self.certificate(&[CALLER]);
+            client_config(
+                Some(self.pem.as_bytes()),
+                Some((certificate.as_bytes(), key.as_bytes())),
+                identity,
+            )
+            .unwrap()
+        }
+    }
+
+    /// Shakes hands in memory; the client's error, if it has one.
+    fn shake(client: ClientConfig, server: ServerConfig, name: &'static str) -> Result<(), rustls::Error> {
+        let mut client = ClientConnection::new(Arc::new(client), name.try_into().unwrap()).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut sent = Vec::new();
+            client.write_tls(&mut sent).unwrap();
+            server.read_tls(&mut sent.as_slice()).unwrap();
+            server.process_new_packets()?;
+            let mut answered = Vec::new();
+            server.write_tls(&mut answered).unwrap();
+            client.read_tls(&mut answered.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_server_is_known_by_its_spiffe_id_alone() {
+        let authority = Authority::new();
+        let shake = |names: &[&str]| shake(authority.client(Some(SERVER)), authority.server(names), "elsewhere");
+        assert_eq!(shake(&[SERVER]), Ok(()));
+        let wrong = Err(CertificateError::NotValidForName.into());
+        assert_eq!(shake(&[CALLER]), wrong);
+        assert_eq!(shake(&[]), wrong);
+        assert_eq!(shake(&[SERVER, CALLER]), wrong);
+        assert_eq!(shake(&[CALLER, SERVER]), wrong);
+    }
+
+    #[test]
+    fn another_authority_is_not_trusted() {
+        let (authority, other) = (Authority::new(), Authority::new());
+        for identity in [Some(SERVER), None] {
+            let error = shake(authority.client(identity), other.server(&[SERVER]), "localhost").unwrap_err();
+            assert!(matches!(error, rustls::Error::InvalidCertificate(_)), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_spiffe_id_the_host_name_must_fit() {
+        let authority = Authority::new();
+        assert_eq!(
+            shake(authority.client(None), authority.server(&[SERVER]), "localhost"),
+            Ok(())
+        );
+        assert!(shake(authority.client(None), authority.server(&[SERVER]), "elsewhere").is_err());
+    }
+}

@@ -151,3 +151,56 @@ fn within(field: &'static str, value: u64, least: u64, most: u64) -> Result<(), 
         Err(ConfigError::OutOfRange { field, least, most })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{BUNDLE_KEY, config};
+
+    #[test]
+    fn the_optional_fields_have_defaults() {
+        let config = Config::parse(&config(BUNDLE_KEY, &json!({}))).unwrap();
+        assert_eq!((config.record_queue, config.token_cache), (8192, 4096));
+        assert_eq!(config.poll_timeout, Duration::from_secs(30));
+        assert!(config.headers_stop_iteration);
+    }
+
+    #[test]
+    fn anything_but_the_documented_fields_and_ranges_is_refused() {
+        for (fields, error) in [
+            (json!({"record_queu": 1}), "not of the expected shape"),
+            (
+                json!({"record_queue": 8}),
+                "`record_queue` must be between 64 and 131072",
+            ),
+            (json!({"record_queue": 1.5}), "not of the expected shape"),
+            (json!({"token_cache": 0}), "`token_cache` must be between 1 and 65536"),
+            (
+                json!({"poll_timeout_seconds": 0}),
+                "`poll_timeout_seconds` must be between 1 and 300",
+            ),
+            (json!({"policy_cluster": ""}), "`policy_cluster` must not be empty"),
+            (
+                json!({"trust_domain": "a/b"}),
+                "`trust_domain` is not a SPIFFE trust domain",
+            ),
+            (
+                json!({"bundle_keys": {"keys": []}}),
+                "`bundle_keys`: one to three Ed25519 keys",
+            ),
+            (json!({"headers_stop_iteration": "yes"}), "not of the expected shape"),
+        ] {
+            let refused = Config::parse(&config(BUNDLE_KEY, &fields)).unwrap_err().to_string();
+            assert!(refused.starts_with(error), "{refused}");
+        }
+        assert!(matches!(Config::parse(b""), Err(ConfigError::Missing)));
+        assert!(matches!(
+            Config::parse(b"{\"policy_cluster\":\"a\",\"policy_cluster\":\"b\"}"),
+            Err(ConfigError::Json(_))
+        ));
+    }
+}

@@ -65,7 +65,7 @@ pub(crate) trait Host {
     /// A clock that only advances, since an arbitrary start.
     fn monotonic(&self) -> Duration;
     fn define_metric(&self, kind: MetricKind, name: &str) -> Option<u32>;
-    fn add_to_metric(&self, metric: u32, amount: u64);
+    fn add_to_metric(&self, metric: u32, amount: i64);
     fn set_metric(&self, metric: u32, value: u64);
 }
 
@@ -197,8 +197,8 @@ impl Host for Envoy {
         hostcalls::define_metric(kind, name).ok()
     }
 
-    fn add_to_metric(&self, metric: u32, amount: u64) {
-        let _ = hostcalls::increment_metric(metric, i64::try_from(amount).unwrap_or(i64::MAX));
+    fn add_to_metric(&self, metric: u32, amount: i64) {
+        let _ = hostcalls::increment_metric(metric, amount);
     }
 
     fn set_metric(&self, metric: u32, value: u64) {

@@ -5,7 +5,8 @@
 //! `authz` answers back; everything that goes wrong on the way is a denial.
 //!
 //! - `root`, `http`: Envoy's callbacks, handed on as they are.
-//! - `session`: one request, from its first byte to its last; `connection`, `trace`: what is known of it.
+//! - `session`: one request, from its first byte to its last; `known`, `connection`, `trace`: what is known of it;
+//!   `headers`: what becomes of its headers.
 //! - `vm`: what all requests of one Wasm VM share. `poll`, `policy`: the bundle and state list and how they arrive.
 //!   `cache`, `signature`: verified tokens. `records`, `slots`: the audit records and how they leave.
 //! - `host`: all that is asked of the proxy. Only `host`, `http` and `root` know that it is Envoy.
@@ -16,8 +17,10 @@ mod backoff;
 mod cache;
 mod config;
 mod connection;
+mod headers;
 mod host;
 mod http;
+mod known;
 mod meters;
 mod policy;
 mod poll;
@@ -26,6 +29,8 @@ mod root;
 mod session;
 mod signature;
 mod slots;
+#[cfg(test)]
+mod testing;
 mod trace;
 mod vm;
 

@@ -35,21 +35,26 @@ impl Meter {
     }
 
     fn kind(self) -> MetricKind {
-        if self == Self::RecordsDropped {
-            MetricKind::Counter
-        } else {
-            MetricKind::Gauge
+        match self {
+            Self::RecordsDropped => MetricKind::Counter,
+            _ => MetricKind::Gauge,
         }
+    }
+
+    /// Whether Envoy's value is the sum of what the VMs say, as against what one of them said last.
+    fn adds_up(self) -> bool {
+        matches!(self, Self::RecordsDropped | Self::RecordQueue)
     }
 }
 
 /// The counts since the last flush, and Envoy's ids of the metrics in use.
 #[derive(Debug, Default)]
 pub(crate) struct Meters {
-    decisions: HashMap<Decision, u64>,
+    decisions: HashMap<Decision, i64>,
     decision_ids: HashMap<Decision, u32>,
-    values: HashMap<Meter, u64>,
+    values: HashMap<Meter, i64>,
     ids: HashMap<Meter, u32>,
+    queued: i64,
 }
 
 impl Meters {
@@ -58,14 +63,23 @@ impl Meters {
         *self.decisions.entry((side, code)).or_default() += 1;
     }
 
-    /// Adds to a counter.
-    pub(crate) fn add(&mut self, meter: Meter, amount: u64) {
-        *self.values.entry(meter).or_default() += amount;
+    /// Counts denials that will be known by their code alone.
+    pub(crate) fn dropped(&mut self, count: u64) {
+        *self.values.entry(Meter::RecordsDropped).or_default() += signed(count);
     }
 
-    /// Sets a gauge.
+    /// Notes how many records are queued in this VM.
+    pub(crate) fn queued(&mut self, records: usize) {
+        let queued = signed(records as u64);
+        if queued != self.queued {
+            *self.values.entry(Meter::RecordQueue).or_default() += queued - self.queued;
+            self.queued = queued;
+        }
+    }
+
+    /// Sets a gauge that does not add up.
     pub(crate) fn set(&mut self, meter: Meter, value: u64) {
-        self.values.insert(meter, value);
+        self.values.insert(meter, signed(value));
     }
 
     /// Hands everything to Envoy.
@@ -86,13 +100,17 @@ impl Meters {
                 self.ids.insert(meter, id);
                 Some(id)
             });
-            match (id, meter.kind()) {
-                (Some(id), MetricKind::Counter) => host.add_to_metric(id, value),
-                (Some(id), MetricKind::Gauge) => host.set_metric(id, value),
-                (None, _) => {}
+            match id {
+                Some(id) if meter.adds_up() => host.add_to_metric(id, value),
+                Some(id) => host.set_metric(id, value.unsigned_abs()),
+                None => {}
             }
         }
     }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 fn decision_name((side, code): Decision) -> String {

@@ -349,3 +349,6 @@ fn workload(sealed: &Sealed) -> Option<String> {
         .workload
         .map(Cow::into_owned)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,39 +8,28 @@
 //!                        └── broken off ──> Ended
 //! ```
 //!
-//! A request goes on only out of [`Session::pass`], which takes what only a `Permit` of the core makes. It holds slots for its records from before
-//! it passes until they are written.
+//! A request goes on only out of [`Session::pass`], which takes what only a `Permit` of the core makes. It holds slots
+//! for its records from before it passes until they are written.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 
-use authz::audit::{Kind, Outcome, Record, RecordedFacts};
+use authz::audit::{Kind, Outcome, Record};
 use authz::decision::{self, Permit, Question};
 use authz::denial::{Code, Denial, Form};
 use authz::digest::{Digest, Hasher};
-use authz::identity::{ServiceId, SpiffeId};
-use authz::policy::{Bundle, Protocol, Service, ServiceIndex};
-use authz::request::{self, Extraction, Facts, Pending, RequestHead, Side};
+use authz::policy::Protocol;
+use authz::request::{self, Extraction, Facts, Pending, RequestHead};
 use authz::token::VerifiedToken;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::connection::{self, Connection};
+use crate::headers;
 use crate::host::{HeaderPair, Host, Message, Moment};
+use crate::known::Known;
 use crate::slots::Reservation;
-use crate::trace;
 use crate::vm::{Standing, Vm};
 
 /// Proxy-wasm hands over at most 1,024 pairs; a request with that many is no request.
 const MOST_HEADERS: usize = 1000;
-
-/// What applications must never see from, nor send to, another.
-const INTERNAL_PREFIX: &str = "ostiary-";
-const CALL_HEADER: &str = "ostiary-call";
-const CLAIMS_HEADER: &str = "ostiary-claims";
-
-/// 128 bits in base64url.
-const CALL_ID_CHARS: usize = 22;
 
 /// Where access logs read the record of the decision.
 const DECISION_KEY: &str = "ostiary";
@@ -78,27 +67,10 @@ enum Phase {
     Passing(Box<Passing>),
     /// Answered by us.
     Denied,
+    /// Denied after the service had answered: nothing of its answer may get through.
+    Withheld,
     /// Accounted for.
     Ended,
-}
-
-/// What is known of a request, gathered as far as it got.
-#[derive(Debug, Default)]
-struct Known {
-    side: Option<Side>,
-    peer: Option<SpiffeId>,
-    /// The place of the service in the bundle of `standing`.
-    index: Option<ServiceIndex>,
-    service_id: Option<ServiceId>,
-    protocol: Option<Protocol>,
-    method: String,
-    path: String,
-    call: Option<String>,
-    trace_id: Option<String>,
-    token: Option<Rc<VerifiedToken>>,
-    standing: Option<Standing>,
-    facts: Option<Facts>,
-    request_digest: Option<Digest>,
 }
 
 #[derive(Debug)]
@@ -127,47 +99,6 @@ struct Permitted(());
 impl From<Permit<'_>> for Permitted {
     fn from(_: Permit<'_>) -> Self {
         Self(())
-    }
-}
-
-impl Known {
-    /// Notes who calls what, as far as the head tells, for the answer and the records.
-    fn look_at(&mut self, host: &impl Host, head: &RequestHead<'_>, connection: &Connection, bundle: &Bundle) {
-        self.trace_id = head.header("traceparent").and_then(trace::trace_id).map(str::to_owned);
-        if self.call.is_none() {
-            self.call = call_id(host, connection.side(), head);
-        }
-        self.index = match connection.side() {
-            Side::Inbound => bundle.service_exposed_on(connection.listener.local_port),
-            Side::Outbound => bundle.service_named(head.authority()),
-        };
-        let service = self.service(bundle);
-        let (id, protocol) = (
-            service.map(|service| service.id().clone()),
-            service.map(Service::protocol),
-        );
-        (self.service_id, self.protocol) = (id, protocol);
-        (self.method, self.path) = (head.method().to_owned(), head.path().to_owned());
-    }
-
-    fn service<'a>(&self, bundle: &'a Bundle) -> Option<&'a Service> {
-        self.index.and_then(|index| bundle.service(index))
-    }
-
-    /// The facts decided on; of a request that gave none, its method and path.
-    fn recorded_facts(&self) -> RecordedFacts<'_> {
-        match &self.facts {
-            Some(facts) => RecordedFacts::from(facts),
-            None => RecordedFacts {
-                method: Some(self.method.as_str().into()),
-                path: Some(self.path.as_str().into()),
-                ..RecordedFacts::default()
-            },
-        }
-    }
-
-    fn standing(&self) -> Result<&Standing, Denial> {
-        self.standing.as_ref().ok_or_else(|| internal("nothing to decide on"))
     }
 }
 
@@ -206,10 +137,11 @@ impl Session {
             .ok_or_else(|| internal("the headers cannot be read"))?;
         match self.read_head(vm, host, &connection, &pairs, end)? {
             Extraction::Ready(facts) => {
-                let permit = self.decide(&connection, &facts)?;
+                let verdict = self.decide(&connection, &facts);
                 self.known.facts = Some(facts);
+                let permit = verdict?;
+                headers::rewrite(&self.known, host, &pairs)?;
                 let reservation = self.reserve(vm)?;
-                self.rewrite(host, &pairs)?;
                 self.pass(vm, host, permit, reservation, None)
             }
             Extraction::NeedsBody(pending) => {
@@ -218,8 +150,8 @@ impl Session {
                     &question(self.now, &standing, &connection, token.as_deref()),
                     pending.service(),
                 )?;
+                headers::rewrite(&self.known, host, &pairs)?;
                 let reservation = self.reserve(vm)?;
-                self.rewrite(host, &pairs)?;
                 self.phase = Phase::Held(Box::new(Held {
                     pairs,
                     connection,
@@ -293,7 +225,7 @@ impl Session {
                     Flow::Pause
                 }
             }
-            Phase::Fresh | Phase::Denied | Phase::Ended => Flow::Pause,
+            Phase::Fresh | Phase::Denied | Phase::Withheld | Phase::Ended => Flow::Pause,
         }
     }
 
@@ -302,7 +234,7 @@ impl Session {
         match &self.phase {
             Phase::Passing(_) => Flow::Continue,
             Phase::Held(_) => self.decide_on_body(vm, host),
-            Phase::Fresh | Phase::Denied | Phase::Ended => Flow::Pause,
+            Phase::Fresh | Phase::Denied | Phase::Withheld | Phase::Ended => Flow::Pause,
         }
     }
 
@@ -389,47 +321,6 @@ impl Session {
             })
     }
 
-    /// Makes the headers what the next one in line may see.
-    fn rewrite(&self, host: &impl Host, pairs: &[HeaderPair]) -> Result<(), Denial> {
-        for (name, _) in pairs {
-            if name.starts_with(INTERNAL_PREFIX) {
-                host.remove_request_header(name);
-            }
-        }
-        match self.known.side {
-            Some(Side::Outbound) => {
-                let call = self
-                    .known
-                    .call
-                    .as_deref()
-                    .ok_or_else(|| internal("no randomness for a call id"))?;
-                host.set_request_header(CALL_HEADER, call);
-                Ok(())
-            }
-            Some(Side::Inbound) => self.rewrite_inbound(host, pairs),
-            None => Err(internal("the side is unknown")),
-        }
-    }
-
-    fn rewrite_inbound(&self, host: &impl Host, pairs: &[HeaderPair]) -> Result<(), Denial> {
-        let bundle = &self.known.standing()?.bundle.bundle;
-        let service = self
-            .known
-            .service(bundle)
-            .ok_or_else(|| internal("the service is gone"))?;
-        let header = service.token_header();
-        if !service.forward_token() && pairs.iter().any(|(name, _)| name == header) {
-            host.remove_request_header(header);
-        }
-        if service.forward_claims()
-            && let Some(token) = &self.known.token
-        {
-            let claims = serde_json::to_vec(token.claims()).map_err(|_| internal("the claims cannot be written"))?;
-            host.set_request_header(CLAIMS_HEADER, &URL_SAFE_NO_PAD.encode(claims));
-        }
-        Ok(())
-    }
-
     /// Lets the request go on. The only way to `Passing`.
     fn pass(
         &mut self,
@@ -441,7 +332,7 @@ impl Session {
     ) -> Result<Flow, Denial> {
         let record = Record {
             verdict: Some(Outcome::Permit),
-            ..self.decision()
+            ..self.known.decision(self.now)
         };
         let Some(written) = vm.records.write(host, &mut reservation, &record) else {
             vm.records.release(reservation);
@@ -492,14 +383,14 @@ impl Session {
     /// Records a denial on its own if its token is the peer's, else counts it: nobody can flood the log in another's
     /// name.
     fn record_denial(&self, vm: &mut Vm, host: &impl Host, denial: &Denial, reservation: Option<Reservation>) {
-        if self.bound() {
+        if self.known.bound() {
             let reservation = reservation.or_else(|| vm.records.reserve(self.known.peer.as_ref(), 1));
             if let Some(mut reservation) = reservation {
                 let record = Record {
                     verdict: Some(Outcome::Deny),
                     code: Some(denial.code()),
                     status: Some(denial.code().status().into()),
-                    ..self.decision()
+                    ..self.known.decision(self.now)
                 };
                 let written = vm
                     .records
@@ -513,68 +404,8 @@ impl Session {
         } else if let Some(reservation) = reservation {
             vm.records.release(reservation);
         }
-        let Known {
-            side, peer, service_id, ..
-        } = &self.known;
-        vm.records.count(
-            self.now.seconds(),
-            *side,
-            peer.as_ref(),
-            service_id.as_ref(),
-            denial.code(),
-        );
-        host.publish(DECISION_KEY, counted(&self.known, denial.code()).as_bytes());
-    }
-
-    /// Whether the token was verified and belongs to the peer.
-    fn bound(&self) -> bool {
-        match (&self.known.token, &self.known.peer) {
-            (Some(token), Some(peer)) => token.claims().sub == *peer,
-            _ => false,
-        }
-    }
-
-    fn decision(&self) -> Record<'_> {
-        let known = &self.known;
-        Record {
-            claims: known.token.as_deref().map(|token| Cow::Borrowed(token.claims())),
-            facts: Some(known.recorded_facts()),
-            bundle: known
-                .standing
-                .as_ref()
-                .map(|standing| standing.bundle.version.as_str().into()),
-            state: known
-                .standing
-                .as_ref()
-                .map(|standing| standing.state.version.as_str().into()),
-            request_digest: known.request_digest,
-            ..self.record(Kind::Decision)
-        }
-    }
-
-    /// What every record of this request says.
-    fn record(&self, kind: Kind) -> Record<'_> {
-        let known = &self.known;
-        let claims = known.token.as_deref().map(VerifiedToken::claims);
-        Record {
-            agent_id: claims.map(|claims| claims.agent_id.as_str().into()),
-            jti: claims.map(|claims| claims.jti.as_str().into()),
-            operation_id: claims.map(|claims| claims.operation_id.as_str().into()),
-            txn: claims
-                .and_then(|claims| claims.txn.as_ref())
-                .map(|txn| txn.as_str().into()),
-            call: known.call.as_deref().map(Cow::Borrowed),
-            peer: known.peer.as_ref().map(|peer| peer.as_str().into()),
-            protocol: known.protocol.map(|protocol| protocol.as_str().into()),
-            service: known.service_id.as_ref().map(|service| service.as_str().into()),
-            side: known.side,
-            trace_id: known.trace_id.as_deref().map(Cow::Borrowed),
-            workload: known
-                .standing
-                .as_ref()
-                .map(|standing| standing.workload.as_str().into()),
-            ..Record::new(kind, self.now.millis())
-        }
+        self.known.count(&mut vm.records, denial.code(), self.now);
+        host.publish(DECISION_KEY, self.known.counted(denial.code()).as_bytes());
     }
 
     /// The response's headers are here. What answers a request without a verdict is not the application's to give.
@@ -586,8 +417,11 @@ impl Session {
             }
             Phase::Held(_) if from_upstream(host) => {
                 let denial = internal("the service answered before the whole request could be decided on");
-                self.deny_held(vm, host, denial)
+                let flow = self.deny_held(vm, host, denial);
+                self.phase = Phase::Withheld;
+                flow
             }
+            Phase::Withheld => Flow::Pause,
             // Envoy's own answer (413, 408, no upstream), or ours.
             Phase::Held(_) | Phase::Fresh | Phase::Denied | Phase::Ended => Flow::Continue,
         }
@@ -595,24 +429,27 @@ impl Session {
 
     /// The next bytes of the response's body.
     pub(crate) fn response_body(&mut self, host: &impl Host, size: usize, end: bool) -> Flow {
-        if let Phase::Passing(passing) = &mut self.phase {
-            if size > 0 {
-                match host.body(Message::Response, size) {
-                    Some(chunk) => passing.response.update(&chunk),
-                    None => log::warn!("a part of a response could not be read"),
-                }
+        match &mut self.phase {
+            Phase::Passing(passing) => {
+                passing.response_chunk(host, size);
+                passing.response_ended |= end;
+                Flow::Continue
             }
-            passing.response_ended |= end;
+            Phase::Withheld => Flow::Pause,
+            Phase::Held(_) | Phase::Fresh | Phase::Denied | Phase::Ended => Flow::Continue,
         }
-        Flow::Continue
     }
 
     /// The response ends with trailers.
     pub(crate) fn response_trailers(&mut self) -> Flow {
-        if let Phase::Passing(passing) = &mut self.phase {
-            passing.response_ended = true;
+        match &mut self.phase {
+            Phase::Passing(passing) => {
+                passing.response_ended = true;
+                Flow::Continue
+            }
+            Phase::Withheld => Flow::Pause,
+            Phase::Held(_) | Phase::Fresh | Phase::Denied | Phase::Ended => Flow::Continue,
         }
-        Flow::Continue
     }
 
     /// The stream is over, however it ended; `logging` says that its access log is about to be written.
@@ -630,11 +467,11 @@ impl Session {
                     end: Some(end.into()),
                     status: status(host),
                     duration_us: Some(self.now.micros_since(self.started)),
-                    ..self.record(Kind::Completion)
+                    ..self.known.record(Kind::Completion, self.now)
                 };
                 self.close(vm, host, held.reservation, &record, logging);
             }
-            Phase::Fresh | Phase::Denied | Phase::Ended => {}
+            Phase::Fresh | Phase::Denied | Phase::Withheld | Phase::Ended => {}
         }
     }
 
@@ -658,7 +495,7 @@ impl Session {
             status: status(host),
             end: Some(if response_ended { "complete" } else { "broken" }.into()),
             duration_us: Some(self.now.micros_since(self.started)),
-            ..self.record(Kind::Completion)
+            ..self.known.record(Kind::Completion, self.now)
         };
         self.close(vm, host, reservation, &record, logging);
     }
@@ -674,6 +511,16 @@ impl Session {
 }
 
 impl Passing {
+    fn response_chunk(&mut self, host: &impl Host, size: usize) {
+        if size == 0 {
+            return;
+        }
+        match host.body(Message::Response, size) {
+            Some(chunk) => self.response.update(&chunk),
+            None => log::warn!("a part of a response could not be read"),
+        }
+    }
+
     fn request_chunk(&mut self, host: &impl Host, size: usize) {
         if size == 0 {
             return;
@@ -710,42 +557,6 @@ fn internal(why: &'static str) -> Denial {
     Denial::new(Code::InternalError, why)
 }
 
-/// What the access log shows of a denial that is only counted.
-fn counted(known: &Known, code: Code) -> String {
-    let mut text = format!("{{\"code\":\"{code}\",\"kind\":\"aggregate\"");
-    // INVARIANT: identities and service names hold nothing that JSON escapes.
-    for (name, value) in [
-        ("peer", known.peer.as_ref().map(SpiffeId::as_str)),
-        ("service", known.service_id.as_ref().map(ServiceId::as_str)),
-        ("side", known.side.map(Side::as_str)),
-        ("trace_id", known.trace_id.as_deref()),
-    ] {
-        if let Some(value) = value {
-            text.push_str(&format!(",\"{name}\":\"{value}\""));
-        }
-    }
-    text.push_str(",\"verdict\":\"deny\"}");
-    text
-}
-
-/// The id that joins the two sides' records: made where the call leaves, taken over where it arrives.
-fn call_id(host: &impl Host, side: Side, head: &RequestHead<'_>) -> Option<String> {
-    match side {
-        Side::Outbound => {
-            let mut bits = [0; 16];
-            host.random(&mut bits).then(|| URL_SAFE_NO_PAD.encode(bits))
-        }
-        Side::Inbound => {
-            let id = std::str::from_utf8(head.header(CALL_HEADER)?).ok()?;
-            let valid = id.len() == CALL_ID_CHARS
-                && id
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-            valid.then(|| id.to_owned())
-        }
-    }
-}
-
 /// Whether a response comes from the service and not from this proxy.
 fn from_upstream(host: &impl Host) -> bool {
     host.property(&["response", "code_details"])
@@ -758,3 +569,6 @@ fn status(host: &impl Host) -> Option<u64> {
         .and_then(|code| u64::try_from(code).ok())
         .filter(|code| *code > 0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -165,7 +165,7 @@ impl Vm {
         if let Some(workload) = &self.workload {
             let dropped = self.records.settle_counts(host, workload, now);
             if dropped > 0 {
-                self.meters.add(Meter::RecordsDropped, dropped);
+                self.meters.dropped(dropped);
             }
         }
         self.pump(host);
@@ -175,7 +175,7 @@ impl Vm {
             self.tokens.retain(now, |_| true);
             self.gauge(now, monotonic);
         }
-        self.meters.set(Meter::RecordQueue, self.records.len() as u64);
+        self.meters.queued(self.records.len());
         self.meters.flush(host);
     }
 
@@ -339,3 +339,6 @@ fn status(host: &impl Host) -> Option<u16> {
     let status = host.header(Message::Answer, ":status")?;
     std::str::from_utf8(&status).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,438 @@
+//! A proxy made of memory, and a policy server made of a key, for the tests of this crate.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ed25519_dalek::{Signer as _, SigningKey};
+use serde_json::{Value, json};
+
+use crate::host::{Callout, CalloutError, HeaderPair, Host, Message, MetricKind};
+use crate::session::{Flow, Session};
+use crate::vm::Vm;
+
+pub(crate) const AGENT: &str = "spiffe://cluster.local/ns/agents/sa/analyst-7";
+pub(crate) const OTHER_AGENT: &str = "spiffe://cluster.local/ns/agents/sa/writer-2";
+pub(crate) const SERVICE: &str = "spiffe://cluster.local/ns/data/sa/warehouse";
+pub(crate) const POLICY_SERVER: &str = "spiffe://cluster.local/ns/ostiary/sa/policy-server";
+pub(crate) const HTTP_PORT: i64 = 8080;
+pub(crate) const MCP_PORT: i64 = 8081;
+pub(crate) const NOW: u64 = 1_800_000_000;
+
+/// A callout that was sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Sent {
+    pub(crate) token: u32,
+    pub(crate) path: String,
+    pub(crate) body: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    headers: Vec<HeaderPair>,
+    bodies: HashMap<&'static str, Vec<u8>>,
+    properties: HashMap<String, Vec<u8>>,
+    answer_status: Option<u16>,
+    wall: Duration,
+    monotonic: Duration,
+    random: u64,
+    cluster_absent: bool,
+    sent: Vec<Sent>,
+    published: Vec<(String, Value)>,
+    responses: Vec<(u16, Value)>,
+}
+
+/// A proxy that does what it is told and notes what it is asked.
+#[derive(Debug)]
+pub(crate) struct FakeHost(RefCell<Inner>);
+
+impl FakeHost {
+    /// In the sidecar of the warehouse, on a connection of `analyst-7` to the port of its HTTP service.
+    pub(crate) fn inbound() -> Self {
+        let host = Self(RefCell::new(Inner {
+            wall: Duration::from_secs(NOW),
+            monotonic: Duration::from_secs(1000),
+            ..Inner::default()
+        }));
+        host.set("xds.node.metadata.NAMESPACE", b"data");
+        host.set("xds.node.metadata.SERVICE_ACCOUNT", b"warehouse");
+        host.set("connection.uri_san_local_certificate", SERVICE.as_bytes());
+        host.set("connection.uri_san_peer_certificate", AGENT.as_bytes());
+        host.set("destination.port", &HTTP_PORT.to_le_bytes());
+        host.set("xds.listener_direction", &1_i64.to_le_bytes());
+        host
+    }
+
+    /// In the sidecar of `analyst-7`, on a plain connection of its application.
+    pub(crate) fn outbound() -> Self {
+        let host = Self::inbound();
+        host.set("xds.node.metadata.NAMESPACE", b"agents");
+        host.set("xds.node.metadata.SERVICE_ACCOUNT", b"analyst-7");
+        host.unset("connection.uri_san_local_certificate");
+        host.unset("connection.uri_san_peer_certificate");
+        host.set("xds.listener_direction", &2_i64.to_le_bytes());
+        host
+    }
+
+    pub(crate) fn set(&self, property: &str, value: &[u8]) {
+        self.0
+            .borrow_mut()
+            .properties
+            .insert(property.to_owned(), value.to_vec());
+    }
+
+    pub(crate) fn unset(&self, property: &str) {
+        self.0.borrow_mut().properties.remove(property);
+    }
+
+    pub(crate) fn set_headers(&self, headers: &[(&str, &str)]) {
+        let pairs = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
+        self.0.borrow_mut().headers = pairs.collect();
+    }
+
+    pub(crate) fn set_body(&self, of: Message, body: &[u8]) {
+        self.0.borrow_mut().bodies.insert(name(of), body.to_vec());
+    }
+
+    pub(crate) fn advance(&self, by: Duration) {
+        let mut inner = self.0.borrow_mut();
+        inner.wall += by;
+        inner.monotonic += by;
+    }
+
+    pub(crate) fn set_cluster_absent(&self, absent: bool) {
+        self.0.borrow_mut().cluster_absent = absent;
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.0.borrow().wall.as_secs()
+    }
+
+    /// The request's headers as they would go on.
+    pub(crate) fn header_values(&self, name: &str) -> Vec<String> {
+        let inner = self.0.borrow();
+        let values = inner.headers.iter().filter(|(other, _)| other == name);
+        values
+            .map(|(_, value)| String::from_utf8_lossy(value).into_owned())
+            .collect()
+    }
+
+    /// Status and body of the answers that the filter gave itself.
+    pub(crate) fn responses(&self) -> Vec<(u16, Value)> {
+        self.0.borrow().responses.clone()
+    }
+
+    /// The code of the last denial.
+    pub(crate) fn denial(&self) -> Option<String> {
+        let (_, body) = self.responses().pop()?;
+        let code = body.get("code").or_else(|| body.pointer("/error/data/code"))?;
+        code.as_str().map(str::to_owned)
+    }
+
+    /// What access logs would show under `key`, oldest first.
+    pub(crate) fn published(&self, key: &str) -> Vec<Value> {
+        let inner = self.0.borrow();
+        inner
+            .published
+            .iter()
+            .filter(|(other, _)| other == key)
+            .map(|(_, value)| value.clone())
+            .collect()
+    }
+
+    pub(crate) fn sent(&self) -> Vec<Sent> {
+        self.0.borrow().sent.clone()
+    }
+
+    /// The last callout to `path` (without its query).
+    pub(crate) fn last_sent(&self, path: &str) -> Option<Sent> {
+        self.sent()
+            .into_iter()
+            .rfind(|sent| sent.path.split('?').next() == Some(path))
+    }
+
+    /// The records of all batches that were posted, in order.
+    pub(crate) fn posted(&self) -> Vec<Value> {
+        let batches = self.sent().into_iter().filter(|sent| sent.path == "/v1/records");
+        batches.flat_map(|batch| records_of(&batch.body)).collect()
+    }
+
+    /// Answers a callout.
+    pub(crate) fn answer(&self, vm: &mut Vm, token: u32, status: u16, body: &[u8]) {
+        self.set_body(Message::Answer, body);
+        self.0.borrow_mut().answer_status = Some(status);
+        vm.answer(self, token, true, body.len());
+    }
+
+    /// Answers the last poll.
+    pub(crate) fn answer_poll(&self, vm: &mut Vm, status: u16, body: &Value) {
+        let poll = self.last_sent("/v1/policy").unwrap();
+        self.answer(vm, poll.token, status, body.to_string().as_bytes());
+    }
+
+    /// Stores the last batch.
+    pub(crate) fn store_batch(&self, vm: &mut Vm) {
+        let batch = self.last_sent("/v1/records").unwrap();
+        let last = records_of(&batch.body).pop().unwrap();
+        let body = json!({"source": last["source"], "accepted_through": last["seq"]});
+        self.answer(vm, batch.token, 200, body.to_string().as_bytes());
+    }
+}
+
+fn records_of(body: &[u8]) -> Vec<Value> {
+    let lines = std::str::from_utf8(body).unwrap().lines();
+    lines
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["record"].clone())
+        .collect()
+}
+
+fn name(of: Message) -> &'static str {
+    match of {
+        Message::Request => "request",
+        Message::Response => "response",
+        Message::Answer => "answer",
+    }
+}
+
+impl Host for FakeHost {
+    fn request_headers(&self) -> Option<Vec<HeaderPair>> {
+        Some(self.0.borrow().headers.clone())
+    }
+
+    fn header(&self, of: Message, name: &str) -> Option<Vec<u8>> {
+        assert_eq!((of, name), (Message::Answer, ":status"));
+        self.0
+            .borrow()
+            .answer_status
+            .map(|status| status.to_string().into_bytes())
+    }
+
+    fn set_request_header(&self, name: &str, value: &str) {
+        self.remove_request_header(name);
+        self.0
+            .borrow_mut()
+            .headers
+            .push((name.to_owned(), value.as_bytes().to_vec()));
+    }
+
+    fn remove_request_header(&self, name: &str) {
+        self.0.borrow_mut().headers.retain(|(other, _)| other != name);
+    }
+
+    fn body(&self, of: Message, max: usize) -> Option<Vec<u8>> {
+        let mut body = self.0.borrow().bodies.get(name(of)).cloned()?;
+        body.truncate(max);
+        Some(body)
+    }
+
+    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
+        self.0.borrow().properties.get(&path.join(".")).cloned()
+    }
+
+    fn publish(&self, key: &str, value: &[u8]) {
+        let value = serde_json::from_slice(value).unwrap();
+        self.0.borrow_mut().published.push((key.to_owned(), value));
+    }
+
+    fn respond(&self, status: u16, _: &[(&str, &str)], body: &[u8]) {
+        self.0
+            .borrow_mut()
+            .responses
+            .push((status, serde_json::from_slice(body).unwrap()));
+    }
+
+    fn call(&self, callout: &Callout<'_>) -> Result<u32, CalloutError> {
+        let mut inner = self.0.borrow_mut();
+        if inner.cluster_absent {
+            return Err(CalloutError);
+        }
+        assert!(callout.headers.contains(&("ostiary-callout", "1")));
+        let path = callout
+            .headers
+            .iter()
+            .find(|(name, _)| *name == ":path")
+            .unwrap()
+            .1
+            .to_owned();
+        let token = u32::try_from(inner.sent.len()).unwrap() + 1;
+        inner.sent.push(Sent {
+            token,
+            path,
+            body: callout.body.unwrap_or_default().to_vec(),
+        });
+        Ok(token)
+    }
+
+    fn foreign(&self, _: &str, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> bool {
+        let mut inner = self.0.borrow_mut();
+        inner.random += 1;
+        bytes.fill(u8::try_from(inner.random % 251).unwrap());
+        true
+    }
+
+    fn wall(&self) -> Duration {
+        self.0.borrow().wall
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.borrow().monotonic
+    }
+
+    fn define_metric(&self, _: MetricKind, _: &str) -> Option<u32> {
+        Some(1)
+    }
+
+    fn add_to_metric(&self, _: u32, _: i64) {}
+
+    fn set_metric(&self, _: u32, _: u64) {}
+}
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+fn jwk(kid: &str, seed: u8) -> Value {
+    let x = URL_SAFE_NO_PAD.encode(key(seed).verifying_key().to_bytes());
+    json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": kid, "x": x})
+}
+
+fn sign(typ: &str, kid: &str, seed: u8, claims: &Value) -> String {
+    let header = json!({"alg": "EdDSA", "typ": typ, "kid": kid}).to_string();
+    let message = format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(header),
+        URL_SAFE_NO_PAD.encode(claims.to_string())
+    );
+    let signature = URL_SAFE_NO_PAD.encode(key(seed).sign(message.as_bytes()).to_bytes());
+    format!("{message}.{signature}")
+}
+
+/// `claims` with the fields of `with` added or replaced.
+fn with(mut claims: Value, with: &Value) -> Value {
+    for (name, value) in with.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    claims
+}
+
+/// A plugin configuration; `bundle_key` is the seed of the key that it trusts.
+pub(crate) fn config(bundle_key: u8, fields: &Value) -> Vec<u8> {
+    let config = json!({
+        "policy_cluster": "policy-server", "policy_authority": "policy-server.ostiary.svc.cluster.local",
+        "trust_domain": "cluster.local", "bundle_keys": {"keys": [jwk(&format!("b{bundle_key}"), bundle_key)]},
+        "headers_stop_iteration": true,
+    });
+    with(config, fields).to_string().into_bytes()
+}
+
+/// The seed of the bundle key in use.
+pub(crate) const BUNDLE_KEY: u8 = 1;
+const TOKEN_KEY: u8 = 2;
+
+/// A bundle for `workload`, with `fields` replaced.
+pub(crate) fn bundle(workload: &str, version: u64, fields: &Value) -> String {
+    bundle_signed_with(BUNDLE_KEY, workload, version, fields)
+}
+
+/// The same, by a key of another seed that goes by the same name.
+pub(crate) fn bundle_signed_with(seed: u8, workload: &str, version: u64, fields: &Value) -> String {
+    let service = |id: &str, port: i64, host: &str| {
+        json!({
+            "id": id, "identity": SERVICE, "hosts": [host], "ports": [port], "token_header": "authorization",
+            "forward_token": false, "forward_claims": false, "body_limit_bytes": 1000,
+        })
+    };
+    let http = json!({
+        "protocol": "http", "forward_claims": true,
+        "routes": [
+            {"method": "GET", "path": "/v1/tables/{table}", "scope": "read:data.{table}"},
+            {"method": "PUT", "path": "/v1/tables/{table}", "scope": "read:data.{table}"},
+        ],
+        "exempt": [{"peer": OTHER_AGENT, "method": "GET", "path": "/metrics"}],
+    });
+    let mcp = json!({"protocol": "mcp", "path": "/mcp", "tools": {"pandas": {}, "bash": {}, "sql": {}}});
+    let claims = json!({
+        "format": 1, "iss": POLICY_SERVER, "aud": workload, "epoch": 1, "version": version,
+        "issued_at": NOW, "expires_at": NOW + 3600, "max_state_age_seconds": 60, "max_token_ttl_seconds": 300,
+        "issuers": [{"iss": POLICY_SERVER, "jwks": {"keys": [jwk("t", TOKEN_KEY)]}}],
+        "policy_server": {"identity": POLICY_SERVER, "hosts": ["policy-server.ostiary.svc.cluster.local"]},
+        "services": [
+            with(service("data/warehouse", HTTP_PORT, "warehouse"), &http),
+            with(service("data/tools", MCP_PORT, "tools"), &mcp),
+        ],
+        "agents": [{
+            "id": "analyst-7", "identity": AGENT, "tools": ["pandas"], "forbidden_tools": ["bash"],
+            "scope": ["read:data.sales"], "may_call": [], "reaches": ["data/tools", "data/warehouse"],
+        }],
+    });
+    sign("policy-bundle+jwt", "b1", seed, &with(claims, fields))
+}
+
+/// A state list, with `fields` replaced.
+pub(crate) fn state(version: u64, fields: &Value) -> String {
+    let claims = json!({
+        "format": 1, "iss": POLICY_SERVER, "epoch": 1, "version": version, "issued_at": NOW,
+        "agents": {}, "not_before": {}, "revoked": {},
+    });
+    sign("agent-state+jwt", "b1", BUNDLE_KEY, &with(claims, fields))
+}
+
+/// A token of `analyst-7`, with `fields` replaced.
+pub(crate) fn token(fields: &Value) -> String {
+    let claims = json!({
+        "iss": POLICY_SERVER, "sub": AGENT, "aud": [SERVICE],
+        "issued_by": "spiffe://cluster.local/ns/orchestration/sa/orchestrator",
+        "iat": NOW, "nbf": NOW, "exp": NOW + 300, "jti": "jti-1", "txn": "txn-1", "agent_id": "analyst-7",
+        "operation_id": "report-2026-q1", "scope": ["read:data.sales"], "tools": ["pandas"],
+        "forbidden_tools": ["bash"], "max_tokens": 50_000,
+    });
+    sign("cap+jwt", "t", TOKEN_KEY, &with(claims, fields))
+}
+
+/// A VM without policy, whose first poll is out.
+pub(crate) fn fresh_vm(host: &FakeHost) -> Vm {
+    let mut vm = Vm::default();
+    vm.configure(host, &config(BUNDLE_KEY, &json!({}))).unwrap();
+    vm.tick(host);
+    vm
+}
+
+/// A VM with the policy of the workload at hand.
+pub(crate) fn ready_vm(host: &FakeHost) -> Vm {
+    let mut vm = fresh_vm(host);
+    let outbound = host.property(&["xds", "listener_direction"]) == Some(2_i64.to_le_bytes().to_vec());
+    let workload = if outbound { AGENT } else { SERVICE };
+    let answer = json!({"bundle": bundle(workload, 1, &json!({})), "state": state(1, &json!({}))});
+    host.answer_poll(&mut vm, 200, &answer);
+    vm
+}
+
+/// Sends the headers of a `GET /v1/tables/{table}` with these more headers.
+pub(crate) fn get_table(host: &FakeHost, vm: &mut Vm, table: &str, more: &[(&str, &str)]) -> (Session, Flow) {
+    let path = format!("/v1/tables/{table}");
+    let mut headers = vec![
+        (":method", "GET"),
+        (":authority", "warehouse:8080"),
+        (":path", &path),
+        (":scheme", "http"),
+    ];
+    headers.extend(more);
+    host.set_headers(&headers);
+    let mut session = Session::new(true);
+    let flow = session.request_headers(vm, host, headers.len(), true);
+    (session, flow)
+}
+
+/// The value of the `authorization` header for a token of these fields.
+pub(crate) fn bearer(fields: &Value) -> String {
+    format!("Bearer {}", token(fields))
+}

@@ -1,0 +1,177 @@
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::session::Flow;
+use crate::testing::{self, AGENT, BUNDLE_KEY, FakeHost, SERVICE, bearer, get_table};
+
+fn policy(version: u64, bundle: &Value) -> Value {
+    json!({"bundle": testing::bundle(SERVICE, version, bundle), "state": testing::state(version, &json!({}))})
+}
+
+fn polls(host: &FakeHost) -> Vec<String> {
+    host.sent()
+        .into_iter()
+        .map(|sent| sent.path)
+        .filter(|path| path.starts_with("/v1/policy"))
+        .collect()
+}
+
+fn flow(host: &FakeHost, vm: &mut Vm) -> Flow {
+    get_table(host, vm, "sales", &[("authorization", &bearer(&json!({})))]).1
+}
+
+#[test]
+fn one_poll_is_out_and_says_what_is_held() {
+    let host = FakeHost::inbound();
+    let mut vm = testing::fresh_vm(&host);
+    vm.tick(&host);
+    assert_eq!(polls(&host), ["/v1/policy?formats=1"]);
+    host.answer_poll(&mut vm, 200, &policy(1, &json!({})));
+    vm.tick(&host);
+    assert_eq!(
+        polls(&host)[1..],
+        ["/v1/policy?formats=1&bundle=1.1&state=1.1"],
+        "asked again at once, and once"
+    );
+    host.advance(Duration::from_secs(20));
+    host.answer_poll(&mut vm, 204, &json!(null));
+    assert_eq!(polls(&host).len(), 3);
+}
+
+#[test]
+fn bad_answers_change_nothing_and_are_not_followed_at_once() {
+    let host = FakeHost::inbound();
+    let mut vm = testing::fresh_vm(&host);
+    host.answer_poll(&mut vm, 200, &policy(2, &json!({})));
+    let other_key = json!({"bundle": testing::bundle_signed_with(9, SERVICE, 3, &json!({}))});
+    for (status, answer) in [
+        (500, json!(null)),
+        (200, json!("rubbish")),
+        (200, json!({"bundle": "e30.e30.e30"})),
+        (200, other_key),
+        (200, json!({"bundle": testing::bundle(AGENT, 3, &json!({}))})),
+        (200, policy(1, &json!({"agents": []}))),
+    ] {
+        let before = polls(&host).len();
+        host.answer_poll(&mut vm, status, &answer);
+        vm.tick(&host);
+        assert_eq!(polls(&host).len(), before, "{status} {answer}");
+        assert_eq!(flow(&host, &mut vm), Flow::Continue);
+        host.advance(Duration::from_secs(5));
+        vm.tick(&host);
+        assert_eq!(
+            polls(&host).last().unwrap(),
+            "/v1/policy?formats=1&bundle=1.2&state=1.2"
+        );
+    }
+}
+
+#[test]
+fn a_bad_bundle_does_not_keep_a_kill_from_arriving() {
+    let host = FakeHost::inbound();
+    let mut vm = testing::ready_vm(&host);
+    let killed = testing::state(2, &json!({"agents": {"analyst-7": "killed"}}));
+    host.answer_poll(&mut vm, 200, &json!({"bundle": "e30.e30.e30", "state": killed}));
+    assert_eq!(
+        (flow(&host, &mut vm), host.denial().as_deref()),
+        (Flow::Pause, Some("agent_killed"))
+    );
+}
+
+#[test]
+fn an_absent_cluster_and_a_lost_answer_are_tried_again() {
+    let host = FakeHost::inbound();
+    host.set_cluster_absent(true);
+    let mut vm = testing::fresh_vm(&host);
+    assert_eq!(polls(&host).len(), 0);
+    host.set_cluster_absent(false);
+    host.advance(Duration::from_secs(1));
+    vm.tick(&host);
+    assert_eq!(polls(&host).len(), 1);
+    // No callback ever comes: the root context that asked has gone.
+    host.advance(Duration::from_secs(36));
+    vm.tick(&host);
+    assert_eq!(polls(&host).len(), 2);
+    vm.answer(&host, 99, true, 0);
+    vm.answer(&host, 2, false, 0);
+    host.advance(Duration::from_secs(1));
+    vm.tick(&host);
+    assert_eq!(polls(&host).len(), 3);
+}
+
+#[test]
+fn a_refused_configuration_keeps_the_last_good_one() {
+    let host = FakeHost::inbound();
+    let mut vm = Vm::default();
+    assert!(vm.configure(&host, b"rubbish").is_err());
+    assert_eq!(vm.standing().unwrap_err().code(), Code::PolicyUnavailable);
+    vm.tick(&host);
+    assert_eq!(polls(&host).len(), 0);
+
+    let mut vm = testing::ready_vm(&host);
+    assert!(
+        vm.configure(&host, &testing::config(BUNDLE_KEY, &json!({"record_queue": 0})))
+            .is_err()
+    );
+    assert_eq!(flow(&host, &mut vm), Flow::Continue);
+}
+
+#[test]
+fn policy_by_a_withdrawn_key_is_forgotten() {
+    let host = FakeHost::inbound();
+    let mut vm = testing::ready_vm(&host);
+    vm.configure(&host, &testing::config(BUNDLE_KEY, &json!({"token_cache": 1})))
+        .unwrap();
+    assert_eq!(flow(&host, &mut vm), Flow::Continue, "the key is still trusted");
+    vm.configure(&host, &testing::config(9, &json!({}))).unwrap();
+    assert_eq!(
+        (flow(&host, &mut vm), host.denial().as_deref()),
+        (Flow::Pause, Some("policy_unavailable"))
+    );
+}
+
+#[test]
+fn a_node_without_a_workload_denies() {
+    let host = FakeHost::inbound();
+    host.unset("xds.node.metadata.SERVICE_ACCOUNT");
+    let mut vm = testing::fresh_vm(&host);
+    assert_eq!(polls(&host).len(), 0);
+    assert_eq!(
+        (flow(&host, &mut vm), host.denial().as_deref()),
+        (Flow::Pause, Some("workload_mismatch"))
+    );
+}
+
+#[test]
+fn verified_tokens_are_forgotten_where_their_agent_changes() {
+    let host = FakeHost::inbound();
+    let mut vm = testing::ready_vm(&host);
+    let compact = testing::token(&json!({}));
+    let digest = Digest::of(compact.as_bytes());
+    let verify = |vm: &mut Vm| {
+        let bundle = vm.standing().unwrap().bundle;
+        vm.verify(&host, &compact, &bundle, host.now()).unwrap();
+        assert!(vm.tokens.get(&digest, host.now()).is_some());
+    };
+    verify(&mut vm);
+    let of_others = json!({"agents": {"writer-2": "killed"}, "not_before": {"writer-2": 5}, "revoked": {"jti-2": 9}});
+    host.answer_poll(&mut vm, 200, &json!({"state": testing::state(2, &of_others)}));
+    assert!(vm.tokens.get(&digest, host.now()).is_some());
+    for (version, changed) in [
+        (3, json!({"agents": {"analyst-7": "paused"}})),
+        (4, json!({"not_before": {"analyst-7": 5}})),
+        (5, json!({"revoked": {"jti-1": 9}})),
+    ] {
+        host.answer_poll(&mut vm, 200, &json!({"state": testing::state(version, &changed)}));
+        assert!(vm.tokens.get(&digest, host.now()).is_none(), "{changed}");
+        verify(&mut vm);
+    }
+    host.answer_poll(
+        &mut vm,
+        200,
+        &json!({"bundle": testing::bundle(SERVICE, 2, &json!({}))}),
+    );
+    assert!(vm.tokens.get(&digest, host.now()).is_none(), "issuers may have changed");
+}

@@ -1,0 +1,288 @@
+//! A policy server in this process, with a clock that the test sets.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use authz::audit::{Chain, Kind, Record, SourceId};
+use authz::identity::SpiffeId;
+use authz::jwks::Jwks;
+use authz::policy::{Bundle, BundleKeys, PolicyError, RawBundle, Version};
+use authz::state::{RawStateList, StateList};
+use axum::Router;
+use axum::body::Body;
+use http::{HeaderMap, Request, StatusCode};
+use policy_server::app::{App, Tasks};
+use policy_server::clock::Clock;
+use policy_server::config::Config;
+use policy_server::routes;
+use serde_json::Value;
+use tower::ServiceExt;
+
+pub const SERVER: &str = "spiffe://cluster.local/ns/ostiary/sa/policy-server";
+pub const ORCHESTRATOR: &str = "spiffe://cluster.local/ns/orchestration/sa/orchestrator";
+pub const SCHEDULER: &str = "spiffe://cluster.local/ns/orchestration/sa/scheduler";
+pub const ANALYST: &str = "spiffe://cluster.local/ns/agents/sa/analyst-7";
+pub const WAREHOUSE: &str = "spiffe://cluster.local/ns/data/sa/warehouse";
+pub const NOW: u64 = 1_800_000_000;
+
+pub const ANALYST_FILE: &str = "\
+apiVersion: ostiary.dev/v1alpha1
+kind: Agent
+metadata: { name: analyst-7, namespace: agents }
+spec:
+  serviceAccount: analyst-7
+  tools: [pandas]
+  forbiddenTools: [bash]
+  scope: [\"read:data.sales\"]
+  issuers: [spiffe://cluster.local/ns/orchestration/sa/orchestrator]
+  reaches: [warehouse, mcp]
+";
+pub const WAREHOUSE_FILE: &str = "\
+apiVersion: ostiary.dev/v1alpha1
+kind: Service
+metadata: { name: warehouse, namespace: data }
+spec:
+  serviceAccount: warehouse
+  hosts: [warehouse.data.svc.cluster.local]
+  ports: [8080]
+  protocol: http
+  routes:
+  - { method: GET, path: \"/v1/tables/{table}\", scope: \"read:data.{table}\" }
+";
+pub const MCP_FILE: &str = "\
+apiVersion: ostiary.dev/v1alpha1
+kind: Service
+metadata: { name: mcp, namespace: tools }
+spec:
+  serviceAccount: mcp
+  hosts: [mcp.tools.svc.cluster.local]
+  ports: [8080]
+  protocol: mcp
+  tools:
+    pandas: {}
+    bash: {}
+";
+
+/// A folder with a configuration and the policy of the tests.
+pub struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(place.path("policy")).unwrap();
+        place.write_policy("analyst-7.yaml", ANALYST_FILE);
+        place.write_policy("warehouse.yaml", WAREHOUSE_FILE);
+        place.write_policy("mcp.yaml", MCP_FILE);
+        place.configure("");
+        place
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.path("ostiary.yaml")
+    }
+
+    /// Writes the configuration with lines added.
+    pub fn configure(&self, more: &str) {
+        let text = format!(
+            "\
+trustDomain: cluster.local
+identity: {SERVER}
+hosts: [policy-server.ostiary.svc.cluster.local]
+listen: {{ unix: ostiary.sock }}
+data: data
+policy: policy
+authentication: {{ mode: sidecar }}
+roles:
+  {ORCHESTRATOR}: [issuer]
+  {SCHEDULER}: [issuer]
+{more}"
+        );
+        std::fs::write(self.config(), text).unwrap();
+    }
+
+    pub fn write_policy(&self, name: &str, text: &str) {
+        std::fs::write(self.path("policy").join(name), text).unwrap();
+    }
+}
+
+/// A started server.
+pub struct Server {
+    pub app: Arc<App>,
+    pub router: Router,
+    pub clock: Arc<AtomicU64>,
+    tasks: Tasks,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    pub fn code(&self) -> String {
+        self.json().get("code").and_then(Value::as_str).unwrap_or_default().to_owned()
+    }
+
+    pub fn text(&self, field: &str) -> Option<String> {
+        self.json().get(field).and_then(Value::as_str).map(ToOwned::to_owned)
+    }
+}
+
+impl Server {
+    pub async fn start(place: &Place) -> Self {
+        Self::start_at(&place.config(), NOW).await
+    }
+
+    pub async fn start_at(config: &Path, now: u64) -> Self {
+        let clock = Arc::new(AtomicU64::new(now * 1000));
+        let told = Arc::clone(&clock);
+        let config = Config::load(config).unwrap();
+        let (app, tasks) = App::start(config, Clock::from_millis(move || told.load(Ordering::Relaxed))).await.unwrap();
+        // The first state list comes from a task.
+        let mut changes = app.feed.changes();
+        while app.feed.state().is_none() {
+            changes.changed().await.unwrap();
+        }
+        Self { router: routes::router(Arc::clone(&app)), app, clock, tasks }
+    }
+
+    pub async fn stop(self) {
+        drop((self.router, self.app));
+        self.tasks.finish().await;
+    }
+
+    pub fn advance(&self, seconds: u64) {
+        self.clock.fetch_add(seconds * 1000, Ordering::Relaxed);
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Answer {
+        answer(self.router.clone(), request).await
+    }
+
+    pub async fn token(&self, peer: &str, body: &Value) -> Answer {
+        self.send(post("/v1/tokens", peer, "application/json", body.to_string())).await
+    }
+
+    pub async fn poll(&self, peer: &str, query: &str) -> Answer {
+        self.send(poll(peer, query)).await
+    }
+
+    pub async fn records(&self, peer: &str, lines: Vec<u8>) -> Answer {
+        self.send(records(peer, lines)).await
+    }
+
+    pub fn bundle_keys(&self) -> BundleKeys {
+        BundleKeys::new(Jwks::new(vec![self.app.signers.bundle.public().clone()]).unwrap()).unwrap()
+    }
+
+    pub fn verify_bundle(&self, jws: &str, workload: &str, held: Option<Version>) -> Result<Bundle, PolicyError> {
+        RawBundle::new(jws).verify(&self.bundle_keys(), &workload.parse().unwrap(), held, self.app.clock.seconds())
+    }
+
+    pub fn verify_state(&self, jws: &str, held: Option<Version>) -> StateList {
+        RawStateList::new(jws).verify(&self.bundle_keys(), held, self.app.clock.seconds()).unwrap()
+    }
+
+    /// What a workload is told at first.
+    pub async fn first(&self, workload: &str) -> (Bundle, StateList) {
+        let answer = self.poll(workload, "formats=1").await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        let bundle = self.verify_bundle(&answer.text("bundle").unwrap(), workload, None).unwrap();
+        (bundle, self.verify_state(&answer.text("state").unwrap(), None))
+    }
+}
+
+pub async fn answer(router: Router, request: Request<Body>) -> Answer {
+    let response = router.oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, 32 << 20).await.unwrap().to_vec();
+    Answer { status: parts.status, headers: parts.headers, body }
+}
+
+pub fn xfcc(peer: &str) -> String {
+    format!("By={SERVER};Hash=00;Subject=\"\";URI={peer}")
+}
+
+pub fn post(path: &str, peer: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
+    Request::post(path)
+        .header("x-forwarded-client-cert", xfcc(peer))
+        .header("content-type", content_type)
+        .body(body.into())
+        .unwrap()
+}
+
+pub fn poll(peer: &str, query: &str) -> Request<Body> {
+    Request::get(format!("/v1/policy?{query}"))
+        .header("x-forwarded-client-cert", xfcc(peer))
+        .header("ostiary-callout", "1")
+        .body(Body::empty())
+        .unwrap()
+}
+
+pub fn records(peer: &str, lines: Vec<u8>) -> Request<Body> {
+    let mut request = post("/v1/records", peer, "application/x-ndjson", lines);
+    request.headers_mut().insert("ostiary-callout", "1".parse().unwrap());
+    request
+}
+
+/// A sidecar VM's chain of records.
+pub struct Source {
+    chain: Chain,
+    workload: SpiffeId,
+    started: bool,
+    count: u64,
+}
+
+impl Source {
+    pub fn new(id: u8, workload: &str) -> Self {
+        Self { chain: Chain::new(SourceId([id; 16])), workload: workload.parse().unwrap(), started: false, count: 1 }
+    }
+
+    /// The same chain telling something else.
+    pub fn telling(mut self, count: u64) -> Self {
+        self.count = count;
+        self
+    }
+
+    /// The next line, without its line feed.
+    pub fn line(&mut self) -> Vec<u8> {
+        let first = !std::mem::replace(&mut self.started, true);
+        let record = if first {
+            Record::source(NOW * 1000, self.workload.as_str(), None)
+        } else {
+            Record {
+                workload: Some(self.workload.as_str().into()),
+                count: Some(self.count),
+                ..Record::new(Kind::Aggregate, NOW * 1000)
+            }
+        };
+        self.chain.seal(&record).line
+    }
+
+    /// The next `count` lines as a batch.
+    pub fn batch(&mut self, count: usize) -> Vec<u8> {
+        let mut body = Vec::new();
+        for _ in 0..count {
+            body.extend(self.line());
+            body.push(b'\n');
+        }
+        body
+    }
+}

@@ -19,7 +19,10 @@ use tokio::sync::oneshot;
 /// Sends one HTTP/1.1 request and reads the answer to its end.
 async fn exchange(socket: &Path, head: &str, body: &[u8]) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(socket).await?;
-    let head = format!("{head}host: policy\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "{head}host: policy\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(body).await?;
     let mut answer = String::new();
@@ -60,15 +63,29 @@ async fn the_server_serves_on_its_socket_and_stops_in_order() {
     until_ready(&socket).await;
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let mut source = Source::new(1, WAREHOUSE);
-    assert!(post_records(&socket, &source.batch(5)).await.unwrap().starts_with("HTTP/1.1 200"));
+    assert!(
+        post_records(&socket, &source.batch(5))
+            .await
+            .unwrap()
+            .starts_with("HTTP/1.1 200")
+    );
 
     let config = Config::load(&place.config()).unwrap();
     let second = serve::serve(config, std::future::pending()).await;
     assert!(second.is_err(), "a second server does not take the data or the socket");
-    assert!(post_records(&socket, &source.batch(5)).await.unwrap().starts_with("HTTP/1.1 200"));
+    assert!(
+        post_records(&socket, &source.batch(5))
+            .await
+            .unwrap()
+            .starts_with("HTTP/1.1 200")
+    );
 
     stop.send(()).unwrap();
-    tokio::time::timeout(Duration::from_secs(30), serving).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(30), serving)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     assert!(!socket.exists());
     let server = Server::start_at(&place.config(), NOW).await;
     assert_eq!(server.app.store().record_count().await.unwrap(), 10);
@@ -79,7 +96,10 @@ async fn the_server_serves_on_its_socket_and_stops_in_order() {
 async fn a_stale_socket_is_replaced_and_nothing_else_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
-    let listen = Listen::Unix { path: path.clone(), mode: 0o660 };
+    let listen = Listen::Unix {
+        path: path.clone(),
+        mode: 0o660,
+    };
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let listener = Listener::bind(&listen).await.unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
@@ -117,7 +137,12 @@ impl Drop for Killed {
 
 fn spawn(config: &Path) -> Killed {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ostiary"));
-    command.arg("serve").arg("--config").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg("serve")
+        .arg("--config")
+        .arg(config)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     Killed(command.spawn().unwrap())
 }
 
@@ -151,8 +176,14 @@ async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
     }
     let server = Server::start_at(&place.config(), NOW).await;
     let stored = server.app.store().record_count().await.unwrap();
-    assert!(stored == acknowledged || stored == acknowledged + 7, "{stored} stored, {acknowledged} acknowledged");
-    assert_eq!(server.records(WAREHOUSE, pending.unwrap()).await.status, http::StatusCode::OK);
+    assert!(
+        stored == acknowledged || stored == acknowledged + 7,
+        "{stored} stored, {acknowledged} acknowledged"
+    );
+    assert_eq!(
+        server.records(WAREHOUSE, pending.unwrap()).await.status,
+        http::StatusCode::OK
+    );
     assert_eq!(server.app.store().record_count().await.unwrap(), acknowledged + 7);
     server.stop().await;
 }

@@ -29,7 +29,13 @@ async fn reopen(store: SqliteStore, path: &Path, end: End) -> SqliteStore {
 }
 
 fn batch(source: &str, workload: &str, first_seq: u64, prev: Option<u8>, hashes: &[u8]) -> Batch {
-    let records = hashes.iter().map(|hash| BatchRecord { hash: [*hash; 32], canonical: vec![*hash; 10] }).collect();
+    let records = hashes
+        .iter()
+        .map(|hash| BatchRecord {
+            hash: [*hash; 32],
+            canonical: vec![*hash; 10],
+        })
+        .collect();
     Batch {
         source: source.to_owned(),
         workload: workload.parse().unwrap(),
@@ -44,7 +50,10 @@ async fn append(store: &dyn Store, batch: Batch) -> Result<Appended, Refused> {
 }
 
 fn appended(accepted_through: u64, new_records: u64) -> Result<Appended, Refused> {
-    Ok(Appended { accepted_through, new_records })
+    Ok(Appended {
+        accepted_through,
+        new_records,
+    })
 }
 
 #[tokio::test]
@@ -61,7 +70,11 @@ async fn versions_rise_across_restarts_and_epochs() {
             assert_eq!((next.epoch, next.counter), (last.epoch, last.counter + 10));
             last = next;
         }
-        assert_eq!(store.reserve_versions(Stream::State, 1).await.unwrap().counter, 1, "streams count apart");
+        assert_eq!(
+            store.reserve_versions(Stream::State, 1).await.unwrap().counter,
+            1,
+            "streams count apart"
+        );
         assert_eq!(store.new_epoch().await.unwrap(), 2);
         store = reopen(store, &path, end).await;
         assert!(store.reserve_versions(Stream::Bundle, 1).await.unwrap() > last);
@@ -74,12 +87,21 @@ async fn records_survive_and_a_chain_goes_on_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ostiary.db");
         let store = SqliteStore::open(&path).await.unwrap();
-        assert_eq!(append(&store, batch("s", WORKLOAD, 0, None, &[1, 2, 3])).await, appended(2, 3));
+        assert_eq!(
+            append(&store, batch("s", WORKLOAD, 0, None, &[1, 2, 3])).await,
+            appended(2, 3)
+        );
         let store = reopen(store, &path, end).await;
-        assert_eq!(append(&store, batch("s", WORKLOAD, 3, Some(3), &[4])).await, appended(3, 1));
+        assert_eq!(
+            append(&store, batch("s", WORKLOAD, 3, Some(3), &[4])).await,
+            appended(3, 1)
+        );
         assert_eq!(store.record_count().await.unwrap(), 4);
         let records = store.records("s", 1, 2).await.unwrap();
-        let seen: Vec<_> = records.iter().map(|r| (r.position, r.seq, r.hash[0], r.canonical.clone())).collect();
+        let seen: Vec<_> = records
+            .iter()
+            .map(|r| (r.position, r.seq, r.hash[0], r.canonical.clone()))
+            .collect();
         assert_eq!(seen, [(2, 1, 2, vec![2; 10]), (3, 2, 3, vec![3; 10])]);
     }
 }
@@ -91,8 +113,16 @@ async fn what_is_stored_is_acknowledged_again() {
     let first = batch("s", WORKLOAD, 0, None, &[1, 2, 3]);
     assert_eq!(append(&store, first.clone()).await, appended(2, 3));
     assert_eq!(append(&store, first).await, appended(2, 0));
-    assert_eq!(append(&store, batch("s", WORKLOAD, 1, Some(1), &[2])).await, appended(1, 0), "an old piece");
-    assert_eq!(append(&store, batch("s", WORKLOAD, 1, Some(1), &[2, 3, 4, 5])).await, appended(4, 2), "an overlap");
+    assert_eq!(
+        append(&store, batch("s", WORKLOAD, 1, Some(1), &[2])).await,
+        appended(1, 0),
+        "an old piece"
+    );
+    assert_eq!(
+        append(&store, batch("s", WORKLOAD, 1, Some(1), &[2, 3, 4, 5])).await,
+        appended(4, 2),
+        "an overlap"
+    );
     assert_eq!(store.record_count().await.unwrap(), 5);
 }
 
@@ -115,7 +145,10 @@ async fn forks_gaps_and_foreign_sources_are_refused_and_store_nothing() {
         assert_eq!(append(&store, offered.clone()).await, Err(refused), "{offered:?}");
     }
     assert_eq!(store.record_count().await.unwrap(), 3);
-    assert_eq!(append(&store, batch("s", WORKLOAD, 3, Some(3), &[4])).await, appended(3, 1));
+    assert_eq!(
+        append(&store, batch("s", WORKLOAD, 3, Some(3), &[4])).await,
+        appended(3, 1)
+    );
 }
 
 #[tokio::test]
@@ -129,8 +162,11 @@ async fn a_refused_batch_does_not_take_others_of_its_group_with_it() {
         batch("c", OTHER, 0, None, &[1; 512]),
     ];
     let answers = store.append(&group, 1).await.unwrap();
-    assert_eq!(answers, [appended(0, 1), Err(Refused::Gap), appended(1, 1), appended(511, 512)]);
-    assert_eq!(store.record_count().await.unwrap(), 515);
+    assert_eq!(
+        answers,
+        [appended(0, 1), Err(Refused::Gap), appended(1, 1), appended(511, 512)]
+    );
+    assert_eq!(store.record_count().await.unwrap(), 514);
 }
 
 #[tokio::test]
@@ -141,8 +177,18 @@ async fn records_cannot_be_changed_or_deleted_through_the_schema() {
     let store = SqliteStore::open(&path).await.unwrap();
     append(&store, batch("s", WORKLOAD, 0, None, &[1])).await.unwrap();
     let mut connection = sqlx::SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
-    assert!(sqlx::query("UPDATE records SET record = x'00'").execute(&mut connection).await.is_err());
-    assert!(sqlx::query("DELETE FROM records").execute(&mut connection).await.is_err());
+    assert!(
+        sqlx::query("UPDATE records SET record = x'00'")
+            .execute(&mut connection)
+            .await
+            .is_err()
+    );
+    assert!(
+        sqlx::query("DELETE FROM records")
+            .execute(&mut connection)
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test]
@@ -153,24 +199,54 @@ async fn states_are_set_cleared_and_forgotten_when_they_mean_nothing_any_more() 
         let store = SqliteStore::open(&path).await.unwrap();
         assert_eq!(store.states(1000, 300).await.unwrap(), States::default());
         let (paused, killed) = ("analyst-7".parse().unwrap(), "writer-2".parse().unwrap());
-        store.set_agent_state(&paused, AgentState::Suspended, "alice", 1000).await.unwrap();
-        store.set_agent_state(&paused, AgentState::Paused, "alice", 1001).await.unwrap();
-        store.set_agent_state(&killed, AgentState::Killed, "alice", 1002).await.unwrap();
+        store
+            .set_agent_state(&paused, AgentState::Suspended, "alice", 1000)
+            .await
+            .unwrap();
+        store
+            .set_agent_state(&paused, AgentState::Paused, "alice", 1001)
+            .await
+            .unwrap();
+        store
+            .set_agent_state(&killed, AgentState::Killed, "alice", 1002)
+            .await
+            .unwrap();
         store.set_not_before(&paused, 1000).await.unwrap();
         store.set_not_before(&paused, 900).await.unwrap();
         let jti = "jti-1".parse().unwrap();
         store.revoke(&jti, 1200).await.unwrap();
         let store = reopen(store, &path, end).await;
         let states = store.states(1000, 300).await.unwrap();
-        assert_eq!(states.agents, [(paused.clone(), AgentState::Paused), (killed.clone(), AgentState::Killed)].into());
-        assert_eq!(states.not_before, [(paused.clone(), 1000)].into(), "a time never moves back");
+        assert_eq!(
+            states.agents,
+            [
+                (paused.clone(), AgentState::Paused),
+                (killed.clone(), AgentState::Killed)
+            ]
+            .into()
+        );
+        assert_eq!(
+            states.not_before,
+            [(paused.clone(), 1000)].into(),
+            "a time never moves back"
+        );
         assert_eq!(states.revoked, [(jti, 1200)].into());
         let later = store.states(1204, 300).await.unwrap();
-        assert_eq!((later.revoked.len(), later.not_before.len()), (1, 1), "sidecars accept a token for the skew longer");
+        assert_eq!(
+            (later.revoked.len(), later.not_before.len()),
+            (1, 1),
+            "sidecars accept a token for the skew longer"
+        );
         let later = store.states(1306, 300).await.unwrap();
         assert_eq!((later.revoked.len(), later.not_before.len()), (0, 0));
-        store.set_agent_state(&paused, AgentState::Active, "alice", 1300).await.unwrap();
-        assert_eq!(store.states(1300, 300).await.unwrap().agents, [(killed, AgentState::Killed)].into());
+        store
+            .set_agent_state(&paused, AgentState::Active, "alice", 1300)
+            .await
+            .unwrap();
+        assert_eq!(
+            store.states(1300, 300).await.unwrap().agents,
+            [(killed, AgentState::Killed)].into()
+        );
     }
 }
 
@@ -189,7 +265,12 @@ async fn a_token_is_recorded_once() {
     };
     store.issued(&token).await.unwrap();
     assert!(store.issued(&token).await.is_err(), "a nonce is used once");
-    let refusal = Refusal { principal: "p".into(), code: "role_missing", hour: 1, count: 2 };
+    let refusal = Refusal {
+        principal: "p".into(),
+        code: "role_missing",
+        hour: 1,
+        count: 2,
+    };
     store.refused(&[refusal.clone(), refusal]).await.unwrap();
     store.probe().await.unwrap();
 }

@@ -22,14 +22,14 @@ use policy_server::routes;
 use serde_json::Value;
 use tower::ServiceExt;
 
-pub const SERVER: &str = "spiffe://cluster.local/ns/ostiary/sa/policy-server";
-pub const ORCHESTRATOR: &str = "spiffe://cluster.local/ns/orchestration/sa/orchestrator";
-pub const SCHEDULER: &str = "spiffe://cluster.local/ns/orchestration/sa/scheduler";
-pub const ANALYST: &str = "spiffe://cluster.local/ns/agents/sa/analyst-7";
-pub const WAREHOUSE: &str = "spiffe://cluster.local/ns/data/sa/warehouse";
-pub const NOW: u64 = 1_800_000_000;
+pub(crate) const SERVER: &str = "spiffe://cluster.local/ns/ostiary/sa/policy-server";
+pub(crate) const ORCHESTRATOR: &str = "spiffe://cluster.local/ns/orchestration/sa/orchestrator";
+pub(crate) const SCHEDULER: &str = "spiffe://cluster.local/ns/orchestration/sa/scheduler";
+pub(crate) const ANALYST: &str = "spiffe://cluster.local/ns/agents/sa/analyst-7";
+pub(crate) const WAREHOUSE: &str = "spiffe://cluster.local/ns/data/sa/warehouse";
+pub(crate) const NOW: u64 = 1_800_000_000;
 
-pub const ANALYST_FILE: &str = "\
+pub(crate) const ANALYST_FILE: &str = "\
 apiVersion: ostiary.dev/v1alpha1
 kind: Agent
 metadata: { name: analyst-7, namespace: agents }
@@ -41,7 +41,7 @@ spec:
   issuers: [spiffe://cluster.local/ns/orchestration/sa/orchestrator]
   reaches: [warehouse, mcp]
 ";
-pub const WAREHOUSE_FILE: &str = "\
+pub(crate) const WAREHOUSE_FILE: &str = "\
 apiVersion: ostiary.dev/v1alpha1
 kind: Service
 metadata: { name: warehouse, namespace: data }
@@ -53,7 +53,7 @@ spec:
   routes:
   - { method: GET, path: \"/v1/tables/{table}\", scope: \"read:data.{table}\" }
 ";
-pub const MCP_FILE: &str = "\
+pub(crate) const MCP_FILE: &str = "\
 apiVersion: ostiary.dev/v1alpha1
 kind: Service
 metadata: { name: mcp, namespace: tools }
@@ -68,13 +68,15 @@ spec:
 ";
 
 /// A folder with a configuration and the policy of the tests.
-pub struct Place {
+pub(crate) struct Place {
     folder: tempfile::TempDir,
 }
 
 impl Place {
-    pub fn new() -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap() };
+    pub(crate) fn new() -> Self {
+        let place = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
         std::fs::create_dir(place.path("policy")).unwrap();
         place.write_policy("analyst-7.yaml", ANALYST_FILE);
         place.write_policy("warehouse.yaml", WAREHOUSE_FILE);
@@ -83,16 +85,16 @@ impl Place {
         place
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.path("ostiary.yaml")
     }
 
     /// Writes the configuration with lines added.
-    pub fn configure(&self, more: &str) {
+    pub(crate) fn configure(&self, more: &str) {
         let text = format!(
             "\
 trustDomain: cluster.local
@@ -110,117 +112,147 @@ roles:
         std::fs::write(self.config(), text).unwrap();
     }
 
-    pub fn write_policy(&self, name: &str, text: &str) {
+    pub(crate) fn write_policy(&self, name: &str, text: &str) {
         std::fs::write(self.path("policy").join(name), text).unwrap();
     }
 }
 
 /// A started server.
-pub struct Server {
-    pub app: Arc<App>,
-    pub router: Router,
-    pub clock: Arc<AtomicU64>,
+pub(crate) struct Server {
+    pub(crate) app: Arc<App>,
+    pub(crate) router: Router,
+    pub(crate) clock: Arc<AtomicU64>,
     tasks: Tasks,
 }
 
 /// An answer, read whole.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    pub fn code(&self) -> String {
-        self.json().get("code").and_then(Value::as_str).unwrap_or_default().to_owned()
+    pub(crate) fn code(&self) -> String {
+        self.json()
+            .get("code")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     }
 
-    pub fn text(&self, field: &str) -> Option<String> {
+    pub(crate) fn text(&self, field: &str) -> Option<String> {
         self.json().get(field).and_then(Value::as_str).map(ToOwned::to_owned)
     }
 }
 
 impl Server {
-    pub async fn start(place: &Place) -> Self {
+    pub(crate) async fn start(place: &Place) -> Self {
         Self::start_at(&place.config(), NOW).await
     }
 
-    pub async fn start_at(config: &Path, now: u64) -> Self {
+    pub(crate) async fn start_at(config: &Path, now: u64) -> Self {
         let clock = Arc::new(AtomicU64::new(now * 1000));
         let told = Arc::clone(&clock);
         let config = Config::load(config).unwrap();
-        let (app, tasks) = App::start(config, Clock::from_millis(move || told.load(Ordering::Relaxed))).await.unwrap();
+        let (app, tasks) = App::start(config, Clock::from_millis(move || told.load(Ordering::Relaxed)))
+            .await
+            .unwrap();
         // The first state list comes from a task.
         let mut changes = app.feed.changes();
         while app.feed.state().is_none() {
             changes.changed().await.unwrap();
         }
-        Self { router: routes::router(Arc::clone(&app)), app, clock, tasks }
+        Self {
+            router: routes::router(Arc::clone(&app)),
+            app,
+            clock,
+            tasks,
+        }
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         drop((self.router, self.app));
         self.tasks.finish().await;
     }
 
-    pub fn advance(&self, seconds: u64) {
+    pub(crate) fn advance(&self, seconds: u64) {
         self.clock.fetch_add(seconds * 1000, Ordering::Relaxed);
     }
 
-    pub async fn send(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         answer(self.router.clone(), request).await
     }
 
-    pub async fn token(&self, peer: &str, body: &Value) -> Answer {
-        self.send(post("/v1/tokens", peer, "application/json", body.to_string())).await
+    pub(crate) async fn token(&self, peer: &str, body: &Value) -> Answer {
+        self.send(post("/v1/tokens", peer, "application/json", body.to_string()))
+            .await
     }
 
-    pub async fn poll(&self, peer: &str, query: &str) -> Answer {
+    pub(crate) async fn poll(&self, peer: &str, query: &str) -> Answer {
         self.send(poll(peer, query)).await
     }
 
-    pub async fn records(&self, peer: &str, lines: Vec<u8>) -> Answer {
+    pub(crate) async fn records(&self, peer: &str, lines: Vec<u8>) -> Answer {
         self.send(records(peer, lines)).await
     }
 
-    pub fn bundle_keys(&self) -> BundleKeys {
+    pub(crate) fn bundle_keys(&self) -> BundleKeys {
         BundleKeys::new(Jwks::new(vec![self.app.signers.bundle.public().clone()]).unwrap()).unwrap()
     }
 
-    pub fn verify_bundle(&self, jws: &str, workload: &str, held: Option<Version>) -> Result<Bundle, PolicyError> {
-        RawBundle::new(jws).verify(&self.bundle_keys(), &workload.parse().unwrap(), held, self.app.clock.seconds())
+    pub(crate) fn verify_bundle(
+        &self,
+        jws: &str,
+        workload: &str,
+        held: Option<Version>,
+    ) -> Result<Bundle, PolicyError> {
+        RawBundle::new(jws).verify(
+            &self.bundle_keys(),
+            &workload.parse().unwrap(),
+            held,
+            self.app.clock.seconds(),
+        )
     }
 
-    pub fn verify_state(&self, jws: &str, held: Option<Version>) -> StateList {
-        RawStateList::new(jws).verify(&self.bundle_keys(), held, self.app.clock.seconds()).unwrap()
+    pub(crate) fn verify_state(&self, jws: &str, held: Option<Version>) -> StateList {
+        RawStateList::new(jws)
+            .verify(&self.bundle_keys(), held, self.app.clock.seconds())
+            .unwrap()
     }
 
     /// What a workload is told at first.
-    pub async fn first(&self, workload: &str) -> (Bundle, StateList) {
+    pub(crate) async fn first(&self, workload: &str) -> (Bundle, StateList) {
         let answer = self.poll(workload, "formats=1").await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
-        let bundle = self.verify_bundle(&answer.text("bundle").unwrap(), workload, None).unwrap();
+        let bundle = self
+            .verify_bundle(&answer.text("bundle").unwrap(), workload, None)
+            .unwrap();
         (bundle, self.verify_state(&answer.text("state").unwrap(), None))
     }
 }
 
-pub async fn answer(router: Router, request: Request<Body>) -> Answer {
+pub(crate) async fn answer(router: Router, request: Request<Body>) -> Answer {
     let response = router.oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = axum::body::to_bytes(body, 32 << 20).await.unwrap().to_vec();
-    Answer { status: parts.status, headers: parts.headers, body }
+    Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+    }
 }
 
-pub fn xfcc(peer: &str) -> String {
+pub(crate) fn xfcc(peer: &str) -> String {
     format!("By={SERVER};Hash=00;Subject=\"\";URI={peer}")
 }
 
-pub fn post(path: &str, peer: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
+pub(crate) fn post(path: &str, peer: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
     Request::post(path)
         .header("x-forwarded-client-cert", xfcc(peer))
         .header("content-type", content_type)
@@ -228,7 +260,7 @@ pub fn post(path: &str, peer: &str, content_type: &str, body: impl Into<Body>) -
         .unwrap()
 }
 
-pub fn poll(peer: &str, query: &str) -> Request<Body> {
+pub(crate) fn poll(peer: &str, query: &str) -> Request<Body> {
     Request::get(format!("/v1/policy?{query}"))
         .header("x-forwarded-client-cert", xfcc(peer))
         .header("ostiary-callout", "1")
@@ -236,14 +268,14 @@ pub fn poll(peer: &str, query: &str) -> Request<Body> {
         .unwrap()
 }
 
-pub fn records(peer: &str, lines: Vec<u8>) -> Request<Body> {
+pub(crate) fn records(peer: &str, lines: Vec<u8>) -> Request<Body> {
     let mut request = post("/v1/records", peer, "application/x-ndjson", lines);
     request.headers_mut().insert("ostiary-callout", "1".parse().unwrap());
     request
 }
 
 /// A sidecar VM's chain of records.
-pub struct Source {
+pub(crate) struct Source {
     chain: Chain,
     workload: SpiffeId,
     started: bool,
@@ -251,18 +283,23 @@ pub struct Source {
 }
 
 impl Source {
-    pub fn new(id: u8, workload: &str) -> Self {
-        Self { chain: Chain::new(SourceId([id; 16])), workload: workload.parse().unwrap(), started: false, count: 1 }
+    pub(crate) fn new(id: u8, workload: &str) -> Self {
+        Self {
+            chain: Chain::new(SourceId([id; 16])),
+            workload: workload.parse().unwrap(),
+            started: false,
+            count: 1,
+        }
     }
 
     /// The same chain telling something else.
-    pub fn telling(mut self, count: u64) -> Self {
+    pub(crate) fn telling(mut self, count: u64) -> Self {
         self.count = count;
         self
     }
 
     /// The next line, without its line feed.
-    pub fn line(&mut self) -> Vec<u8> {
+    pub(crate) fn line(&mut self) -> Vec<u8> {
         let first = !std::mem::replace(&mut self.started, true);
         let record = if first {
             Record::source(NOW * 1000, self.workload.as_str(), None)
@@ -277,7 +314,7 @@ impl Source {
     }
 
     /// The next `count` lines as a batch.
-    pub fn batch(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn batch(&mut self, count: usize) -> Vec<u8> {
         let mut body = Vec::new();
         for _ in 0..count {
             body.extend(self.line());

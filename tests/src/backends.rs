@@ -81,7 +81,7 @@ pub struct Backend {
     name: String,
     socket: PathBuf,
     log: Log,
-    _running: Running,
+    running: Running,
 }
 
 #[derive(Debug)]
@@ -91,9 +91,8 @@ enum Log {
 }
 
 #[derive(Debug)]
-#[expect(dead_code, reason = "held so that it ends with the backend")]
 enum Running {
-    Task(AbortOnDrop),
+    Task(#[expect(dead_code, reason = "held so that it ends with the backend")] AbortOnDrop),
     Process(Process),
 }
 
@@ -139,7 +138,7 @@ impl Backend {
             name: name.to_owned(),
             socket,
             log: Log::Memory(seen),
-            _running: running,
+            running,
         })
     }
 
@@ -184,12 +183,12 @@ impl Backend {
         Self::start(name, run, Arc::new(|seen| axum::Json(seen.to_json()).into_response()))
     }
 
-    /// The MCP server, on the official Python SDK.
+    /// The MCP server, on the official Python SDK. It takes a while to start: see [`Backend::ready`].
     ///
     /// # Errors
     ///
-    /// When it does not start; the error carries its log.
-    pub async fn mcp(run: &RunDirectory) -> Result<Self> {
+    /// When set-up has not made its virtual environment.
+    pub fn mcp(run: &RunDirectory) -> Result<Self> {
         let (socket, requests) = (run.socket("mcp"), run.file("mcp.requests.jsonl"));
         let mut command = Command::new(crate::built::python()?);
         command
@@ -197,20 +196,31 @@ impl Backend {
             .arg(&socket)
             .arg(&requests);
         let process = Process::spawn("the MCP server", &command, &run.file("mcp.log"))?;
-        let probe = Client::unix(&socket);
-        wait::until("the MCP server", Duration::from_secs(60), async || {
-            let answers = probe.send(Call::new("GET", "mcp", "/healthz")).await.is_ok();
-            (answers || process.check_alive().is_err()).then_some(())
-        })
-        .await?;
-        process.check_alive()?;
         let running = Running::Process(process);
         Ok(Self {
             name: "mcp".to_owned(),
             socket,
             log: Log::File(requests),
-            _running: running,
+            running,
         })
+    }
+
+    /// Waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended or does not answer in time; the error carries its log.
+    pub async fn ready(&self) -> Result<()> {
+        let Running::Process(process) = &self.running else {
+            return Ok(());
+        };
+        let probe = Client::unix(&self.socket);
+        wait::until(&self.name, Duration::from_secs(60), async || {
+            let answers = probe.send(Call::new("GET", "probe", "/healthz")).await.is_ok();
+            (answers || process.check_alive().is_err()).then_some(())
+        })
+        .await?;
+        process.check_alive()
     }
 
     /// Its name.

@@ -178,9 +178,12 @@ impl Mesh {
             plugin,
             options,
         };
-        // Envoys compile the filter while they start, so they start side by side.
-        let services = plan.services().await?;
+        // All start side by side: Envoys compile the filter meanwhile, the MCP server loads its SDK.
+        let services = plan.services()?;
         let (agents, without_netns) = plan.agents(&services).await?;
+        for service in services.values() {
+            service.backend.ready().await?;
+        }
         for envoy in services
             .values()
             .map(|service| &service.envoy)
@@ -325,10 +328,10 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    async fn services(&self) -> Result<BTreeMap<String, Service>> {
+    fn services(&self) -> Result<BTreeMap<String, Service>> {
         let warehouse = self.service("data", 21, Backend::warehouse(self.run)?)?;
         let reports = self.service("data", 22, Backend::reports(self.run)?)?;
-        let mcp = self.service("tools", 23, Backend::mcp(self.run).await?)?;
+        let mcp = self.service("tools", 23, Backend::mcp(self.run)?)?;
         Ok([warehouse, reports, mcp]
             .into_iter()
             .map(|service| (service.name.clone(), service))

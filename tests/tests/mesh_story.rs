@@ -1,0 +1,25 @@
+//! The story of `make demo`, line by line.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use tests::demo;
+use tests::mesh::{Mesh, Options};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_the_demo_is_as_expected() {
+    tell(&Options::default()).await;
+}
+
+/// Where the host does not let a filter hold headers back (`allow_on_headers_stop_iteration` off), verdicts are the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_verdict_is_the_same_where_headers_cannot_be_held() {
+    let options = Options { headers_stop_iteration: false, ..Options::default() };
+    tell(&options).await;
+}
+
+async fn tell(options: &Options) {
+    let mesh = Mesh::start("story", options).await.unwrap();
+    let mut rows = Vec::new();
+    let mismatches = demo::tell(&mesh, &mut |row| rows.push(row.to_string())).await.unwrap();
+    assert_eq!(mismatches, 0, "{}\n{}", demo::head(), rows.join("\n"));
+    assert!(rows.len() >= 38, "the story has {} lines", rows.len());
+}

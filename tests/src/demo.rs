@@ -17,8 +17,8 @@ use crate::pki::Credential;
 use crate::sidecar::POLICY_AUTHORITY;
 use crate::{forgery, mcp, wait};
 
-use verdict::Try;
 pub use verdict::{Expected, Row, head};
+use verdict::{ServiceLog, Try};
 
 mod verdict;
 
@@ -406,7 +406,13 @@ impl Story<'_> {
         let answer = client.send(call.header(CALL_HEADER, &mark)).await;
         let elapsed = start.elapsed();
         let backend = &self.mesh.service(service)?.backend;
-        self.record(Row::judge(tried, &answer, elapsed, Some((backend, &mark))));
+        let headers_may_pass = !self.mesh.headers_stop_iteration;
+        let log = ServiceLog {
+            backend,
+            mark: &mark,
+            headers_may_pass,
+        };
+        self.record(Row::judge(tried, &answer, elapsed, Some(&log)));
         Ok(())
     }
 

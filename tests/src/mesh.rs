@@ -130,6 +130,8 @@ pub struct Mesh {
     pub net: Loopback,
     /// Files.
     pub run: RunDirectory,
+    /// Whether filters can hold a request's headers back until they have judged its body.
+    pub headers_stop_iteration: bool,
     /// Why agents have no network namespaces, if they have none.
     pub without_netns: Option<String>,
 }
@@ -201,6 +203,7 @@ impl Mesh {
             policy,
             net,
             run,
+            headers_stop_iteration: options.headers_stop_iteration,
             without_netns,
         })
     }

@@ -20,7 +20,10 @@ const MAX_STATE_AGE_SECONDS: u64 = 10;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_policy_server_loses_nothing_and_the_mesh_recovers_by_itself() {
     let state = json!({"state": {"maxAgeSeconds": MAX_STATE_AGE_SECONDS, "renewSeconds": 2}});
-    let options = Options { policy_server: state, ..Options::default() };
+    let options = Options {
+        policy_server: state,
+        ..Options::default()
+    };
     let mut mesh = Mesh::start("recovery", &options).await.unwrap();
     let (token, keys) = (mesh.token(&token_request()).await.unwrap(), jwks(&mesh).await);
     read(&mesh, &token).await.unwrap();
@@ -32,7 +35,11 @@ async fn a_killed_policy_server_loses_nothing_and_the_mesh_recovers_by_itself() 
         }
         mesh.policy_server.kill_server();
         let killed = Instant::now();
-        assert_eq!(read(&mesh, &token).await.unwrap().status, 200, "sidecars go on without the policy server");
+        assert_eq!(
+            read(&mesh, &token).await.unwrap().status,
+            200,
+            "sidecars go on without the policy server"
+        );
 
         let denied = wait::until("calls to be denied", Duration::from_secs(40), async || {
             read(&mesh, &token).await.ok().filter(|answer| answer.status != 200)
@@ -41,11 +48,19 @@ async fn a_killed_policy_server_loses_nothing_and_the_mesh_recovers_by_itself() 
         assert_eq!((denied.status, denied.denial()), (503, Some("policy_unavailable")));
         assert!(denied.header("retry-after").is_some());
         let least = Duration::from_secs(MAX_STATE_AGE_SECONDS - 4);
-        assert!(killed.elapsed() >= least, "denied already {:?} after the kill", killed.elapsed());
+        assert!(
+            killed.elapsed() >= least,
+            "denied already {:?} after the kill",
+            killed.elapsed()
+        );
 
         mesh.policy_server.start_server().await.unwrap();
         mesh.settled().await.unwrap();
-        assert_eq!(read(&mesh, &token).await.unwrap().status, 200, "a token from before the kill is still good");
+        assert_eq!(
+            read(&mesh, &token).await.unwrap().status,
+            200,
+            "a token from before the kill is still good"
+        );
         assert_eq!(jwks(&mesh).await, keys, "no key is lost");
     }
     every_record_arrives(&mesh).await;
@@ -53,7 +68,10 @@ async fn a_killed_policy_server_loses_nothing_and_the_mesh_recovers_by_itself() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sidecars_that_start_a_minute_before_the_policy_server_recover_without_a_herd() {
-    let options = Options { without_policy_server: true, ..Options::default() };
+    let options = Options {
+        without_policy_server: true,
+        ..Options::default()
+    };
     let mut mesh = Mesh::start("bootstrap", &options).await.unwrap();
     let started = Instant::now();
     let alone = Duration::from_secs(60);
@@ -62,7 +80,13 @@ async fn sidecars_that_start_a_minute_before_the_policy_server_recover_without_a
     while started.elapsed() < alone {
         let second = Instant::now();
         for call in [table(&mesh, "x"), table(&mesh, "x").bearer("a.b.c")] {
-            let own = mesh.agent("analyst-7").unwrap().client().send(call.clone()).await.unwrap();
+            let own = mesh
+                .agent("analyst-7")
+                .unwrap()
+                .client()
+                .send(call.clone())
+                .await
+                .unwrap();
             let direct = mesh.direct("warehouse", "analyst-7").unwrap().send(call).await.unwrap();
             for answer in [own, direct] {
                 assert_eq!((answer.status, answer.denial()), (503, Some("policy_unavailable")));
@@ -80,50 +104,78 @@ async fn sidecars_that_start_a_minute_before_the_policy_server_recover_without_a
         }
         before = now;
     }
-    assert!(mesh.service("warehouse").unwrap().backend.seen().is_empty(), "no call reached the application");
+    assert!(
+        mesh.service("warehouse").unwrap().backend.seen().is_empty(),
+        "no call reached the application"
+    );
     // 5 sidecars of 3 VMs each; a backoff of up to 5 s spreads them.
     assert!(most_a_second <= 15, "{most_a_second} polls in one second");
 
     mesh.policy_server.start_server().await.unwrap();
     let server_up = Instant::now();
     mesh.settled().await.unwrap();
-    println!("every sidecar recovered {:?} after the policy server came up", server_up.elapsed());
+    println!(
+        "every sidecar recovered {:?} after the policy server came up",
+        server_up.elapsed()
+    );
     let token = mesh.token(&token_request()).await.unwrap();
     assert_eq!(read(&mesh, &token).await.unwrap().status, 200);
 }
 
 fn table(mesh: &Mesh, table: &str) -> Call {
-    Call::new("GET", &mesh.service("warehouse").unwrap().authority(), &format!("/v1/tables/{table}"))
+    Call::new(
+        "GET",
+        &mesh.service("warehouse").unwrap().authority(),
+        &format!("/v1/tables/{table}"),
+    )
 }
 
 async fn read(mesh: &Mesh, token: &str) -> anyhow::Result<Answer> {
-    mesh.agent("analyst-7")?.client().send(table(mesh, "sales_q1_2026").bearer(token)).await
+    mesh.agent("analyst-7")?
+        .client()
+        .send(table(mesh, "sales_q1_2026").bearer(token))
+        .await
 }
 
 async fn jwks(mesh: &Mesh) -> Value {
     let client = mesh.policy_server.client(&mesh.ca, &mesh.orchestrator).unwrap();
-    let answer = client.send(Call::new("GET", POLICY_AUTHORITY, "/.well-known/jwks.json")).await.unwrap();
+    let answer = client
+        .send(Call::new("GET", POLICY_AUTHORITY, "/.well-known/jwks.json"))
+        .await
+        .unwrap();
     assert_eq!(answer.status, 200);
     answer.json()
 }
 
 /// How many requests the policy server's sidecar has seen.
 async fn polls(mesh: &Mesh) -> u64 {
-    mesh.policy_server.sidecar().unwrap().stat("http.inbound.downstream_rq_total").await.unwrap()
+    mesh.policy_server
+        .sidecar()
+        .unwrap()
+        .stat("http.inbound.downstream_rq_total")
+        .await
+        .unwrap()
 }
 
 /// Whatever a sidecar's access log has as a record of a chain must come to the policy server.
 async fn every_record_arrives(mesh: &Mesh) {
     let sidecars = mesh.agents.values().map(|agent| &agent.envoy);
-    let sidecars: Vec<&Envoy> = sidecars.chain(mesh.services.values().map(|service| &service.envoy)).collect();
+    let sidecars: Vec<&Envoy> = sidecars
+        .chain(mesh.services.values().map(|service| &service.envoy))
+        .collect();
     let mut wanted: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
     for record in sidecars.iter().flat_map(|envoy| envoy.records()) {
         if let (Some(source), Some(seq)) = (record["source"].as_str(), record["seq"].as_u64()) {
             wanted.entry(source.to_owned()).or_default().insert(seq);
         }
     }
-    assert!(wanted.values().map(BTreeSet::len).sum::<usize>() >= 60, "the access logs have records: {wanted:?}");
-    let store = SqliteStore::open(&mesh.run.file("policy-server/ostiary.db")).await.unwrap();
+    assert!(
+        wanted.values().map(BTreeSet::len).sum::<usize>() >= 60,
+        "the access logs have records: {wanted:?}"
+    );
+    let store = SqliteStore::open(&mesh.run.file("policy-server/ostiary.db"))
+        .await
+        .unwrap();
     for (source, seqs) in wanted {
         let what = format!("records {seqs:?} of source {source}");
         let arrived = wait::until(&what, Duration::from_secs(30), async || {

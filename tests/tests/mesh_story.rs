@@ -12,7 +12,10 @@ async fn every_line_of_the_demo_is_as_expected() {
 /// Where the host does not let a filter hold headers back (`allow_on_headers_stop_iteration` off), verdicts are the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_verdict_is_the_same_where_headers_cannot_be_held() {
-    let options = Options { headers_stop_iteration: false, ..Options::default() };
+    let options = Options {
+        headers_stop_iteration: false,
+        ..Options::default()
+    };
     tell(&options).await;
 }
 

@@ -84,7 +84,7 @@ impl Row {
         tried: Try<'_>,
         answer: &Result<Answer>,
         elapsed: Duration,
-        log: Option<(&Backend, &str)>,
+        log: Option<&ServiceLog<'_>>,
     ) -> Self {
         let answer = answer.as_ref().ok();
         let got = outcome(answer);
@@ -92,7 +92,7 @@ impl Row {
         let code = answer.map_or(NO_CONNECTION.to_owned(), |answer| {
             answer.code().unwrap_or_else(|| passed.to_owned())
         });
-        let in_log = || log.and_then(|(backend, mark)| misplaced(tried.expected, backend, mark));
+        let in_log = || log.and_then(|log| misplaced(tried.expected, log));
         Self {
             call: tried.what.to_owned(),
             door: tried.door,
@@ -171,13 +171,26 @@ fn mismatch(expected: Expected, answer: Option<&Answer>) -> Option<String> {
 }
 
 /// What is wrong with the service's own log.
-fn misplaced(expected: Expected, backend: &Backend, mark: &str) -> Option<String> {
+fn misplaced(expected: Expected, log: &ServiceLog<'_>) -> Option<String> {
     let wanted = usize::from(expected == Expected::Pass);
-    let seen = backend.seen_with(CALL_HEADER, mark).len();
+    let marked = log.backend.seen_with(CALL_HEADER, log.mark);
+    let seen = marked
+        .iter()
+        .filter(|seen| seen.complete || !log.headers_may_pass)
+        .count();
     (seen != wanted).then(|| {
         format!(
             "the log of {} has the request {seen} times, not {wanted}",
-            backend.name()
+            log.backend.name()
         )
     })
+}
+
+/// What a service's own log has of a marked call.
+#[derive(Debug)]
+pub(super) struct ServiceLog<'a> {
+    pub(super) backend: &'a Backend,
+    pub(super) mark: &'a str,
+    /// Where filters cannot hold headers back, the application may see those of a request whose body is then denied.
+    pub(super) headers_may_pass: bool,
 }

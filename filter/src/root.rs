@@ -1,6 +1,6 @@
 //! Callbacks of the root context: configuration, ticks, and answers to callouts.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,14 +22,30 @@ thread_local! {
 /// One plugin of the VM.
 pub(crate) struct Root {
     vm: Rc<RefCell<Vm>>,
-    headers_stop_iteration: bool,
+    /// A configuration that was handed over and is not yet in force.
+    document: Cell<Option<Vec<u8>>>,
+    headers_stop_iteration: Cell<bool>,
 }
 
 impl Root {
     pub(crate) fn new() -> Self {
         Self {
             vm: VM.with(Rc::clone),
-            headers_stop_iteration: false,
+            document: Cell::default(),
+            headers_stop_iteration: Cell::default(),
+        }
+    }
+
+    /// Puts the configuration in force that is waiting for it, if one is.
+    fn configure(&self, vm: &mut Vm) {
+        let Some(document) = self.document.take() else { return };
+        let refused = vm.configure(&Envoy, &document).err();
+        self.headers_stop_iteration
+            .set(vm.config().is_some_and(|config| config.headers_stop_iteration));
+        match refused {
+            None => {}
+            Some(error) if vm.config().is_some() => log::error!("configuration refused, the last one stays: {error}"),
+            Some(error) => log::error!("configuration refused, every request will be denied: {error}"),
         }
     }
 }
@@ -43,37 +59,28 @@ impl Context for Root {
 }
 
 impl RootContext for Root {
-    /// Never false: see `config`.
+    /// Never false (see `config`), and does next to nothing: where a VM crashes here, Envoy lets the requests of its
+    /// worker pass unfiltered; where it crashes later, it answers them itself. So the document is read later.
     fn on_configure(&mut self, size: usize) -> bool {
         let _ = hostcalls::set_tick_period(TICK);
-        let document = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size)
-            .ok()
-            .flatten();
-        if let Ok(mut vm) = self.vm.try_borrow_mut() {
-            let refused = vm.configure(&Envoy, document.as_deref().unwrap_or_default()).err();
-            self.headers_stop_iteration = vm.config().is_some_and(|config| config.headers_stop_iteration);
-            match refused {
-                None => {}
-                Some(error) if vm.config().is_some() => {
-                    log::error!("configuration refused, the last one stays: {error}")
-                }
-                Some(error) => log::error!("configuration refused, every request will be denied: {error}"),
-            }
-        }
+        let document = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size);
+        self.document.set(Some(document.ok().flatten().unwrap_or_default()));
         true
     }
 
     fn on_tick(&mut self) {
         if let Ok(mut vm) = self.vm.try_borrow_mut() {
+            self.configure(&mut vm);
             vm.tick(&Envoy);
         }
     }
 
     fn create_http_context(&self, _context_id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Http::new(
-            Rc::clone(&self.vm),
-            Session::new(self.headers_stop_iteration),
-        )))
+        if let Ok(mut vm) = self.vm.try_borrow_mut() {
+            self.configure(&mut vm);
+        }
+        let session = Session::new(self.headers_stop_iteration.get());
+        Some(Box::new(Http::new(Rc::clone(&self.vm), session)))
     }
 
     fn get_type(&self) -> Option<ContextType> {

@@ -33,6 +33,9 @@ const MOST_HEADERS: usize = 1000;
 
 /// Where access logs read the record of the decision.
 const DECISION_KEY: &str = "ostiary";
+/// What stands there while headers go ahead of the verdict: Envoy's own guard behind the filter, which refuses what the
+/// filter has not looked at, finds that it has.
+const PENDING: &[u8] = br#"{"kind":"pending"}"#;
 /// Where access logs read the record of the end of what was permitted.
 const COMPLETION_KEY: &str = "ostiary_completion";
 
@@ -159,12 +162,12 @@ impl Session {
                     reservation,
                     body_bytes: 0,
                 }));
+                if self.headers_stop_iteration {
+                    return Ok(Flow::Pause);
+                }
                 // Where the flag is off, Pause here would keep the body from ever coming (and hang the request).
-                Ok(if self.headers_stop_iteration {
-                    Flow::Pause
-                } else {
-                    Flow::Continue
-                })
+                host.publish(DECISION_KEY, PENDING);
+                Ok(Flow::Continue)
             }
         }
     }

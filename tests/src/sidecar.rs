@@ -189,6 +189,8 @@ pub struct Sidecar {
     pub concurrency: u32,
     /// Envoy's limit on what it holds of a body.
     pub buffer_limit_bytes: u32,
+    /// Whether Envoy itself refuses what the filter has not looked at.
+    pub guarded: bool,
     /// The filter; the policy server's own sidecar alone has none.
     pub plugin: Option<Plugin>,
     /// Where callouts go.
@@ -209,6 +211,7 @@ impl Sidecar {
             admin,
             concurrency: 2,
             buffer_limit_bytes: 2 << 20,
+            guarded: true,
             plugin: None,
             policy: None,
             inbound: None,
@@ -323,6 +326,7 @@ impl Sidecar {
 
     fn manager(&self, side: &str, log: &Path, routes: &Value, forward_client_cert: &str) -> Value {
         let mut filters: Vec<Value> = self.plugin.iter().map(Plugin::filter).collect();
+        filters.extend(self.guarded.then(guard).filter(|_| self.plugin.is_some()));
         filters.push(json!({
             "name": "envoy.filters.http.router",
             "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
@@ -339,6 +343,8 @@ impl Sidecar {
                 "merge_slashes": false,
                 "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
                 "generate_request_id": true,
+                // Envoy drops the trailers of HTTP/1.1 otherwise, and what they do to a filter with them.
+                "http_protocol_options": {"enable_trailers": true},
                 "access_log": [access_log(log, side)],
                 "http_filters": filters,
                 "route_config": routes,
@@ -407,6 +413,24 @@ impl Sidecar {
 
 const HCM: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3";
 const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
+
+/// Lets a request pass that the filter has left its mark on, and nothing else.
+///
+/// Envoy passes a plugin by, whatever its failure policy, on a worker whose VM crashed while it was configured; a
+/// request that nobody has looked at bears no mark.
+fn guard() -> Value {
+    let marked = json!({"filter_state": {"key": "wasm.ostiary", "string_match": {"prefix": "{"}}});
+    json!({
+        "name": "envoy.filters.http.rbac",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+            "rules": {
+                "action": "ALLOW",
+                "policies": {"looked-at": {"permissions": [{"any": true}], "principals": [marked]}},
+            },
+        },
+    })
+}
 
 fn outbound_routes(outbound: &Outbound) -> Value {
     let hosts = outbound.destinations.iter().map(|destination| {

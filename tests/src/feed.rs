@@ -2,16 +2,21 @@
 //!
 //! It serves whoever asks, so each sidecar gets a feed of its own. It speaks plain HTTP/2.
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::StatusCode;
+use http::{StatusCode, header};
+use hyper::body::Frame;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -36,6 +41,10 @@ pub enum Behaviour {
     Proper,
     /// So much later.
     Slow(Duration),
+    /// Properly, but with so much time between two bytes.
+    Trickle(Duration),
+    /// With the first half of what is proper, and then a broken stream.
+    Break,
     /// With this status and body, whatever was asked.
     Rubbish(u16, Vec<u8>),
 }
@@ -129,6 +138,11 @@ impl Feed {
             shared,
             tasks: vec![serving, renewing],
         })
+    }
+
+    /// Another hold on the same feed, for a task that changes what it serves.
+    pub fn handle(&self) -> Handle {
+        Handle(self.shared.clone())
     }
 
     /// How a sidecar reaches it.
@@ -234,6 +248,37 @@ impl Feed {
         })
         .await
     }
+
+    /// The same for a list of states of this version or a later one.
+    ///
+    /// # Errors
+    ///
+    /// When not so many have within 60 s.
+    pub async fn holding_state(&self, version: u64, vms: usize) -> Result<()> {
+        let what = format!("{vms} VMs to hold state list {version}");
+        wait::until(&what, Duration::from_secs(60), async || {
+            let inner = self.shared.lock();
+            let held = inner.polls.iter().filter_map(|poll| counter(poll.state.as_deref()?));
+            (held.filter(|held| *held >= version).count() >= vms).then_some(())
+        })
+        .await
+    }
+}
+
+/// A hold on a feed; the feed ends without it.
+#[derive(Debug, Clone)]
+pub struct Handle(Shared);
+
+impl Handle {
+    /// As [`Feed::set_state`].
+    pub fn set_state(&self, claims: &Value) {
+        self.0.set_state(claims.clone());
+    }
+}
+
+/// The counter of a version.
+fn counter(version: &str) -> Option<u64> {
+    version.split_once('.')?.1.parse().ok()
 }
 
 impl Drop for Feed {
@@ -329,7 +374,26 @@ impl Shared {
         ] {
             changed.extend(jws.map(|jws| (name.to_owned(), json!(jws))));
         }
-        (!changed.is_empty()).then(|| axum::Json(changed).into_response())
+        if changed.is_empty() {
+            return None;
+        }
+        let answer = Bytes::from(Value::Object(changed).to_string());
+        let body = match &inner.behaviour {
+            Behaviour::Trickle(pause) => Body::new(Dribble {
+                pause: tokio::time::interval(*pause),
+                piece: 1,
+                least: 0,
+                rest: answer,
+            }),
+            Behaviour::Break => Body::new(Dribble {
+                pause: tokio::time::interval(Duration::from_millis(50)),
+                piece: answer.len() / 2,
+                least: answer.len() / 2,
+                rest: answer,
+            }),
+            _ => Body::from(answer),
+        };
+        Some(([(header::CONTENT_TYPE, "application/json")], body).into_response())
     }
 }
 
@@ -344,14 +408,25 @@ async fn poll(State(shared): State<Shared>, Query(query): Query<PollQuery>, head
         inner.callouts.push(headers);
         inner.behaviour.clone()
     };
+    let mut late = false;
     if let Behaviour::Slow(delay) = behaviour {
         tokio::time::sleep(delay).await;
+        late = true;
     }
     let mut changes = shared.changed.subscribe();
     let held = tokio::time::timeout(HOLD, async {
         loop {
             if let Some(answer) = shared.answer(&query) {
-                return answer;
+                let behaviour = shared.lock().behaviour.clone();
+                match behaviour {
+                    // A poll that was already held when this began.
+                    Behaviour::Slow(delay) if !late => {
+                        tokio::time::sleep(delay).await;
+                        late = true;
+                        continue;
+                    }
+                    _ => return answer,
+                }
             }
             // The sender lives as long as `shared`.
             let _ = changes.changed().await;
@@ -383,6 +458,37 @@ async fn records(State(shared): State<Shared>, headers: http::HeaderMap, body: S
             inner.records.extend(lines);
             axum::Json(json!({"source": last.get("source"), "accepted_through": last.get("seq")})).into_response()
         }
+    }
+}
+
+/// A body that comes slowly, or not to its end.
+#[derive(Debug)]
+struct Dribble {
+    rest: Bytes,
+    piece: usize,
+    pause: tokio::time::Interval,
+    /// With no more than this left, and not nothing, the stream breaks.
+    least: usize,
+}
+
+impl hyper::body::Body for Dribble {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> task::Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.rest.is_empty() {
+            return task::Poll::Ready(None);
+        }
+        task::ready!(self.pause.poll_tick(context));
+        if self.least > 0 && self.rest.len() <= self.least + 1 {
+            return task::Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into())));
+        }
+        let length = self.piece.min(self.rest.len());
+        let piece = self.rest.split_to(length);
+        task::Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 }
 

@@ -10,6 +10,7 @@
 //! * [`feed`] plays a policy server that misbehaves on demand, [`signing`] signs what it (or a forger) says;
 //! * [`client`] speaks HTTP/1.1 and HTTP/2, plain or over mTLS, and raw bytes;
 //! * [`forgery`] spoils good tokens, [`mcp`] writes calls of tools;
+//! * [`stand`] is one sidecar with a feed of its own, [`trapdoor`] makes its filter crash;
 //! * [`mesh`] puts it all together, [`demo`] tells the story.
 
 pub mod backends;
@@ -29,4 +30,6 @@ pub mod process;
 pub mod run;
 pub mod sidecar;
 pub mod signing;
+pub mod stand;
+pub mod trapdoor;
 pub mod wait;

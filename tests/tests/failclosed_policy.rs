@@ -232,10 +232,14 @@ fn forged_bundles(stand: &Stand) -> Vec<(&'static str, &'static str, String)> {
                 &wide(9, json!({"aud": "spiffe://cluster.local/ns/data/sa/reports"})),
             ),
         ),
-        ("a lower version", "is older than", key.sign(TYPE, &wide(4, json!({})))),
+        (
+            "a lower version",
+            "version 2.4 is older than 2.5",
+            key.sign(TYPE, &wide(4, json!({}))),
+        ),
         (
             "a lower epoch, a higher version",
-            "is older than",
+            "version 1.99 is older than 2.5",
             key.sign(TYPE, &wide(99, json!({"epoch": 1}))),
         ),
         (
@@ -362,7 +366,11 @@ async fn states_and_bundles_are_refused_each_on_its_own() {
             "signature",
             TestKey::named("somebody").sign(TYPE, &alive(900, json!({}))),
         ),
-        ("an older list", "is older than", key.sign(TYPE, &alive(4, json!({})))),
+        (
+            "an older list",
+            "version 1.4 is older than 1.5",
+            key.sign(TYPE, &alive(4, json!({}))),
+        ),
         (
             "a list of tomorrow",
             "issued in the future",

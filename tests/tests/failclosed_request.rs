@@ -64,9 +64,8 @@ impl Setting {
     async fn denied_by_body(&self, what: &str, status: u16, code: Option<&str>, call: impl Fn() -> Call) {
         for (protocol, client) in self.clients() {
             let refused = self.stand.refused(&client, call(), status, code).await;
-            let Ok((_, seen)) = refused else {
-                panic!("{what} on {protocol}: {refused:?}");
-            };
+            assert!(refused.is_ok(), "{what} on {protocol}: {refused:?}");
+            let (_, seen) = refused.unwrap();
             assert!(self.headers_first || seen.is_empty(), "{what} on {protocol}: {seen:?}");
         }
     }

@@ -1,5 +1,5 @@
 //! A policy server that dies, and sidecars that start before it.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -650,15 +650,17 @@ mod panicking {
     }
 
     fn find_export(mut section: &[u8], wanted: &str) -> usize {
-        for _ in 0..take_number(&mut section) {
+        let count = take_number(&mut section);
+        let exports = (0..count).map(|_| {
             let name = take_name(&mut section);
             section = &section[1..];
-            let index = take_number(&mut section);
-            if name == wanted.as_bytes() {
-                return index;
-            }
-        }
-        panic!("no export {wanted}");
+            (name, take_number(&mut section))
+        });
+        let found = exports
+            .collect::<Vec<_>>()
+            .into_iter()
+            .find(|(name, _)| *name == wanted.as_bytes());
+        found.unwrap().1
     }
 
     fn replace_body(mut section: &[u8], wanted: usize) -> Vec<u8> {

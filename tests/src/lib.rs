@@ -11,7 +11,7 @@
 //! * [`client`] speaks HTTP/1.1 and HTTP/2, plain or over mTLS, and raw bytes;
 //! * [`forgery`] spoils good tokens, [`mcp`] writes calls of tools;
 //! * [`stand`] is one sidecar with a feed of its own, [`trapdoor`] makes its filter crash;
-//! * [`mesh`] puts it all together, [`demo`] tells the story.
+//! * [`mesh`] puts it all together, [`demo`] tells the story; [`load`] makes calls by the hundred thousand.
 
 pub mod backends;
 pub mod built;
@@ -20,6 +20,7 @@ pub mod demo;
 pub mod envoy;
 pub mod feed;
 pub mod forgery;
+pub mod load;
 pub mod loopback;
 pub mod mcp;
 pub mod mesh;

@@ -1,0 +1,17 @@
+//! Load: a mesh with applications that cost nothing, calls by the hundred thousand, and the books kept on them.
+//!
+//! Every call carries its number as its call id, so that what the policy server stored can be held against what each
+//! caller was answered, call by call.
+//!
+//! * [`wire`] speaks HTTP/1.1 and HTTP/2 with little more than the bytes, and breaks off where it is told to;
+//! * [`mesh`] is the mesh: two services, the outbound side of one agent, three agents' certificates;
+//! * [`mix`] are the calls with what each must be answered, and who makes them;
+//! * [`aborts`] breaks calls off at every point; [`ledger`] reads what the policy server stored;
+//! * [`memory`] watches how the sidecars grow.
+
+pub mod aborts;
+pub mod ledger;
+pub mod memory;
+pub mod mesh;
+pub mod mix;
+pub mod wire;

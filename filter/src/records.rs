@@ -259,6 +259,11 @@ impl Records {
         self.not_before = now + self.backoff.next(random);
     }
 
+    /// No answer is to be expected to the batch in flight.
+    pub(crate) fn forget_in_flight(&mut self) {
+        self.in_flight = None;
+    }
+
     /// Whether callout `token` is the batch in flight.
     pub(crate) fn awaits(&self, token: u32) -> bool {
         self.in_flight.is_some_and(|in_flight| in_flight.token == token)

@@ -50,6 +50,15 @@ impl Root {
     }
 }
 
+/// A root context goes when its configuration is replaced, and takes its callouts with it; the VM lives on.
+impl Drop for Root {
+    fn drop(&mut self) {
+        if let Ok(mut vm) = self.vm.try_borrow_mut() {
+            vm.root_gone();
+        }
+    }
+}
+
 impl Context for Root {
     fn on_http_call_response(&mut self, token_id: u32, num_headers: usize, body_size: usize, _num_trailers: usize) {
         if let Ok(mut vm) = self.vm.try_borrow_mut() {

@@ -250,6 +250,13 @@ impl Vm {
         }
     }
 
+    /// A root context has gone, and with it perhaps what was in flight: no answer may come. What was sent is sent again;
+    /// should an answer come all the same, it is to a question that nobody asks any more.
+    pub(crate) fn root_gone(&mut self) {
+        self.poller.hurry();
+        self.records.forget_in_flight();
+    }
+
     /// The answer to a callout of this VM; `answered` is false for a timeout or a broken connection.
     pub(crate) fn answer(&mut self, host: &impl Host, token: u32, answered: bool, body_bytes: usize) {
         let status = if answered { status(host) } else { None };

@@ -102,6 +102,24 @@ fn an_absent_cluster_and_a_lost_answer_are_tried_again() {
 }
 
 #[test]
+fn what_went_with_a_root_context_is_sent_again_by_another() {
+    let host = FakeHost::inbound();
+    let mut vm = testing::ready_vm(&host);
+    assert_eq!(flow(&host, &mut vm), Flow::Continue);
+    vm.tick(&host);
+    let (polled, posted) = (polls(&host).len(), host.last_sent("/v1/records").unwrap());
+    vm.root_gone();
+    vm.tick(&host);
+    assert_eq!(polls(&host).len(), polled + 1);
+    let again = host.last_sent("/v1/records").unwrap();
+    assert_eq!((again.token != posted.token, again.body), (true, posted.body));
+    // The first answer comes after all: it is not taken for the second's.
+    host.answer(&mut vm, posted.token, 409, b"");
+    host.store_batch(&mut vm);
+    assert_eq!(vm.records.len(), 0);
+}
+
+#[test]
 fn a_refused_configuration_keeps_the_last_good_one() {
     let host = FakeHost::inbound();
     let mut vm = Vm::default();

@@ -90,9 +90,10 @@ $(MCP_STAMP):
 	@.ci/venv $(@D) mcp==$(MCP_VERSION)
 	@touch $@
 
+# Not `--locked`: a mirror of the registry may lack the very versions that it is locked to.
 $(RUNNER):
 	@$(say) "set-up: wasm-bindgen-cli $(WASM_BINDGEN_VERSION), under $(TOOLS)"
-	@cargo install --quiet --locked --root $(TOOLS) wasm-bindgen-cli --version $(WASM_BINDGEN_VERSION)
+	@cargo install --quiet --root $(TOOLS) --bin wasm-bindgen-test-runner wasm-bindgen-cli --version $(WASM_BINDGEN_VERSION)
 	@touch $@
 
 $(DENY):

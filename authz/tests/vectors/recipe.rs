@@ -205,6 +205,14 @@ impl Recipe {
         )
     }
 
+    /// The same for recipes that one policy and one state list serve.
+    pub fn policy_key(&self) -> String {
+        format!(
+            "{:?} {:?} {:?} {:?}",
+            self.policy, self.states, self.not_before, self.revoked
+        )
+    }
+
     /// The issuers whose tokens the bundle lists, with the keys of each.
     pub fn issuers(&self) -> Value {
         let issuers = self.issuers.iter();

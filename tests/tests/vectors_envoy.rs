@@ -1,0 +1,355 @@
+//! The vectors of `authz/vectors` through a real Envoy with the shipped filter, on the real clock.
+//!
+//! Requests are written byte by byte, so that no client library makes them better than they are. A denial must carry its
+//! code in status, body and header, and nothing of it may reach the application; a permit must reach it once, without
+//! the capability.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tests::backends::Backend;
+use tests::client::{Answer, Client};
+use tests::envoy::Envoy;
+use tests::feed::Feed;
+use tests::loopback::Loopback;
+use tests::pki::{Ca, Credential, Workload};
+use tests::run::RunDirectory;
+use tests::sidecar::{Destination, Inbound, Outbound, POLICY_AUTHORITY, Plugin, Sidecar};
+use tests::wait;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+#[path = "../../authz/tests/vectors/mod.rs"]
+mod vectors;
+
+use vectors::{Expect, Placed, Runs};
+
+/// Envoys of one worker have two VMs that poll: the worker's and the main thread's.
+const VMS: usize = 2;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Vectors that one policy and one state list serve.
+type Groups = BTreeMap<String, Vec<Placed>>;
+
+#[tokio::test]
+async fn inbound_vectors_are_decided_as_they_say() {
+    run_side("inbound").await;
+}
+
+#[tokio::test]
+async fn outbound_vectors_are_decided_as_they_say() {
+    run_side("outbound").await;
+}
+
+async fn run_side(side: &str) {
+    let mut workloads: BTreeMap<String, Groups> = BTreeMap::new();
+    for placed in vectors::all() {
+        if placed.vector.runs.contains(&Runs::Envoy) && placed.recipe.side == side {
+            let groups = workloads.entry(placed.recipe.workload.clone()).or_default();
+            groups.entry(placed.recipe.policy_key()).or_default().push(placed);
+        }
+    }
+    let mesh = Mesh::create(side);
+    let (mut count, mut failures) = (0, Vec::new());
+    for (host, (workload, groups)) in (30..).zip(workloads) {
+        let under_test = mesh.start(side, &workload, host).await;
+        for (number, group) in (1..).zip(groups.into_values()) {
+            count += group.len();
+            failures.extend(under_test.run(number, &group).await);
+        }
+    }
+    println!("{count} vectors through Envoy, {side}");
+    assert!(
+        failures.is_empty(),
+        "{} of {count} wrong:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+/// What all sidecars of a run share.
+struct Mesh {
+    run: RunDirectory,
+    net: Loopback,
+    ca: Ca,
+}
+
+/// A sidecar with the filter, its feed, and the applications that its requests may reach.
+struct UnderTest<'m> {
+    mesh: &'m Mesh,
+    feed: Feed,
+    applications: Vec<Backend>,
+    client: Caller,
+    _envoys: Vec<Envoy>,
+}
+
+/// How requests come to the sidecar.
+enum Caller {
+    /// Over mTLS, by the peer that the vector names.
+    Inbound { host: u8 },
+    /// Over loopback, as the agent's own process.
+    Outbound(Client),
+}
+
+impl Mesh {
+    fn create(side: &str) -> Self {
+        let run = RunDirectory::create(&format!("vectors-{side}")).unwrap();
+        let ca = Ca::create(&run.file("pki")).unwrap();
+        Self {
+            net: Loopback::claim().unwrap(),
+            run,
+            ca,
+        }
+    }
+
+    async fn start(&self, side: &str, spiffe: &str, host: u8) -> UnderTest<'_> {
+        let feed = Feed::start(self.net.socket(host, 9000)).await.unwrap();
+        let plugin = Plugin::built(&feed.key().jwks()).unwrap();
+        let credential = self.ca.issue(&workload(spiffe), &[&server_name(spiffe)]).unwrap();
+        let mut sidecar = Sidecar::new(&credential, &self.ca, self.net.socket(host, 15_000));
+        sidecar.concurrency = 1;
+        let sidecar = sidecar.with_filter(plugin, feed.upstream());
+        if side == "inbound" {
+            let application = Backend::echo(&credential.workload.slug(), &self.run).unwrap();
+            let inbound = Inbound::new(self.net.socket(host, 8080), application.socket());
+            let envoys = vec![sidecar.with_inbound(inbound).start(&self.run).await.unwrap()];
+            let client = Caller::Inbound { host };
+            return UnderTest {
+                mesh: self,
+                feed,
+                applications: vec![application],
+                client,
+                _envoys: envoys,
+            };
+        }
+        let (mut envoys, mut applications, mut destinations) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, (id, name, hostname)) in (host + 1..).zip([
+            ("data", "warehouse", "warehouse.data.svc.cluster.local"),
+            ("tools", "mcp", "mcp.tools.svc.cluster.local"),
+            ("ostiary", "policy-server", POLICY_AUTHORITY),
+        ]) {
+            let (destination, envoy, application) = self.destination(&Workload::new(id, name), hostname, place).await;
+            destinations.push(destination);
+            envoys.push(envoy);
+            applications.push(application);
+        }
+        let address = self.net.socket(host, 15_001);
+        let outbound = Outbound {
+            address,
+            inside: None,
+            destinations,
+        };
+        envoys.push(sidecar.with_outbound(outbound).start(&self.run).await.unwrap());
+        let client = Caller::Outbound(Client::plain(address).within(PATIENCE));
+        UnderTest {
+            mesh: self,
+            feed,
+            applications,
+            client,
+            _envoys: envoys,
+        }
+    }
+
+    /// A service whose own sidecar decides nothing: what reaches it was let through on the outbound side.
+    async fn destination(&self, workload: &Workload, hostname: &str, host: u8) -> (Destination, Envoy, Backend) {
+        let application = Backend::echo(&workload.service_account, &self.run).unwrap();
+        let address = self.net.socket(host, 8080);
+        let credential = self.ca.issue(workload, &[hostname]).unwrap();
+        let sidecar = Sidecar::new(&credential, &self.ca, self.net.socket(host, 15_000));
+        let envoy = sidecar
+            .with_inbound(Inbound::new(address, application.socket()))
+            .start(&self.run)
+            .await
+            .unwrap();
+        let destination = Destination {
+            name: workload.service_account.clone(),
+            hosts: vec![hostname.to_owned()],
+            address,
+            identity: workload.spiffe(),
+        };
+        (destination, envoy, application)
+    }
+}
+
+impl UnderTest<'_> {
+    /// Serves the policy of a group, then sends each of its requests.
+    async fn run(&self, number: u64, group: &[Placed]) -> Vec<String> {
+        let now = wait::unix_now();
+        let recipe = &group[0].recipe;
+        // The feed renews the list in steps of one while a group runs.
+        let state_version = number * 1000;
+        self.feed.set_bundle(&recipe.bundle_claims(now, number));
+        self.feed.set_state(&recipe.state_claims(now, state_version));
+        self.adopted(&format!("1.{number}"), &format!("1.{state_version}"))
+            .await;
+        let mut clients = BTreeMap::new();
+        let mut failures = Vec::new();
+        for placed in group {
+            // `not_before` is an offset from the same now as the token's times.
+            let now = if placed.recipe.not_before.is_empty() {
+                wait::unix_now()
+            } else {
+                now
+            };
+            let client = match &self.client {
+                Caller::Outbound(client) => client,
+                Caller::Inbound { host } => clients
+                    .entry(placed.recipe.peer.clone())
+                    .or_insert_with_key(|peer| self.caller(*host, peer.as_deref().unwrap(), &placed.recipe.workload)),
+            };
+            if let Err(problem) = self.check(placed, client, now).await {
+                failures.push(format!("{} ({}): {problem}", placed.vector.id, placed.vector.why));
+            }
+        }
+        failures
+    }
+
+    fn caller(&self, host: u8, peer: &str, service: &str) -> Client {
+        let credential: Arc<Credential> = self.mesh.ca.issue(&workload(peer), &[]).unwrap();
+        let address = self.mesh.net.socket(host, 8080);
+        Client::tls(address, &server_name(service), &self.mesh.ca, Some(&credential))
+            .unwrap()
+            .within(PATIENCE)
+    }
+
+    /// Waits until every VM has polled with both versions, and so holds them.
+    async fn adopted(&self, bundle: &str, state: &str) {
+        wait::until("every VM to hold the policy", Duration::from_secs(30), async || {
+            let polls = self.feed.polls().into_iter();
+            let holding = polls
+                .filter(|poll| poll.bundle.as_deref() == Some(bundle) && poll.state.as_deref() == Some(state))
+                .count();
+            (holding >= VMS).then_some(())
+        })
+        .await
+        .unwrap();
+    }
+
+    async fn check(&self, placed: &Placed, client: &Client, now: u64) -> Result<(), String> {
+        let Placed { vector, recipe, .. } = placed;
+        let request = recipe.request(now);
+        let bytes = written(&vector.id, &request);
+        let exchanged = tokio::time::timeout(PATIENCE, exchange(client, &bytes, request.method == "HEAD")).await;
+        let answer = exchanged
+            .map_err(|_| "no answer in time".to_owned())?
+            .map_err(|error| format!("{error:#}"))?;
+        let seen: Vec<_> = self
+            .applications
+            .iter()
+            .flat_map(|application| application.seen_with("x-vector", &vector.id))
+            .collect();
+        match &vector.expect {
+            Expect::Permit if answer.status != 200 || seen.len() != 1 => Err(format!(
+                "{} {:?}, seen {} times; expected to pass",
+                answer.status,
+                answer.code(),
+                seen.len()
+            )),
+            Expect::Permit => {
+                let token = recipe.token(now);
+                let shown = seen[0].headers.iter().any(|(_, value)| value.contains(&token));
+                let passed_on = recipe.side == "inbound" && shown;
+                if passed_on {
+                    Err("the application was shown the capability".into())
+                } else {
+                    Ok(())
+                }
+            }
+            Expect::Deny { code, status } => {
+                let got = (
+                    answer.status,
+                    answer.code(),
+                    answer.denial().map(str::to_owned),
+                    seen.len(),
+                );
+                // An answer to HEAD has no body.
+                let body = (request.method != "HEAD").then(|| code.clone());
+                let expected = (*status, body, Some(code.clone()), 0);
+                if got == expected {
+                    Ok(())
+                } else {
+                    Err(format!("{got:?}; expected {expected:?}"))
+                }
+            }
+        }
+    }
+}
+
+/// The request as bytes on the wire.
+fn written(id: &str, request: &vectors::recipe::RawRequest) -> Vec<u8> {
+    let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.path);
+    for (name, value) in &request.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    if !request.body.is_empty() || matches!(request.method.as_str(), "POST" | "PUT") {
+        head += &format!("content-length: {}\r\n", request.body.len());
+    }
+    head += &format!("x-vector: {id}\r\nconnection: close\r\n\r\n");
+    [head.as_bytes(), &request.body].concat()
+}
+
+/// Sends a request and reads as much as its answer says that it has. Envoy closes a second later, which is long here.
+async fn exchange(client: &Client, request: &[u8], is_head: bool) -> anyhow::Result<Answer> {
+    let mut stream = client.open().await?;
+    stream.write_all(request).await?;
+    stream.flush().await?;
+    let (mut bytes, mut buffer) = (Vec::new(), vec![0; 16 << 10]);
+    loop {
+        let count = stream.read(&mut buffer).await?;
+        bytes.extend_from_slice(&buffer[..count]);
+        match parsed(&bytes, is_head) {
+            Some(answer) => return Ok(answer),
+            None if count == 0 => anyhow::bail!("broke off: {}", String::from_utf8_lossy(&bytes)),
+            None => {}
+        }
+    }
+}
+
+/// The answer, once it is whole; a body in chunks is left in chunks, as no denial has one.
+fn parsed(bytes: &[u8], is_head: bool) -> Option<Answer> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let (head, body) = bytes.split_at(end);
+    let mut headers = HeaderMap::new();
+    for line in std::str::from_utf8(head).ok()?.trim_end().lines().skip(1) {
+        let (name, value) = line.split_once(':')?;
+        headers.append(
+            HeaderName::try_from(name).ok()?,
+            HeaderValue::try_from(value.trim()).ok()?,
+        );
+    }
+    let length = headers
+        .get("content-length")
+        .and_then(|length| length.to_str().ok()?.parse().ok());
+    let whole = match length {
+        _ if is_head => true,
+        Some(length) => body.len() >= length,
+        None => body.ends_with(b"0\r\n\r\n"),
+    };
+    whole.then(|| Answer {
+        status: tests::client::raw_status(bytes).unwrap(),
+        headers,
+        body: body.to_vec().into(),
+        elapsed: Duration::ZERO,
+    })
+}
+
+fn workload(spiffe: &str) -> Workload {
+    let (namespace, account) = spiffe
+        .strip_prefix("spiffe://cluster.local/ns/")
+        .and_then(|path| path.split_once("/sa/"))
+        .unwrap_or_else(|| panic!("`{spiffe}` is no workload of the mesh"));
+    Workload::new(namespace, account)
+}
+
+fn server_name(spiffe: &str) -> String {
+    let Workload {
+        namespace,
+        service_account,
+    } = workload(spiffe);
+    format!("{service_account}.{namespace}.svc.cluster.local")
+}

@@ -129,7 +129,9 @@ async fn break_off(call: &mut Begun, request: &Request, place: Break, number: u6
         Break::InBody => call
             .request
             .send_data(request.body.slice(..request.body.len() / 2), false),
-        Break::BeforeAnswer if !request.body.is_empty() => call.request.send_data(request.body.clone(), true),
+        Break::BeforeAnswer | Break::InAnswer if !request.body.is_empty() => {
+            call.request.send_data(request.body.clone(), true)
+        }
         _ => Ok(()),
     };
     let answered = match place {

@@ -221,7 +221,7 @@ async fn a_crash_in_the_middle_of_a_body_lets_no_byte_pass() {
         let empty = call("").chunks.concat().len();
         call(&"x".repeat(bytes - empty)).bearer(&stand::token("analyst-7"))
     };
-    for client in [stand.inbound.clone(), stand.inbound.clone().http2()] {
+    for (protocol, client) in [("1", stand.inbound.clone()), ("2", stand.inbound.clone().http2())] {
         stand
             .eventually_allowed(&client, || sized(SIZE as usize - 1))
             .await
@@ -234,8 +234,8 @@ async fn a_crash_in_the_middle_of_a_body_lets_no_byte_pass() {
         let (first, second) = body.split_at(SIZE as usize);
         let split = split.clone().chunks(vec![first.to_vec(), second.to_vec()]);
         // Envoy may read both pieces at once, and then the whole is a good call.
-        if let Ok(answer) = client.send(split.header("x-split", "1")).await {
-            let seen = stand.backend.seen_with("x-split", "1");
+        if let Ok(answer) = client.send(split.header("x-split", protocol)).await {
+            let seen = stand.backend.seen_with("x-split", protocol);
             assert!(
                 seen.iter().all(|seen| seen.complete && answer.status == 200),
                 "{seen:?} {}",

@@ -148,6 +148,14 @@ pub fn all() -> Vec<Placed> {
     placed
 }
 
+/// The recipe of a base, changed as a vector would change it.
+pub fn of_base(name: &str, change: &Value) -> Recipe {
+    let base: Base = serde_json::from_str(BASE).unwrap();
+    let mut recipe = base.named(name);
+    merge(&mut recipe, change);
+    Recipe::new(recipe, &base.trust_domain, &base.issuers).unwrap()
+}
+
 /// The files, parsed.
 pub fn themes() -> Vec<(&'static str, Theme)> {
     let parse = |(name, text)| {

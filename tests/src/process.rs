@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, OnceLock, mpsc};
+use std::sync::{LazyLock, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -137,14 +137,13 @@ impl Drop for Process {
     }
 }
 
+/// Whether util-linux is there, as on every Debian.
+static HAS_SETPRIV: LazyLock<bool> =
+    LazyLock::new(|| Command::new("setpriv").arg("--version").stdout(Stdio::null()).status().is_ok());
+
 /// The same command, killed by the kernel when the harness ends (however it ends).
 fn dying_with_parent(command: &Command) -> Command {
-    let has_setpriv = Command::new("setpriv")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status()
-        .is_ok();
-    let mut wrapped = if has_setpriv {
+    let mut wrapped = if *HAS_SETPRIV {
         let mut setpriv = Command::new("setpriv");
         setpriv.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program());
         setpriv

@@ -16,7 +16,7 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Makes a new, empty one.
+    /// Makes a new, empty one, and clears away those of that name whose process has ended.
     ///
     /// # Errors
     ///
@@ -24,7 +24,9 @@ impl RunDirectory {
     pub fn create(name: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        Self::at(crate::built::target().join(format!("run/{name}-{}-{count}", std::process::id())))
+        let runs = crate::built::target().join("run");
+        clear_ended(&runs, name);
+        Self::at(runs.join(format!("{name}-{}-{count}", std::process::id())))
     }
 
     /// Makes one at a given place, emptied first.
@@ -57,5 +59,18 @@ impl RunDirectory {
     /// A short path for a Unix socket.
     pub fn socket(&self, name: &str) -> PathBuf {
         self.sockets.path().join(name)
+    }
+}
+
+/// The files of a run stay until the next run of the same name.
+fn clear_ended(runs: &Path, name: &str) {
+    for entry in std::fs::read_dir(runs).into_iter().flatten().flatten() {
+        let file_name = entry.file_name();
+        let rest = file_name.to_str().and_then(|text| text.strip_prefix(name)?.strip_prefix('-'));
+        let process = rest.and_then(|rest| rest.split_once('-')).and_then(|(process, _)| process.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists()) {
+            // Another test may be clearing the same away.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }

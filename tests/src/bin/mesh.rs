@@ -91,12 +91,16 @@ async fn up() -> Result<()> {
         let ended = child.try_wait().is_ok_and(|status| status.is_some());
         running().map(Some).or(ended.then_some(None))
     });
-    match described.await? {
+    let described = tokio::select! {
+        described = described => described?,
+        _ = tokio::signal::ctrl_c() => {
+            child.kill()?;
+            bail!("interrupted; nothing is left running");
+        }
+    };
+    match described {
         Some(described) => say_what_to_try(&described),
-        None => bail!(
-            "the mesh did not come up:\n{}",
-            std::fs::read_to_string(&log).unwrap_or_default()
-        ),
+        None => bail!("the mesh did not come up:\n{}", std::fs::read_to_string(&log).unwrap_or_default()),
     }
 }
 

@@ -41,7 +41,7 @@ down: ## End what `make up` started
 test: build mesh-tools $(RUNNER) ## Run all tests: native, in wasm under node, and on real Envoys
 	@rm -rf $(TARGET)/run/*-*
 	@$(say) "tests: native and on real Envoys"
-	@cargo test --workspace
+	@cargo test --workspace --no-fail-fast
 	@$(say) "tests: the vectors in wasm, under node"
 	@command -v node >/dev/null || { echo "node is missing: install nodejs"; exit 1; }
 	@CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER="$(abspath $(TOOLS)/bin/wasm-bindgen-test-runner)" \

@@ -1,7 +1,7 @@
 //! What a permit says of the call that it lets through, on the policy and tokens of the vectors.
 
 #![cfg(not(target_arch = "wasm32"))]
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use authz::{
     decision::{self, Permit, Question},

@@ -138,8 +138,13 @@ impl Drop for Process {
 }
 
 /// Whether util-linux is there, as on every Debian.
-static HAS_SETPRIV: LazyLock<bool> =
-    LazyLock::new(|| Command::new("setpriv").arg("--version").stdout(Stdio::null()).status().is_ok());
+static HAS_SETPRIV: LazyLock<bool> = LazyLock::new(|| {
+    Command::new("setpriv")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_ok()
+});
 
 /// The same command, killed by the kernel when the harness ends (however it ends).
 fn dying_with_parent(command: &Command) -> Command {

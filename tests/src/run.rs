@@ -66,8 +66,12 @@ impl RunDirectory {
 fn clear_ended(runs: &Path, name: &str) {
     for entry in std::fs::read_dir(runs).into_iter().flatten().flatten() {
         let file_name = entry.file_name();
-        let rest = file_name.to_str().and_then(|text| text.strip_prefix(name)?.strip_prefix('-'));
-        let process = rest.and_then(|rest| rest.split_once('-')).and_then(|(process, _)| process.parse::<u32>().ok());
+        let rest = file_name
+            .to_str()
+            .and_then(|text| text.strip_prefix(name)?.strip_prefix('-'));
+        let process = rest
+            .and_then(|rest| rest.split_once('-'))
+            .and_then(|(process, _)| process.parse::<u32>().ok());
         if process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists()) {
             // Another test may be clearing the same away.
             let _ = std::fs::remove_dir_all(entry.path());

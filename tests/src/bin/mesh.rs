@@ -100,7 +100,10 @@ async fn up() -> Result<()> {
     };
     match described {
         Some(described) => say_what_to_try(&described),
-        None => bail!("the mesh did not come up:\n{}", std::fs::read_to_string(&log).unwrap_or_default()),
+        None => bail!(
+            "the mesh did not come up:\n{}",
+            std::fs::read_to_string(&log).unwrap_or_default()
+        ),
     }
 }
 

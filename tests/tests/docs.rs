@@ -1,6 +1,11 @@
 //! Docs cannot lie: tables are compared with the code, links and commands with the tree.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failure here is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failure here is a failed test"
+)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -110,7 +115,11 @@ fn every_link_leads_somewhere() {
             if target.is_empty() || target.contains("://") {
                 continue;
             }
-            assert!(page.parent().unwrap().join(target).exists(), "{}: `{link}`", page.display());
+            assert!(
+                page.parent().unwrap().join(target).exists(),
+                "{}: `{link}`",
+                page.display()
+            );
         }
     }
 }
@@ -118,11 +127,18 @@ fn every_link_leads_somewhere() {
 #[test]
 fn every_make_target_that_is_named_exists() {
     let makefile = read("Makefile");
-    let targets: BTreeSet<_> = makefile.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name).collect();
+    let targets: BTreeSet<_> = makefile
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, _)| name)
+        .collect();
     for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();
         for word in text.split("`make ").skip(1).chain(text.split("\nmake ").skip(1)) {
-            let target = word.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().unwrap();
+            let target = word
+                .split(|c: char| !c.is_ascii_lowercase() && c != '-')
+                .next()
+                .unwrap();
             assert!(targets.contains(target), "{}: `make {target}`", page.display());
         }
     }
@@ -130,7 +146,10 @@ fn every_make_target_that_is_named_exists() {
 
 #[test]
 fn every_command_of_ostiary_that_is_named_exists() {
-    let cli = std::process::Command::new(tests::built::ostiary().unwrap()).arg("--help").output().unwrap();
+    let cli = std::process::Command::new(tests::built::ostiary().unwrap())
+        .arg("--help")
+        .output()
+        .unwrap();
     let help = String::from_utf8(cli.stdout).unwrap();
     for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();

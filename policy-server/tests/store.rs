@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use authz::state::AgentState;
@@ -54,6 +55,17 @@ fn appended(accepted_through: u64, new_records: u64) -> Result<Appended, Refused
         accepted_through,
         new_records,
     })
+}
+
+#[tokio::test]
+async fn nobody_but_its_owner_reads_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let _store = SqliteStore::open(&folder.path().join("ostiary.db")).await.unwrap();
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{} has mode {mode:o}", entry.path().display());
+    }
 }
 
 #[tokio::test]

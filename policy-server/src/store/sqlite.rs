@@ -2,6 +2,8 @@
 //!
 //! One connection writes, so that a write never waits for another's lock; reads go beside it.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,6 +40,7 @@ impl SqliteStore {
     ///
     /// If the file cannot be opened or its schema is newer than this program.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        make_private(path).map_err(|error| StoreError::Failed(error.into()))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -64,6 +67,12 @@ impl SqliteStore {
             .await
             .map_err(StoreError::Failed)
     }
+}
+
+/// Makes the file, if it is not there, for its owner alone; SQLite gives its write-ahead log the same permissions.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o600).open(path).map(drop)
 }
 
 fn migrator() -> Migrator {

@@ -124,6 +124,7 @@ fn a_capability_names_its_agent_and_its_service() {
     assert_eq!(permit.agent_id().unwrap().as_str(), "analyst-7");
     assert_eq!(permit.claims().unwrap().operation_id.as_str(), "report-2026-q1");
     assert_eq!(permit.service().unwrap().id().to_string(), "data/warehouse");
+    assert_eq!(scene.facts.captures, [("table".to_owned(), "sales_q1_2026".to_owned())]);
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn code(expect: &Expect) -> Option<String> {
 fn a_code_has_one_status() {
     let mut statuses = BTreeMap::new();
     for Placed { vector, .. } in vectors::all() {
-        if let Expect::Deny { code, status } = vector.expect {
+        if let Expect::Deny { code, status, .. } = vector.expect {
             assert_eq!(
                 *statuses.entry(code.clone()).or_insert(status),
                 status,

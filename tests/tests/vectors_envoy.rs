@@ -260,16 +260,17 @@ impl UnderTest<'_> {
                     Ok(())
                 }
             }
-            Expect::Deny { code, status } => {
+            Expect::Deny { code, status, needed } => {
                 let got = (
                     answer.status,
                     answer.code(),
                     answer.denial().map(str::to_owned),
+                    told_needed(&answer),
                     seen.len(),
                 );
                 // An answer to HEAD has no body.
                 let body = (request.method != "HEAD").then(|| code.clone());
-                let expected = (*status, body, Some(code.clone()), 0);
+                let expected = (*status, body, Some(code.clone()), needed.clone(), 0);
                 if got == expected {
                     Ok(())
                 } else {
@@ -278,6 +279,15 @@ impl UnderTest<'_> {
             }
         }
     }
+}
+
+/// What a problem document or a JSON-RPC error says that the request would have needed.
+fn told_needed(answer: &Answer) -> BTreeMap<String, String> {
+    let body = answer.json();
+    let needed = body.get("needed").or_else(|| body.pointer("/error/data/needed"));
+    needed
+        .map(|needed| serde_json::from_value(needed.clone()).unwrap())
+        .unwrap_or_default()
 }
 
 /// The request as bytes on the wire.

@@ -96,7 +96,13 @@ pub enum Runs {
 #[serde(tag = "verdict", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Expect {
     Permit,
-    Deny { code: String, status: u16 },
+    Deny {
+        code: String,
+        status: u16,
+        /// What the request would have needed, as the caller is told.
+        #[serde(default)]
+        needed: BTreeMap<String, String>,
+    },
 }
 
 /// A vector with its place and its recipe.
@@ -197,6 +203,7 @@ pub fn decide(case: &Value) -> Expect {
         _ => Expect::Deny {
             code: verdict.code.into(),
             status: verdict.status,
+            needed: serde_json::from_value(serde_json::to_value(&verdict.needed).unwrap()).unwrap(),
         },
     }
 }

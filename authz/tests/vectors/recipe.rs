@@ -308,7 +308,7 @@ fn of<T: DeserializeOwned>(value: &(impl Serialize + ?Sized)) -> T {
 
 impl Jws {
     fn sign(&self, now: u64) -> String {
-        let header = with_tail(&Value::Object(self.header.clone()), &self.header_tail);
+        let header = with_tail(&expand_values(&Value::Object(self.header.clone())), &self.header_tail);
         let claims: Map<String, Value> = self
             .claims
             .iter()

@@ -225,7 +225,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Every call that names itself left what it must; `counts` tells whether a denial may have been counted instead of
+    /// Every call that names itself left what it must; `may_count` tells whether a denial may have been counted instead of
     /// recorded, as it is when there is no room.
     ///
     /// # Errors

@@ -62,7 +62,10 @@ impl Scene {
         };
         let facts = match extract(&head, listener, &bundle, request.body.is_empty()).unwrap() {
             Extraction::Ready(facts) => facts,
-            Extraction::NeedsBody(pending) => pending.finish(&bundle, &request.body).unwrap(),
+            Extraction::NeedsBody(pending) => {
+                assert_eq!(pending.body_limit_bytes(), 8192, "as the service's file says");
+                pending.finish(&bundle, &request.body).unwrap()
+            }
         };
         let service = facts
             .service
@@ -125,6 +128,14 @@ fn a_capability_names_its_agent_and_its_service() {
     assert_eq!(permit.claims().unwrap().operation_id.as_str(), "report-2026-q1");
     assert_eq!(permit.service().unwrap().id().to_string(), "data/warehouse");
     assert_eq!(scene.facts.captures, [("table".to_owned(), "sales_q1_2026".to_owned())]);
+}
+
+#[test]
+fn a_tool_call_is_decided_on_what_its_body_names() {
+    let scene = scene("tool", json!({}));
+    assert_eq!(scene.permit().service().unwrap().id().to_string(), "tools/mcp");
+    assert_eq!(scene.facts.rpc_method.as_deref(), Some("tools/call"));
+    assert_eq!(scene.facts.rpc_id.as_deref(), Some("1"));
 }
 
 #[test]

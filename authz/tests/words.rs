@@ -5,7 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use authz::{request::Side, scope::Scope};
+use authz::{
+    request::Side,
+    scope::{Scope, ScopeSet},
+};
 
 #[test]
 fn sides_are_named_as_metrics_and_records_name_them() {
@@ -18,4 +21,13 @@ fn a_scope_is_found_by_its_text() {
     let scopes = BTreeSet::from(["read:data.a", "write:report.b"].map(|text| Scope::parse(text).unwrap()));
     assert!(scopes.contains("write:report.b"));
     assert!(!scopes.contains("write:report"));
+}
+
+#[test]
+fn a_set_of_scopes_holds_each_once() {
+    let set: ScopeSet = serde_json::from_str(r#"["write:b", "read:a", "read:a"]"#).unwrap();
+    assert_eq!((set.len(), set.is_empty()), (2, false));
+    let scopes: Vec<&str> = (&set).into_iter().map(Scope::as_str).collect();
+    assert_eq!(scopes, ["read:a", "write:b"]);
+    assert!(ScopeSet::default().is_empty());
 }

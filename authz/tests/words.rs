@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use authz::{
     request::Side,
-    scope::{Scope, ScopeSet},
+    scope::{MAX_SCOPE_BYTES, Scope, ScopeSet, ScopeTemplate},
 };
 
 #[test]
@@ -30,4 +30,14 @@ fn a_set_of_scopes_holds_each_once() {
     let scopes: Vec<&str> = (&set).into_iter().map(Scope::as_str).collect();
     assert_eq!(scopes, ["read:a", "write:b"]);
     assert!(ScopeSet::default().is_empty());
+}
+
+#[test]
+fn a_scope_made_from_a_request_is_no_longer_than_a_written_one() {
+    let template = ScopeTemplate::parse("read:data.{table}").unwrap();
+    let longest = "a".repeat(MAX_SCOPE_BYTES - "read:data.".len());
+    let made = template.render(|_| Some(&longest)).unwrap();
+    assert_eq!(Scope::parse(made.as_str()).unwrap(), made);
+    let longer = format!("{longest}a");
+    assert!(template.render(|_| Some(&longer)).is_err());
 }

@@ -53,7 +53,8 @@ check: set-up $(DENY) ## Check format, lints, dependencies and the policies of t
 	@$(say) "lints"
 	@cargo clippy --workspace --all-targets -- -D warnings
 	@$(say) "policies of the mini mesh"
-	@cargo run --quiet -p policy-server --bin ostiary -- check tests/mesh/policy
+	@cargo build --quiet --workspace --bins
+	@$(TARGET)/debug/ostiary check tests/mesh/policy
 	@$(say) "dependencies: licences, sources, bans"
 	@$(TOOLS)/bin/cargo-deny check bans licenses sources
 	@$(say) "dependencies: advisories"

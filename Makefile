@@ -39,7 +39,6 @@ down: ## End what `make up` started
 	@if [ -x $(MESH) ]; then $(MESH) down; else echo "no mesh is up"; fi
 
 test: build mesh-tools $(RUNNER) ## Run all tests: native, in wasm under node, and on real Envoys
-	@rm -rf $(TARGET)/run/*-*
 	@$(say) "tests: native and on real Envoys"
 	@cargo test --workspace --no-fail-fast
 	@$(say) "tests: the vectors in wasm, under node"

@@ -67,7 +67,7 @@ impl Seen {
             path: text("path")?,
             headers,
             body,
-            complete: true,
+            complete: entry.get("complete")?.as_bool()?,
         })
     }
 }

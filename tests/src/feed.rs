@@ -55,6 +55,8 @@ pub enum Intake {
     /// Accepts them all.
     #[default]
     Accept,
+    /// Accepts them all and only counts them, for as many as a load makes.
+    Count,
     /// Answers with this status and problem code, and keeps nothing.
     Refuse(u16, String),
     /// Never answers.
@@ -88,6 +90,7 @@ struct Inner {
     intake: Intake,
     polls: Vec<Poll>,
     records: Vec<Value>,
+    counted: u64,
     callouts: Vec<http::HeaderMap>,
 }
 
@@ -208,6 +211,11 @@ impl Feed {
     /// Every poll so far.
     pub fn polls(&self) -> Vec<Poll> {
         self.shared.lock().polls.clone()
+    }
+
+    /// How many records were accepted and only counted.
+    pub fn counted(&self) -> u64 {
+        self.shared.lock().counted
     }
 
     /// Every accepted line of records (`{"hash", "record"}`) so far.
@@ -443,22 +451,30 @@ async fn records(State(shared): State<Shared>, headers: http::HeaderMap, body: S
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::IM_A_TEAPOT);
             (status, axum::Json(json!({"status": status.as_u16(), "code": code}))).into_response()
         }
+        Intake::Count => {
+            shared.lock().counted += body.lines().count() as u64;
+            acknowledge(&body.lines().next_back().map(parsed).unwrap_or_default())
+        }
         Intake::Accept => {
-            let lines: Vec<Value> = body
-                .lines()
-                .filter_map(|line| serde_json::from_str(line).ok())
-                .collect();
-            let last = lines
-                .last()
-                .and_then(|line| line.get("record"))
-                .cloned()
-                .unwrap_or_default();
+            let lines: Vec<Value> = body.lines().map(parsed).filter(|line| !line.is_null()).collect();
+            let answer = acknowledge(lines.last().unwrap_or(&Value::Null));
             let mut inner = shared.lock();
             inner.callouts.push(headers);
             inner.records.extend(lines);
-            axum::Json(json!({"source": last.get("source"), "accepted_through": last.get("seq")})).into_response()
+            answer
         }
     }
+}
+
+/// A line of records, or null.
+fn parsed(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_default()
+}
+
+/// Says that everything up to this line is stored.
+fn acknowledge(last: &Value) -> Response {
+    let field = |path| last.pointer(path);
+    axum::Json(json!({"source": field("/record/source"), "accepted_through": field("/record/seq")})).into_response()
 }
 
 /// A body that comes slowly, or not to its end.

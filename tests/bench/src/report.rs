@@ -1,0 +1,87 @@
+//! What has been measured so far.
+
+use crate::rounds::Summary;
+use crate::row::Row;
+
+/// The rows in the order of the table.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    rows: Vec<Row>,
+    notes: Vec<String>,
+}
+
+impl Report {
+    /// Adds a row.
+    pub(crate) fn add(&mut self, row: Row) {
+        self.rows.push(row);
+    }
+
+    /// Adds a line that stands under the table.
+    pub(crate) fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    /// All rows.
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// All notes.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Compares rows with peers of other sections, which no round has seen together: median with median, and as far
+    /// apart as both spreads allow.
+    pub(crate) fn relate(&mut self) {
+        let figures: Vec<_> = self
+            .rows
+            .iter()
+            .map(|row| (row.spec.id, row.figure, row.noisy))
+            .collect();
+        for row in &mut self.rows {
+            let Some(peer) = row.spec.peer.filter(|_| row.ratio.is_none() && !row.noisy) else {
+                continue;
+            };
+            let found = figures.iter().find(|(id, _, noisy)| *id == peer && !noisy);
+            row.compared(found.and_then(|(_, peer, _)| over(row.figure, *peer)));
+        }
+    }
+}
+
+fn over(figure: Summary, peer: Summary) -> Option<Summary> {
+    (peer.low > 0.0).then(|| Summary {
+        median: figure.median / peer.median,
+        low: figure.low / peer.high,
+        high: figure.high / peer.low,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::Spec;
+
+    fn row(id: &'static str, peer: Option<&'static str>, figure: Summary) -> Row {
+        let spec = Spec {
+            id,
+            group: "g",
+            work: "",
+            unit: "us",
+            peer,
+            bound: None,
+        };
+        Row::new(&spec, figure)
+    }
+
+    #[test]
+    fn a_peer_of_another_section_is_compared_by_medians() {
+        let mut report = Report::default();
+        report.add(row("ours", Some("theirs"), Summary::exactly(3.0)));
+        report.add(row("theirs", None, Summary::exactly(2.0)));
+        report.add(row("orphan", Some("missing"), Summary::exactly(3.0)));
+        report.relate();
+        let ratios: Vec<_> = report.rows().iter().map(|row| row.ratio).collect();
+        assert_eq!(ratios, [Some(Summary::exactly(1.5)), None, None]);
+    }
+}

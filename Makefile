@@ -90,10 +90,12 @@ $(MCP_STAMP):
 	@.ci/venv $(@D) mcp==$(MCP_VERSION)
 	@touch $@
 
-# Not `--locked`: a mirror of the registry may lack the very versions that it is locked to.
+# Not `--locked`: a mirror of the registry may lack the very versions that it is locked to. Little optimised, and without
+# the TLS that only browsers need: it is built more often than it runs.
 $(RUNNER):
 	@$(say) "set-up: wasm-bindgen-cli $(WASM_BINDGEN_VERSION), under $(TOOLS)"
-	@cargo install --quiet --root $(TOOLS) --bin wasm-bindgen-test-runner wasm-bindgen-cli --version $(WASM_BINDGEN_VERSION)
+	@CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --debug --no-default-features \
+	  --root $(TOOLS) --bin wasm-bindgen-test-runner wasm-bindgen-cli --version $(WASM_BINDGEN_VERSION)
 	@touch $@
 
 $(DENY):

@@ -336,12 +336,21 @@ impl Stand {
         waited.await.with_context(|| self.envoy.process().log_tail())
     }
 
+    /// How often `words` have been written to Envoy's log, by whichever thread.
+    pub fn times_logged(&self, words: &str) -> usize {
+        self.log().matches(words).count()
+    }
+
     /// On how many threads `words` have been logged. A line of Envoy's log begins `[time][thread][level]`.
     pub fn threads_that_logged(&self, words: &str) -> usize {
-        let text = std::fs::read_to_string(self.envoy.process().log()).unwrap_or_default();
+        let text = self.log();
         let lines = text.lines().filter(|line| line.contains(words));
         let threads: std::collections::BTreeSet<&str> = lines.filter_map(|line| line.split("][").nth(1)).collect();
         threads.len()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.envoy.process().log()).unwrap_or_default()
     }
 }
 

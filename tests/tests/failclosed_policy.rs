@@ -301,11 +301,11 @@ async fn a_bundle_that_is_refused_leaves_the_old_one_in_force() {
         feed.set_state(&state_claims(number * 100, &json!({})));
         feed.holding_state(number * 100, 3).await.unwrap();
         let reason = format!("the bundle is refused: {reason}");
-        let (polls, refusals) = (feed.polls().len(), count_of(&stand, &reason));
+        let (polls, refusals) = (feed.polls().len(), stand.times_logged(&reason));
         feed.set_bundle_jws(&format!("3.{number}"), &jws);
         // Every VM is offered it, refuses it and asks again.
         wait::until(name, Duration::from_secs(60), async || {
-            let refused = count_of(&stand, &reason) >= refusals + 3 && stand.threads_that_logged(&reason) >= 3;
+            let refused = stand.times_logged(&reason) >= refusals + 3 && stand.threads_that_logged(&reason) >= 3;
             (refused && feed.polls().len() >= polls + 3).then_some(())
         })
         .await
@@ -382,10 +382,10 @@ async fn states_and_bundles_are_refused_each_on_its_own() {
         feed.set_bundle(&stand.bundle(5 + number, &json!({"max_state_age_seconds": 600})));
         feed.adopted(&format!("1.{}", 5 + number), 3).await.unwrap();
         let reason = format!("the state list is refused: {reason}");
-        let refusals = count_of(&stand, &reason);
+        let refusals = stand.times_logged(&reason);
         feed.set_state_jws("9.9", &jws);
         wait::until(name, Duration::from_secs(60), async || {
-            (count_of(&stand, &reason) >= refusals + 3 && stand.threads_that_logged(&reason) >= 3).then_some(())
+            (stand.times_logged(&reason) >= refusals + 3 && stand.threads_that_logged(&reason) >= 3).then_some(())
         })
         .await
         .unwrap();
@@ -414,9 +414,4 @@ async fn states_and_bundles_are_refused_each_on_its_own() {
         .eventually_denied(&stand.outbound, || stand.own_call(), 403, "agent_unknown")
         .await
         .unwrap();
-}
-
-fn count_of(stand: &Stand, words: &str) -> usize {
-    let text = std::fs::read_to_string(stand.envoy.process().log()).unwrap_or_default();
-    text.matches(words).count()
 }

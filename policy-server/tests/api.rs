@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use authz::policy::PolicyError;
+use authz::policy::{PolicyError, Version};
 use authz::state::AgentState;
 use authz::token::{Issuers, TokenLimits, UnverifiedToken};
 use axum::body::Body;
@@ -16,9 +16,10 @@ use policy_server::clock::Clock;
 use policy_server::config::Config;
 use serde_json::{Value, json};
 use support::{
-    ANALYST, ANALYST_FILE, NOW, ORCHESTRATOR, Place, SCHEDULER, SERVER, Server, Source, WAREHOUSE, poll, post, records,
-    xfcc,
+    ANALYST, ANALYST_FILE, Answer, NOW, ORCHESTRATOR, Place, SCHEDULER, SERVER, Server, Source, WAREHOUSE, poll, post,
+    records, xfcc,
 };
+use tokio::task::JoinHandle;
 
 fn request() -> Value {
     json!({
@@ -235,14 +236,38 @@ async fn a_workload_is_told_its_own_policy_and_no_other() {
     server.stop().await;
 }
 
+/// A poll of a workload that has been told all there is, held by the server.
+struct HeldPoll {
+    query: String,
+    /// The version of the state list that the workload has.
+    state: Version,
+    answer: JoinHandle<Answer>,
+}
+
+impl HeldPoll {
+    async fn of(server: &Server, workload: &str) -> Self {
+        let (bundle, state) = server.first(workload).await;
+        let query = format!("bundle={}&state={}&formats=1", bundle.version(), state.version());
+        let answer = tokio::spawn(support::answer(server.router.clone(), poll(workload, &query)));
+        wait_for(|| server.app.metrics.polls.get() == 1).await;
+        Self {
+            query,
+            state: state.version(),
+            answer,
+        }
+    }
+
+    async fn answered(self) -> Answer {
+        let limit = Duration::from_secs(60);
+        tokio::time::timeout(limit, self.answer).await.unwrap().unwrap()
+    }
+}
+
 #[tokio::test]
 async fn a_poll_is_held_until_something_changes_and_brings_only_that() {
     let place = Place::new();
     let server = Server::start(&place).await;
-    let (bundle, state) = server.first(WAREHOUSE).await;
-    let query = format!("bundle={}&state={}&formats=1", bundle.version(), state.version());
-    let held = tokio::spawn(support::answer(server.router.clone(), poll(WAREHOUSE, &query)));
-    wait_for(|| server.app.metrics.polls.get() == 1).await;
+    let poll = HeldPoll::of(&server, WAREHOUSE).await;
     let agent = "analyst-7".parse().unwrap();
     server
         .app
@@ -250,13 +275,11 @@ async fn a_poll_is_held_until_something_changes_and_brings_only_that() {
         .set_agent_state(&agent, AgentState::Paused, "alice")
         .await
         .unwrap();
-    let answer = tokio::time::timeout(Duration::from_secs(5), held)
-        .await
-        .unwrap()
-        .unwrap();
+    let held = poll.state;
+    let answer = poll.answered().await;
     assert_eq!(answer.text("bundle"), None);
-    let newer = server.verify_state(&answer.text("state").unwrap(), Some(state.version()));
-    assert!(newer.version() > state.version());
+    let newer = server.verify_state(&answer.text("state").unwrap(), Some(held));
+    assert!(newer.version() > held);
     assert_eq!(newer.agent_state(&agent), AgentState::Paused);
     assert_eq!(server.token(ORCHESTRATOR, &request()).await.code(), "agent_paused");
     server
@@ -273,15 +296,9 @@ async fn a_poll_is_held_until_something_changes_and_brings_only_that() {
 async fn a_held_poll_is_answered_when_the_server_stops() {
     let place = Place::new();
     let server = Server::start(&place).await;
-    let (bundle, state) = server.first(WAREHOUSE).await;
-    let query = format!("bundle={}&state={}", bundle.version(), state.version());
-    let held = tokio::spawn(support::answer(server.router.clone(), poll(WAREHOUSE, &query)));
-    wait_for(|| server.app.metrics.polls.get() == 1).await;
+    let poll = HeldPoll::of(&server, WAREHOUSE).await;
     server.stop().await;
-    let answer = tokio::time::timeout(Duration::from_secs(5), held)
-        .await
-        .unwrap()
-        .unwrap();
+    let answer = poll.answered().await;
     assert_eq!(answer.status, StatusCode::NO_CONTENT);
 }
 
@@ -290,11 +307,8 @@ async fn a_caller_that_goes_away_gives_its_place_back() {
     let place = Place::new();
     place.configure("limits: { pollsPerPeer: 1 }\n");
     let server = Server::start(&place).await;
-    let (bundle, state) = server.first(WAREHOUSE).await;
-    let query = format!("bundle={}&state={}", bundle.version(), state.version());
-    let held = tokio::spawn(support::answer(server.router.clone(), poll(WAREHOUSE, &query)));
-    wait_for(|| server.app.metrics.polls.get() == 1).await;
-    let answer = server.poll(WAREHOUSE, &query).await;
+    let poll = HeldPoll::of(&server, WAREHOUSE).await;
+    let answer = server.poll(WAREHOUSE, &poll.query).await;
     assert_eq!(
         (answer.status.as_u16(), answer.code().as_str()),
         (429, "too_many_requests")
@@ -305,7 +319,7 @@ async fn a_caller_that_goes_away_gives_its_place_back() {
         StatusCode::OK,
         "another peer is not affected"
     );
-    held.abort();
+    poll.answer.abort();
     wait_for(|| server.app.metrics.polls.get() == 0).await;
     assert_eq!(server.poll(WAREHOUSE, "").await.status, StatusCode::OK);
     server.stop().await;

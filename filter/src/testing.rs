@@ -39,6 +39,7 @@ struct Inner {
     wall: Duration,
     monotonic: Duration,
     random: u64,
+    random_absent: bool,
     cluster_absent: bool,
     sent: Vec<Sent>,
     published: Vec<(String, Value)>,
@@ -107,6 +108,10 @@ impl FakeHost {
 
     pub(crate) fn set_cluster_absent(&self, absent: bool) {
         self.0.borrow_mut().cluster_absent = absent;
+    }
+
+    pub(crate) fn set_random_absent(&self, absent: bool) {
+        self.0.borrow_mut().random_absent = absent;
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -276,7 +281,7 @@ impl Host for FakeHost {
         let mut inner = self.0.borrow_mut();
         inner.random += 1;
         bytes.fill(u8::try_from(inner.random % 251).unwrap());
-        true
+        !inner.random_absent
     }
 
     fn wall(&self) -> Duration {

@@ -10,17 +10,22 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::*;
 use crate::testing::{self, AGENT, BUNDLE_KEY, FakeHost, MCP_PORT, OTHER_AGENT, SERVICE, bearer, get_table};
 
-/// Posts a call of `tool` up to its headers.
+mod gates;
+
+/// Posts a call of a tool up to its headers.
 fn post_tool(host: &FakeHost, vm: &mut Vm, flag: bool) -> (Session, Flow) {
+    post_tool_with(host, vm, flag, &bearer(&json!({})))
+}
+
+fn post_tool_with(host: &FakeHost, vm: &mut Vm, flag: bool, authorization: &str) -> (Session, Flow) {
     host.set("destination.port", &MCP_PORT.to_le_bytes());
-    let authorization = bearer(&json!({}));
     let headers = [
         (":method", "POST"),
         (":authority", "tools:8081"),
         (":path", "/mcp"),
         (":scheme", "http"),
         ("content-type", "application/json"),
-        ("authorization", &authorization),
+        ("authorization", authorization),
     ];
     host.set_headers(&headers);
     let mut session = Session::new(flag);

@@ -1,5 +1,4 @@
 //! The harness itself, on sidecars without the filter: what the other tests take for granted.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::Duration;
 

@@ -1,5 +1,4 @@
 //! Sidecars that start before the policy server.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::time::{Duration, Instant};
 

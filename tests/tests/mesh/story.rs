@@ -1,5 +1,4 @@
 //! The story of `make demo`, line by line.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use tests::demo;
 use tests::mesh::{Mesh, Options};

@@ -1,5 +1,4 @@
 //! Denials in the mesh: their form, and the same code in the response, in a metric and in the record.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::process::Command;
 use std::time::Duration;

@@ -12,23 +12,22 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::decision::{self, Question};
-use crate::denial::{Code, Denial, Needed};
-use crate::identity::{AgentId, Issuer, Jti, SpiffeId};
-use crate::json::{self, Limits};
-use crate::jwks::Jwks;
+use crate::denial::{Denial, Needed};
+use crate::identity::{AgentId, Jti, SpiffeId};
+use crate::json;
 use crate::jws::ExternalVerifier;
-use crate::manifest::{BundleHeader, Mesh};
-use crate::policy::{Bundle, BundleKeys, FORMAT, IssuerClaims, PolicyError, PolicyServerClaims, RawBundle};
-use crate::request::{Extraction, Facts, Listener, RequestHead, Right, Side, extract};
-use crate::state::{AgentState, RawStateList, StateClaims, StateList};
-use crate::token::{TokenError, UnverifiedToken, VerifiedToken};
+use crate::manifest::Mesh;
+use crate::policy::{Bundle, BundleKeys, IssuerClaims};
+use crate::request::{Listener, Right, Side};
+use crate::state::AgentState;
 
-/// What a case assumes where it names files instead of signed policy: the defaults of the policy server.
-const BUNDLE_LIFETIME_SECONDS: u64 = 3600;
-const MAX_STATE_AGE_SECONDS: u64 = 60;
-const MAX_TOKEN_TTL_SECONDS: u64 = 300;
-const POLICY_SERVER_HOST: &str = "policy-server.ostiary.svc.cluster.local";
+mod rules;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod written;
+
+use steps::Steps;
 
 /// The name of a case, echoed in its verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,100 +154,6 @@ pub struct Verdict {
     pub detail: Option<String>,
 }
 
-/// A case as it is written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawCase {
-    id: CaseId,
-    now: u64,
-    side: RawSide,
-    workload: SpiffeId,
-    #[serde(default)]
-    peer: Option<String>,
-    #[serde(default)]
-    local_port: Option<u16>,
-    request: CaseRequest,
-    bundle: Option<String>,
-    state: Option<String>,
-    trust: Option<Jwks>,
-    policy: Option<String>,
-    issuers: Option<Vec<IssuerClaims>>,
-    states: Option<BTreeMap<AgentId, AgentState>>,
-    not_before: Option<BTreeMap<AgentId, u64>>,
-    revoked: Option<Vec<Jti>>,
-    /// For people and for test harnesses; nothing is decided on it.
-    #[serde(default, rename = "expect")]
-    _expect: serde::de::IgnoredAny,
-    /// For people.
-    #[serde(default, rename = "note")]
-    _note: serde::de::IgnoredAny,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum RawSide {
-    Inbound,
-    Outbound,
-}
-
-impl Case {
-    /// Reads a case. `load` gives what the files in the folder named by `policy` say, for the trust domain given.
-    ///
-    /// # Errors
-    ///
-    /// [`CaseError`], naming the field.
-    pub fn read<E: fmt::Display>(
-        line: &[u8],
-        load: impl FnOnce(&str, &str) -> Result<Arc<Mesh>, E>,
-    ) -> Result<Self, CaseError> {
-        json::parse(line, &Limits::POLICY)?;
-        let raw: RawCase = serde_json::from_slice(line).map_err(|error| CaseError::Shape(error.to_string()))?;
-        let rules = match (raw.bundle, raw.state, raw.trust, raw.policy) {
-            (Some(bundle), Some(state), Some(trust), None) => {
-                let absent =
-                    raw.issuers.is_none() && raw.states.is_none() && raw.not_before.is_none() && raw.revoked.is_none();
-                if !absent {
-                    return Err(bad(
-                        "bundle",
-                        "signed policy stands without `issuers`, `states`, `not_before`, `revoked`",
-                    ));
-                }
-                Rules::Signed {
-                    bundle,
-                    state,
-                    trust: BundleKeys::new(trust).map_err(|error| bad("trust", error))?,
-                }
-            }
-            (None, None, None, Some(policy)) => Rules::Files {
-                mesh: load(&policy, raw.workload.trust_domain()).map_err(|error| bad("policy", error))?,
-                issuers: raw.issuers.ok_or_else(|| bad("issuers", "missing beside `policy`"))?,
-                states: raw.states.unwrap_or_default(),
-                not_before: raw.not_before.unwrap_or_default(),
-                revoked: raw.revoked.unwrap_or_default(),
-            },
-            _ => {
-                return Err(bad(
-                    "policy",
-                    "give either `bundle`, `state` and `trust`, or `policy` and `issuers`",
-                ));
-            }
-        };
-        Ok(Self {
-            id: raw.id,
-            now: raw.now,
-            side: match raw.side {
-                RawSide::Inbound => Side::Inbound,
-                RawSide::Outbound => Side::Outbound,
-            },
-            workload: raw.workload,
-            peer: raw.peer,
-            local_port: raw.local_port,
-            request: raw.request,
-            rules,
-        })
-    }
-}
-
 /// Decides a case as a filter would.
 ///
 /// # Errors
@@ -256,7 +161,7 @@ impl Case {
 /// [`CaseError`] where the case itself is at fault, so that no verdict would mean anything.
 pub fn run(case: &Case, external: &dyn ExternalVerifier) -> Result<Verdict, CaseError> {
     let body = body(&case.request)?;
-    let policy = match current_policy(case)? {
+    let policy = match rules::current(case)? {
         Ok(policy) => policy,
         Err(denial) => return Ok(Trail::default().verdict(&case.id, Err(denial))),
     };
@@ -330,170 +235,6 @@ impl Trail {
     }
 }
 
-/// The steps of a filter.
-struct Steps<'a> {
-    case: &'a Case,
-    bundle: &'a Bundle,
-    state: &'a StateList,
-    external: &'a dyn ExternalVerifier,
-}
-
-impl Steps<'_> {
-    fn take(
-        &self,
-        pairs: &[(Vec<u8>, Vec<u8>)],
-        body: &[u8],
-        listener: Listener,
-        trail: &mut Trail,
-    ) -> Result<(), Denial> {
-        let peer = self.peer();
-        let question = |token| Question {
-            now: self.case.now,
-            side: self.case.side,
-            workload: &self.case.workload,
-            peer: peer.as_ref(),
-            token,
-            bundle: self.bundle,
-            state: self.state,
-            seconds_since_poll: 0,
-        };
-        decision::available(&question(None))?;
-        let head = RequestHead::parse(pairs)?;
-        match extract(&head, listener, self.bundle, body.is_empty())? {
-            Extraction::Ready(facts) => {
-                trail.right = Some(facts.right.clone());
-                let token = self.token(&head, &question(None), &facts, trail)?;
-                decision::decide(&question(token.as_ref()), &facts).map(|_| ())
-            }
-            Extraction::NeedsBody(pending) => {
-                let service = pending.service().clone();
-                let token = self.verify(&head, &service, trail)?;
-                let question = question(token.as_ref());
-                decision::admit(&question, &service)?;
-                let facts = pending.finish(self.bundle, body)?;
-                trail.right = Some(facts.right.clone());
-                decision::decide(&question, &facts).map(|_| ())
-            }
-        }
-    }
-
-    /// A certificate whose identity is no SPIFFE ID gives no peer.
-    fn peer(&self) -> Option<SpiffeId> {
-        match (&self.case.peer, self.case.side) {
-            (Some(peer), _) => SpiffeId::parse(peer).ok(),
-            (None, Side::Outbound) => Some(self.bundle.workload().clone()),
-            (None, Side::Inbound) => None,
-        }
-    }
-
-    fn token(
-        &self,
-        head: &RequestHead<'_>,
-        question: &Question<'_>,
-        facts: &Facts,
-        trail: &mut Trail,
-    ) -> Result<Option<VerifiedToken>, Denial> {
-        match &facts.service {
-            Some(service) if !decision::exempt(question, facts) => self.verify(head, service, trail),
-            Some(_) | None => Ok(None),
-        }
-    }
-
-    fn verify(
-        &self,
-        head: &RequestHead<'_>,
-        service: &crate::identity::ServiceId,
-        trail: &mut Trail,
-    ) -> Result<Option<VerifiedToken>, Denial> {
-        let service = self
-            .bundle
-            .service_with_id(service)
-            .and_then(|index| self.bundle.service(index));
-        let service = service.ok_or_else(|| Denial::new(Code::InternalError, "the service has no entry"))?;
-        let Some(compact) = head.bearer(service)? else {
-            return Ok(None);
-        };
-        let token = self.verify_compact(compact).map_err(|error| Denial::from(&error))?;
-        trail.agent_id = Some(token.claims().agent_id.clone());
-        Ok(Some(token))
-    }
-
-    fn verify_compact(&self, compact: &str) -> Result<VerifiedToken, TokenError> {
-        UnverifiedToken::parse(compact)?.verify(
-            self.bundle.issuers(),
-            self.bundle.token_limits(),
-            self.case.now,
-            self.external,
-        )
-    }
-}
-
-/// Bundle and state, or the denial of a filter that has none.
-fn current_policy(case: &Case) -> Result<Result<(Bundle, StateList), Denial>, CaseError> {
-    match &case.rules {
-        Rules::Signed { bundle, state, trust } => Ok(signed_policy(case, bundle, state, trust)),
-        Rules::Files {
-            mesh,
-            issuers,
-            states,
-            not_before,
-            revoked,
-        } => {
-            let (bundle, iss) = compile(case, mesh, issuers)?;
-            let state = StateClaims {
-                format: FORMAT,
-                iss,
-                epoch: 0,
-                version: 1,
-                issued_at: case.now,
-                agents: states.clone(),
-                not_before: not_before.clone(),
-                revoked: revoked.iter().map(|jti| (jti.clone(), u64::MAX)).collect(),
-            };
-            let state = StateList::from_own_claims(state, case.now).map_err(|error| bad("states", error))?;
-            Ok(Ok((bundle, state)))
-        }
-    }
-}
-
-/// A filter keeps what it has when a bundle or list is refused; a case has nothing else.
-fn signed_policy(case: &Case, bundle: &str, state: &str, trust: &BundleKeys) -> Result<(Bundle, StateList), Denial> {
-    let unavailable = |error: PolicyError| match error {
-        PolicyError::Audience => Denial::new(Code::WorkloadMismatch, "the policy was made for another workload"),
-        error => Denial::new(Code::PolicyUnavailable, error.to_string()),
-    };
-    let bundle = RawBundle::new(bundle)
-        .verify(trust, &case.workload, None, case.now)
-        .map_err(unavailable)?;
-    let state = RawStateList::new(state)
-        .verify(trust, None, case.now)
-        .map_err(unavailable)?;
-    Ok((bundle, state))
-}
-
-fn compile(case: &Case, mesh: &Mesh, issuers: &[IssuerClaims]) -> Result<(Bundle, Issuer), CaseError> {
-    let identity = SpiffeId::for_service_account(case.workload.trust_domain(), "ostiary", "policy-server")
-        .map_err(|error| bad("workload", error))?;
-    let iss = Issuer::parse(identity.as_str()).map_err(|error| bad("workload", error))?;
-    let header = BundleHeader {
-        iss: iss.clone(),
-        epoch: 0,
-        version: 1,
-        issued_at: case.now,
-        expires_at: case.now.saturating_add(BUNDLE_LIFETIME_SECONDS),
-        max_state_age_seconds: MAX_STATE_AGE_SECONDS,
-        max_token_ttl_seconds: MAX_TOKEN_TTL_SECONDS,
-        issuers: issuers.to_vec(),
-        policy_server: PolicyServerClaims {
-            identity,
-            hosts: vec![POLICY_SERVER_HOST.to_owned()],
-        },
-    };
-    let claims = mesh.compile(&case.workload, header);
-    let bundle = Bundle::from_own_claims(claims, case.now).map_err(|error| bad("policy", error))?;
-    Ok((bundle, iss))
-}
-
 /// The port that the request came in on.
 fn local_port(case: &Case, bundle: &Bundle) -> Result<u16, CaseError> {
     if let Some(port) = case.local_port {
@@ -548,6 +289,3 @@ fn header_pairs(request: &CaseRequest) -> Vec<(Vec<u8>, Vec<u8>)> {
     }));
     pairs
 }
-
-#[cfg(test)]
-mod tests;

@@ -15,10 +15,10 @@ use authz::denial::Code;
 /// Each table of `docs/configuration.md`, the struct that it describes, and whether its names are in camel case.
 const TABLES: [(&str, &str, &str, bool); 8] = [
     ("filter", "filter/src/config.rs", "RawConfig", false),
-    ("server", "policy-server/src/config.rs", "RawConfig", true),
-    ("server.token", "policy-server/src/config.rs", "RawToken", true),
-    ("server.state", "policy-server/src/config.rs", "RawState", true),
-    ("server.bundle", "policy-server/src/config.rs", "RawBundle", true),
+    ("server", "policy-server/src/config/raw.rs", "RawConfig", true),
+    ("server.token", "policy-server/src/config/raw.rs", "RawToken", true),
+    ("server.state", "policy-server/src/config/raw.rs", "RawState", true),
+    ("server.bundle", "policy-server/src/config/raw.rs", "RawBundle", true),
     ("server.limits", "policy-server/src/config.rs", "Limits", true),
     ("agent", "authz/src/manifest.rs", "AgentSpec", true),
     ("service", "authz/src/manifest.rs", "ServiceSpec", true),

@@ -4,12 +4,14 @@
 //! caller was answered, call by call.
 //!
 //! * [`wire`] speaks HTTP/1.1 and HTTP/2 with little more than the bytes, and breaks off where it is told to;
-//! * [`mesh`] is the mesh: two services, the outbound side of one agent, three agents' certificates;
+//! * [`mesh`] is the mesh: two services, the outbound side of one agent, three agents' certificates; [`application`] is
+//!   what the services serve;
 //! * [`mix`] are the calls with what each must be answered, and who makes them;
 //! * [`aborts`] breaks calls off at every point; [`ledger`] reads what the policy server stored;
 //! * [`memory`] watches how the sidecars grow.
 
 pub mod aborts;
+pub mod application;
 pub mod ledger;
 pub mod memory;
 pub mod mesh;

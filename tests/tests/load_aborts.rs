@@ -8,9 +8,10 @@ use std::time::Instant;
 use serde_json::json;
 use tests::client::Client;
 use tests::load::aborts::{self, Broken, Target};
+use tests::load::application::{ENDLESS_TABLE, HANGING_TABLE};
 use tests::load::ledger::Ledger;
 use tests::load::memory::Memory;
-use tests::load::mesh::{ANALYST, ENDLESS_TABLE, HANGING_TABLE, LoadMesh, READER, Served};
+use tests::load::mesh::{ANALYST, LoadMesh, READER, Served};
 use tests::load::mix::{self, Budget};
 use tests::load::wire::Request;
 

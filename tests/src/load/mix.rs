@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::mesh::{HANGING_TABLE, LoadMesh, Served, TABLE};
+use super::application::HANGING_TABLE;
+use super::mesh::{LoadMesh, Served, TABLE};
 use super::wire::{Http1, Http2, Reply, Request};
 use crate::client::Client;
 use crate::{forgery, mcp};

@@ -307,3 +307,26 @@ impl Application {
         let _ = file.and_then(|mut file| writeln!(file, "{}", seen.to_json()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_log_tells_a_whole_request_from_one_whose_body_never_came() {
+        for complete in [true, false] {
+            let seen = Seen {
+                method: "POST".to_owned(),
+                path: "/mcp".to_owned(),
+                headers: vec![("x-mark".to_owned(), "1".to_owned())],
+                body: Bytes::from_static(b"{}"),
+                complete,
+            };
+            let read = Seen::from_json(&seen.to_json()).unwrap();
+            assert_eq!((read.complete, &read.body), (complete, &seen.body));
+            assert_eq!(read.header("x-mark"), Some("1"));
+        }
+    }
+}

@@ -15,6 +15,7 @@ WASM_BINDGEN_VERSION  := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TOOLS  := $(TARGET)/tools
 MESH   := $(TARGET)/debug/mesh
+BENCH  := $(TARGET)/measure/bench
 say     = printf '== %s\n'
 
 ENVOY_STAMP := $(TARGET)/envoy/.$(ENVOY_VERSION)
@@ -24,10 +25,10 @@ DENY        := $(TOOLS)/.cargo-deny-$(CARGO_DENY_VERSION)
 MUTANTS     := $(TOOLS)/.cargo-mutants-$(CARGO_MUTANTS_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test check mutants build set-up mesh-tools
+.PHONY: help demo up down test check bench bench-quick bench-tools mutants build set-up mesh-tools
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build mesh-tools ## Start a mesh of real sidecars, tell the whole story as a table, end it
 	@$(MESH) demo
@@ -60,6 +61,20 @@ check: set-up $(DENY) ## Check format, lints, dependencies and the policies of t
 	@if timeout 20 git ls-remote https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; \
 	then $(TOOLS)/bin/cargo-deny check advisories; \
 	else echo "NOT CHECKED: the advisory database cannot be reached from here"; fi
+
+bench: bench-tools ## Measure what it costs beside its peers; ONLY=NAME,... measures a part (`bench --list` has the names)
+	@$(BENCH) $(if $(ONLY),--only $(ONLY))
+
+bench-quick: bench-tools ## Run the whole bench with tiny counts: shows that the tool works, and no figures
+	@$(BENCH) --quick $(if $(ONLY),--only $(ONLY))
+
+# Not with debug's settings: a slow generator or server would measure itself.
+bench-tools: set-up mesh-tools
+	@$(say) "build: the filter and one that does nothing, for wasm32-wasip1"
+	@.ci/cargo-wasm wasm32-wasip1 build -p filter --release
+	@.ci/cargo-wasm wasm32-wasip1 build -p noop --release
+	@$(say) "build: the bench and the policy server"
+	@cargo build --profile measure -p bench -p policy-server
 
 mutants: set-up $(MUTANTS) ## Change the deciding modules of authz in every small way; the tests must notice
 	@PATH="$(abspath $(TOOLS)/bin):$$PATH" cargo mutants --package authz --output $(TARGET)

@@ -112,12 +112,15 @@ async fn measure(plan: &Plan, bed: &Bed, wanted: &[&Entry], report: &mut Report)
         );
     }
     for round in 0..plan.rounds() {
-        for place in rotated(lanes.len(), round) {
-            let lane = lanes.get_mut(place).context("no such lane")?;
-            lane.saturate()
-                .await
-                .with_context(|| format!("{:?} {:?}", lane.kind(), lane.traffic))?;
+        for slice in 0..lane::slices(plan) {
+            for place in rotated(lanes.len(), round + slice) {
+                let lane = lanes.get_mut(place).context("no such lane")?;
+                lane.slice()
+                    .await
+                    .with_context(|| format!("{:?} {:?}", lane.kind(), lane.traffic))?;
+            }
         }
+        lanes.iter_mut().for_each(Lane::end_round);
     }
     for round in 0..lane::paced_rounds(plan) {
         for place in rotated(lanes.len(), round) {

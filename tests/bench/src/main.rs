@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::machine::Machine;
@@ -89,6 +89,13 @@ async fn run(arguments: Arguments) -> Result<()> {
     println!("{}\n", Machine::find()?);
     if plan.wants_any("chains", chains::ROWS) {
         chains::run(&plan, &mut report).await?;
+    }
+    for (section, rows) in SECTIONS {
+        let mut wanted = rows.iter().filter(|row| plan.wants(section, row));
+        let missing = wanted.find(|row| !report.rows().iter().any(|done| done.spec.id == row.id));
+        if let Some(row) = missing {
+            bail!("`{}` was not measured", row.id);
+        }
     }
     report.relate();
     print!("{}", table::render(&report));

@@ -16,17 +16,29 @@ use crate::row::Latency;
 /// Connections that are kept open, as many as keep a worker busy.
 const CONNECTIONS: usize = 16;
 
-/// Requests before anything is measured, as a part of a round: V8 compiles what is hot only then.
-const WARM_UP: usize = 2;
+/// Slices before anything is measured: V8 compiles what is hot only then.
+const WARM_UP: usize = 40;
 
 /// How long records are waited for to know how many a request makes.
 const RECORDS_REST: Duration = Duration::from_millis(700);
+
+/// The slices of a round. What disturbs a shared machine comes and goes within milliseconds: many short turns share it
+/// out evenly.
+const SLICES: usize = 16;
+
+/// After an answer Envoy still tidies up, and the scheduler counts a thread's time when it stops.
+const REST: Duration = Duration::from_millis(2);
 
 /// How long a fixed rate is held.
 const PACED_SECONDS: f64 = 1.0;
 
 /// Below this part of one core's time, Envoy was waiting for the generator.
 const SATURATED: f64 = 0.9;
+
+/// How many slices a round has.
+pub(super) fn slices(plan: &Plan) -> usize {
+    if plan.quick { 2 } else { SLICES }
+}
 
 /// How often latency is looked at.
 pub(super) fn paced_rounds(plan: &Plan) -> usize {
@@ -39,7 +51,7 @@ fn paced_count(traffic: Traffic, plan: &Plan) -> usize {
 
 /// How many requests a lane sends from its warm-up to its end.
 pub(super) fn requests_in_all(traffic: Traffic, plan: &Plan) -> usize {
-    let saturating = plan.count(traffic.count()) * (plan.rounds() + WARM_UP);
+    let saturating = plan.count(traffic.count()) * (plan.rounds() * slices(plan) + WARM_UP);
     saturating + paced_count(traffic, plan) * paced_rounds(plan)
 }
 
@@ -54,6 +66,8 @@ pub(super) struct Lane<'a> {
     paced: usize,
     sent: usize,
     records_a_request: u64,
+    slice_costs: Vec<f64>,
+    slice_rates: Vec<f64>,
     costs: Vec<f64>,
     rates: Vec<f64>,
     busy: Vec<f64>,
@@ -84,6 +98,8 @@ impl<'a> Lane<'a> {
             paced: paced_count(traffic, plan),
             sent: 0,
             records_a_request: 0,
+            slice_costs: Vec::new(),
+            slice_rates: Vec::new(),
             costs: Vec::new(),
             rates: Vec::new(),
             busy: Vec::new(),
@@ -122,25 +138,38 @@ impl<'a> Lane<'a> {
         records
     }
 
-    /// A round: all requests of it as fast as they go, and what they cost.
+    /// A slice of a round: some requests as fast as they go, and what they cost.
     ///
     /// # Errors
     ///
     /// When a request is not answered as it must, or records are not taken.
-    pub(super) async fn saturate(&mut self) -> Result<()> {
+    pub(super) async fn slice(&mut self) -> Result<()> {
         let records = self.chain.records();
         let (used, start) = (self.chain.used()?, Instant::now());
         saturate(&mut self.connections, &self.requests, self.sent, self.count).await?;
         self.sent += self.count;
-        let (busy, elapsed) = (self.chain.used()? - used, start.elapsed());
+        let elapsed = start.elapsed();
+        tokio::time::sleep(REST).await;
+        let busy = self.chain.used()? - used;
         self.chain
             .recorded(records + self.records_a_request * self.count as u64)
             .await?;
+        tokio::time::sleep(REST).await;
         let cost = self.chain.used()? - used;
-        self.costs.push(cost.as_secs_f64() * 1e6 / self.count as f64);
-        self.rates.push(self.count as f64 / elapsed.as_secs_f64());
+        self.slice_costs.push(cost.as_secs_f64() * 1e6 / self.count as f64);
+        self.slice_rates.push(self.count as f64 / elapsed.as_secs_f64());
         self.busy.push(busy.as_secs_f64() / elapsed.as_secs_f64());
         Ok(())
+    }
+
+    /// Ends a round: its slices become one sample.
+    pub(super) fn end_round(&mut self) {
+        let mean = |samples: &mut Vec<f64>| {
+            let sum: f64 = samples.iter().sum();
+            sum / samples.drain(..).len() as f64
+        };
+        self.costs.push(mean(&mut self.slice_costs));
+        self.rates.push(mean(&mut self.slice_rates));
     }
 
     /// A while at a fixed rate.

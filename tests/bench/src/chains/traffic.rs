@@ -99,15 +99,14 @@ impl Traffic {
         self == Self::Fresh
     }
 
-    /// How many requests make a round.
+    /// How many requests make a slice of a round: some 15 ms of them.
     pub(super) fn count(self) -> usize {
         match self {
-            Self::Known { .. } | Self::Denied => 6000,
-            Self::Fresh => 3000,
-            Self::Mcp { argument_bytes } if argument_bytes <= 1 << 10 => 3000,
-            Self::Mcp { argument_bytes } if argument_bytes <= 16 << 10 => 1000,
-            Self::Mcp { .. } => 150,
-            Self::Upload | Self::Download => 100,
+            Self::Known { .. } | Self::Denied => 250,
+            Self::Fresh => 150,
+            Self::Mcp { argument_bytes } if argument_bytes <= 1 << 10 => 150,
+            Self::Mcp { argument_bytes } if argument_bytes <= 16 << 10 => 60,
+            Self::Mcp { .. } | Self::Upload | Self::Download => 16,
         }
     }
 
@@ -115,7 +114,7 @@ impl Traffic {
     pub(super) fn rate(self) -> f64 {
         match self {
             Self::Known { .. } | Self::Denied => 2000.0,
-            Self::Fresh | Self::Mcp { .. } if self.count() == 3000 => 1000.0,
+            Self::Fresh | Self::Mcp { .. } if self.count() == 150 => 1000.0,
             Self::Mcp { argument_bytes } if argument_bytes <= 16 << 10 => 400.0,
             Self::Fresh | Self::Mcp { .. } | Self::Upload | Self::Download => 40.0,
         }

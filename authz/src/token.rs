@@ -102,11 +102,6 @@ impl Issuers {
         self.0.insert(issuer, keys);
         true
     }
-
-    /// The issuers and their keys, in order of name.
-    pub fn iter(&self) -> impl Iterator<Item = (&Issuer, &Jwks)> {
-        self.0.iter()
-    }
 }
 
 /// The digest under which a verified token is cached and recorded: SHA-256 of its compact form.

@@ -12,6 +12,9 @@ CARGO_DENY_VERSION    := 0.20.2
 CARGO_MUTANTS_VERSION := 27.1.0
 WASM_BINDGEN_VERSION  := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 
+# The tests on sidecars wait more than they work.
+TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
+
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TOOLS  := $(TARGET)/tools
 MESH   := $(TARGET)/debug/mesh
@@ -41,7 +44,7 @@ down: ## End what `make up` started
 
 test: build mesh-tools $(RUNNER) ## Run all tests: native, in wasm under node, and on real Envoys
 	@$(say) "tests: native and on real Envoys"
-	@cargo test --workspace --no-fail-fast
+	@RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --no-fail-fast
 	@$(say) "tests: the vectors in wasm, under node"
 	@command -v node >/dev/null || { echo "node is missing: install nodejs"; exit 1; }
 	@CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER="$(abspath $(TOOLS)/bin/wasm-bindgen-test-runner)" \

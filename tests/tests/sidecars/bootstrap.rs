@@ -2,10 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tests::client::{Answer, Call};
 use tests::demo::token_request;
+use tests::feed::state_claims;
 use tests::mesh::{Mesh, Options};
+use tests::stand::{self, Stand};
 use tests::wait;
+
+/// The worker threads of a sidecar; its main thread has a VM too, which polls and sees no request.
+const WORKERS: usize = 2;
+const VMS_A_SIDECAR: usize = WORKERS + 1;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sidecars_that_start_a_minute_before_the_policy_server_recover_without_a_herd() {
@@ -86,4 +93,108 @@ async fn polls(mesh: &Mesh) -> u64 {
         .stat("http.inbound.downstream_rq_total")
         .await
         .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_that_start_a_minute_before_the_policy_server_recover_by_themselves() {
+    const SIDECARS: usize = 3;
+    const VMS: usize = SIDECARS * VMS_A_SIDECAR;
+    let begun = Instant::now();
+    let first = Stand::spawn("early-0", stand::http_service(), |_| {}).unwrap();
+    let mut stands = vec![first];
+    for number in 1..SIDECARS {
+        let address = stands.first().unwrap().policy_address;
+        let stand = Stand::spawn(&format!("early-{number}"), stand::http_service(), |sidecar| {
+            sidecar.policy.as_mut().unwrap().address = address;
+        });
+        stands.push(stand.unwrap());
+    }
+    for stand in &stands {
+        stand.envoy.ready().await.unwrap();
+    }
+    let ready = Instant::now();
+    wait::until(
+        "a minute without a policy server",
+        Duration::from_secs(120),
+        async || {
+            for stand in &stands {
+                stand
+                    .denied(&stand.inbound, stand.good_call(), 503, "policy_unavailable")
+                    .await
+                    .unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            (ready.elapsed() >= Duration::from_secs(60)).then_some(())
+        },
+    )
+    .await
+    .unwrap();
+
+    for stand in &stands {
+        let polls = stand.times_logged("no policy from the policy server");
+        assert!(tries(VMS_A_SIDECAR, begun.elapsed()).contains(&polls), "{polls} polls");
+        // Only workers have denials to tell of, from the first one on.
+        let posts = stand.times_logged("records were not stored");
+        assert!(tries(WORKERS, begun.elapsed()).contains(&posts), "{posts} posts");
+    }
+
+    let feed = stands.first().unwrap().feed().await.unwrap();
+    let started = Instant::now();
+    feed.set_bundle(&stands.first().unwrap().bundle(1, &json!({})));
+    feed.set_state(&state_claims(1, &json!({})));
+    for stand in &stands {
+        stand
+            .eventually_allowed(&stand.inbound, || stand.good_call())
+            .await
+            .unwrap();
+        stand
+            .eventually_allowed(&stand.outbound, || stand.own_call())
+            .await
+            .unwrap();
+    }
+    assert!(started.elapsed() < Duration::from_secs(45), "{:?}", started.elapsed());
+    let polls = feed.polls();
+    let empty_handed: Vec<Instant> = polls
+        .iter()
+        .filter(|poll| poll.bundle.is_none())
+        .map(|poll| poll.at)
+        .collect();
+    let herd = empty_handed
+        .iter()
+        .max()
+        .unwrap()
+        .duration_since(*empty_handed.iter().min().unwrap());
+    assert!(
+        herd > Duration::from_millis(500),
+        "all of {VMS} VMs asked within {herd:?}"
+    );
+    // One question without a bundle a VM, then one long-poll a VM for each change of the list.
+    assert!(
+        (VMS..=VMS + 3).contains(&empty_handed.len()),
+        "{} first questions",
+        empty_handed.len()
+    );
+    let renewals = usize::try_from(started.elapsed().as_secs() / 15).unwrap() + 1;
+    assert!(polls.len() <= VMS * (3 + renewals), "{} polls", polls.len());
+}
+
+/// How many tries that all fail so many VMs make in `time`.
+///
+/// After each a VM waits 0.1 s doubling to 5 s, less up to half of it for jitter, and never less than 0.1 s. So there
+/// are at most as many as fit between the shortest waits; at least, as many as fit between the longest ones into half
+/// of the time: a busy machine is late.
+fn tries(vms: usize, time: Duration) -> std::ops::RangeInclusive<usize> {
+    let most = fitting([100, 100, 200, 400, 800, 1600], 2500, time);
+    let least = fitting([100, 200, 400, 800, 1600, 3200], 5000, time / 2);
+    vms * least..=vms * most
+}
+
+/// How many tries fit into `time` that lie so many milliseconds apart, `last` from then on; the first needs none.
+fn fitting(first: [u64; 6], last: u64, time: Duration) -> usize {
+    let waits = first.into_iter().chain(std::iter::repeat(last));
+    let times = waits.scan(Duration::ZERO, |at, wait| {
+        *at += Duration::from_millis(wait);
+        Some(*at)
+    });
+    1 + times.take_while(|at| *at <= time).count()
 }

@@ -1,5 +1,4 @@
 //! A stored record, with the bundle and the state list that it names, is enough to decide again as the filter did.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::borrow::Cow;
 use std::time::Duration;

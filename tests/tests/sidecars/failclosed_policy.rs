@@ -1,5 +1,4 @@
 //! Nothing passes without a policy and a list of agents' states that are signed, this workload's, newest and fresh.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::time::{Duration, Instant};
 

@@ -3,7 +3,6 @@
 //!
 //! With the flag on the application sees nothing of a request that is denied. With it off Envoy has sent the headers on
 //! before the body decides; then the application sees those at most, and never a byte of the body.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use serde_json::{Value, json};
 use tests::client::{Call, Client};

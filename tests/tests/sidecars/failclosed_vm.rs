@@ -1,5 +1,4 @@
 //! The filter itself breaks: configured wrongly, or crashed in the middle of its work.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::time::Duration;
 

@@ -1,7 +1,13 @@
-//! Tests of the whole mini mesh, in one binary so that they wait side by side.
+//! Tests on real sidecars, in one binary so that they wait side by side. The first modules wait longest.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod bootstrap;
+mod decided_again;
 mod denials;
+mod failclosed_policy;
+mod failclosed_request;
+mod failclosed_server;
+mod failclosed_vm;
 mod harness;
 mod story;
+mod traps;

@@ -116,6 +116,21 @@ mod tests {
 
     use super::SECTIONS;
 
+    /// The rows of the last full table: they stand indented in a block of text, the groups do not.
+    #[test]
+    fn the_page_has_the_rows_of_the_bench_in_their_order() {
+        let page = ::tests::built::workspace().join("docs/performance.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let table = page.split("<!-- the last full table -->").nth(1).unwrap();
+        let table = table.split("```").nth(1).unwrap();
+        let documented: Vec<_> = table
+            .lines()
+            .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next())
+            .collect();
+        let rows = SECTIONS.iter().flat_map(|(_, rows)| *rows);
+        assert_eq!(documented, rows.map(|row| row.id).collect::<Vec<_>>());
+    }
+
     #[test]
     fn every_row_has_an_id_of_its_own_and_a_peer_that_exists() {
         let rows = || SECTIONS.iter().flat_map(|(_, rows)| *rows);

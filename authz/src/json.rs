@@ -15,6 +15,8 @@ use serde::de::DeserializeOwned;
 mod reader;
 mod string;
 
+pub(crate) use string::find_special;
+
 /// Bounds on a document; each stops a small input from costing much memory, stack or time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

@@ -142,11 +142,11 @@ impl<'s, const KEEP: bool> Reader<'s, KEEP> {
     fn has_duplicate(&self, first_key: usize) -> bool {
         let keys = self.keys.get(first_key..).unwrap_or_default();
         if keys.len() <= FEW_KEYS && !keys.iter().any(|key| key.escaped) {
-            return keys.iter().enumerate().any(|(index, key)| {
-                keys.iter()
-                    .skip(index + 1)
-                    .any(|other| self.inner(key) == self.inner(other))
-            });
+            let bytes = |key: &Key| self.bytes.get(key.start as usize..key.end as usize);
+            return keys
+                .iter()
+                .enumerate()
+                .any(|(index, key)| keys.iter().skip(index + 1).any(|other| bytes(key) == bytes(other)));
         }
         let mut texts: Vec<Cow<'_, str>> = keys.iter().map(|key| self.text(key)).collect();
         texts.sort_unstable();

@@ -187,3 +187,29 @@ fn agrees_with_serde_json() {
         }
     }
 }
+
+#[test]
+fn special_bytes_are_found_wherever_they_stand() {
+    for length in 0..40 {
+        for place in 0..length {
+            for byte in 0..=u8::MAX {
+                let mut bytes = vec![b'a'; length];
+                bytes[place] = byte;
+                let special = matches!(byte, 0..=0x1f | b'"' | b'\\');
+                assert_eq!(
+                    find_special(&bytes),
+                    special.then_some(place),
+                    "{byte} at {place} of {length}"
+                );
+                // What comes after the first does not matter.
+                bytes[place..].fill(byte);
+                assert_eq!(
+                    find_special(&bytes),
+                    special.then_some(place),
+                    "{byte} from {place} of {length}"
+                );
+            }
+        }
+    }
+    assert_eq!(find_special("é€😀\u{7f}\u{80}\u{ff} !#[]".as_bytes()), None);
+}

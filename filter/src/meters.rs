@@ -13,6 +13,14 @@ use crate::host::{Host, MetricKind};
 /// How a decision is counted: no code means that it was permitted.
 type Decision = (Option<Side>, Option<Code>);
 
+/// Decisions of one kind since the last flush, and Envoy's id of their metric.
+#[derive(Debug)]
+struct Decided {
+    decision: Decision,
+    count: i64,
+    id: Option<u32>,
+}
+
 /// Gauges and counters without labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Meter {
@@ -50,8 +58,8 @@ impl Meter {
 /// The counts since the last flush, and Envoy's ids of the metrics in use.
 #[derive(Debug, Default)]
 pub(crate) struct Meters {
-    decisions: HashMap<Decision, i64>,
-    decision_ids: HashMap<Decision, u32>,
+    /// Of all that there could be few are met, so they are searched from the front.
+    decisions: Vec<Decided>,
     values: HashMap<Meter, i64>,
     ids: HashMap<Meter, u32>,
     queued: i64,
@@ -60,7 +68,15 @@ pub(crate) struct Meters {
 impl Meters {
     /// Counts one decision.
     pub(crate) fn decided(&mut self, side: Option<Side>, code: Option<Code>) {
-        *self.decisions.entry((side, code)).or_default() += 1;
+        let decision = (side, code);
+        match self.decisions.iter_mut().find(|decided| decided.decision == decision) {
+            Some(decided) => decided.count += 1,
+            None => self.decisions.push(Decided {
+                decision,
+                count: 1,
+                id: None,
+            }),
+        }
     }
 
     /// Counts denials that will be known by their code alone.
@@ -84,14 +100,11 @@ impl Meters {
 
     /// Hands everything to Envoy.
     pub(crate) fn flush(&mut self, host: &impl Host) {
-        for (decision, count) in self.decisions.drain() {
-            let id = self.decision_ids.get(&decision).copied().or_else(|| {
-                let id = host.define_metric(MetricKind::Counter, &decision_name(decision))?;
-                self.decision_ids.insert(decision, id);
-                Some(id)
-            });
-            if let Some(id) = id {
-                host.add_to_metric(id, count);
+        for decided in self.decisions.iter_mut().filter(|decided| decided.count > 0) {
+            let Decided { decision, count, id } = decided;
+            *id = id.or_else(|| host.define_metric(MetricKind::Counter, &decision_name(*decision)));
+            if let Some(id) = *id {
+                host.add_to_metric(id, std::mem::take(count));
             }
         }
         for (meter, value) in self.values.drain() {

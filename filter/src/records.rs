@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
 use authz::audit::{self, Aggregates, Chain, Kind, Record, Sealed, SourceId};
@@ -16,7 +17,7 @@ use serde::Deserialize;
 
 use crate::backoff::Backoff;
 use crate::host::{Host, jitter};
-use crate::slots::{Peer, Reservation, Slots};
+use crate::slots::{Account, Reservation, Slots};
 
 const MOST_RECORDS_A_BATCH: usize = 512;
 const MOST_BYTES_A_BATCH: usize = 1 << 20;
@@ -34,7 +35,7 @@ const MOST_AGGREGATES: usize = 512;
 struct Queued {
     sealed: Sealed,
     /// On whose account its slot is; the records that open a source or tell of overflow are on none.
-    account: Option<Peer>,
+    account: Option<Rc<Account>>,
     kind: Kind,
 }
 
@@ -210,7 +211,7 @@ impl Records {
             .map(|_| ())
     }
 
-    fn seal(&mut self, account: Option<Peer>, record: &Record<'_>) -> Option<&[u8]> {
+    fn seal(&mut self, account: Option<Rc<Account>>, record: &Record<'_>) -> Option<&[u8]> {
         let sealed = self.chain.as_mut()?.seal(record);
         self.queue.push_back(Queued {
             sealed,
@@ -308,8 +309,8 @@ impl Records {
             };
             progress = true;
             self.acknowledged = Some(queued.sealed.hash);
-            if let Some(peer) = &queued.account {
-                self.slots.release_one(peer);
+            if let Some(account) = &queued.account {
+                self.slots.release_one(account);
             }
         }
         progress
@@ -333,8 +334,8 @@ impl Records {
         for queued in queue {
             if let (Ok(verified), false) = (audit::verify_line(&queued.sealed.line), queued.kind == Kind::Source) {
                 self.seal(queued.account, &verified.record);
-            } else if let Some(peer) = &queued.account {
-                self.slots.release_one(peer);
+            } else if let Some(account) = &queued.account {
+                self.slots.release_one(account);
             }
         }
     }

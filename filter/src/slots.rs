@@ -5,18 +5,24 @@
 //! The threshold is dynamic: a peer may hold at most as many slots as are free. One hostile peer alone gets half;
 //! the more peers press, the smaller each one's share, and some room is always left for a peer that holds nothing.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// The peer on whose account slots are held: its SPIFFE ID, or the empty string for callers without mTLS.
-pub(crate) type Peer = Rc<str>;
+/// What one peer holds: its SPIFFE ID, or the empty string for callers without mTLS.
+#[derive(Debug)]
+pub(crate) struct Account {
+    peer: Rc<str>,
+    held: Cell<usize>,
+}
 
 /// Counts the slots of one queue.
 #[derive(Debug)]
 pub(crate) struct Slots {
     capacity: usize,
     held: usize,
-    by_peer: HashMap<Peer, usize>,
+    /// The accounts that hold something.
+    by_peer: HashMap<Rc<str>, Rc<Account>>,
 }
 
 /// Slots that a stream holds for records that it will write. It must go back through [`Slots::release`], whole or in
@@ -24,15 +30,15 @@ pub(crate) struct Slots {
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Reservation {
-    peer: Peer,
+    account: Rc<Account>,
     slots: usize,
 }
 
 impl Reservation {
     /// Takes one slot out, to be handed on to a queued record: that record's holder releases it.
-    pub(crate) fn take_one(&mut self) -> Option<Peer> {
+    pub(crate) fn take_one(&mut self) -> Option<Rc<Account>> {
         self.slots = self.slots.checked_sub(1)?;
-        Some(Rc::clone(&self.peer))
+        Some(Rc::clone(&self.account))
     }
 }
 
@@ -48,31 +54,42 @@ impl Slots {
     /// Slots for `wanted` records on a peer's account, or none of them.
     pub(crate) fn reserve(&mut self, peer: &str, wanted: usize) -> Option<Reservation> {
         let free = self.capacity.saturating_sub(self.held);
-        let (peer, held) = match self.by_peer.get_key_value(peer) {
-            Some((peer, held)) => (Rc::clone(peer), *held),
-            None => (Rc::from(peer), 0),
-        };
-        if held + wanted > free {
+        let known = self.by_peer.get(peer);
+        let held = known.map_or(0, |account| account.held.get()) + wanted;
+        if held > free {
             return None;
         }
-        self.by_peer.insert(Rc::clone(&peer), held + wanted);
+        let account = match known {
+            Some(account) => Rc::clone(account),
+            None => self.open(peer),
+        };
+        account.held.set(held);
         self.held += wanted;
-        Some(Reservation { peer, slots: wanted })
+        Some(Reservation { account, slots: wanted })
+    }
+
+    fn open(&mut self, peer: &str) -> Rc<Account> {
+        let account = Rc::new(Account {
+            peer: peer.into(),
+            held: Cell::new(0),
+        });
+        self.by_peer.insert(Rc::clone(&account.peer), Rc::clone(&account));
+        account
     }
 
     /// Gives back what is left of a reservation.
-    pub(crate) fn release(&mut self, mut reservation: Reservation) {
-        while let Some(peer) = reservation.take_one() {
-            self.release_one(&peer);
+    pub(crate) fn release(&mut self, reservation: Reservation) {
+        for _ in 0..reservation.slots {
+            self.release_one(&reservation.account);
         }
     }
 
     /// Gives back the slot of one record that has left the queue.
-    pub(crate) fn release_one(&mut self, peer: &Peer) {
-        let Some(held) = self.by_peer.get_mut(peer) else { return };
-        *held = held.saturating_sub(1);
-        if *held == 0 {
-            self.by_peer.remove(peer);
+    pub(crate) fn release_one(&mut self, account: &Account) {
+        let held = account.held.get().saturating_sub(1);
+        account.held.set(held);
+        if held == 0 {
+            self.by_peer.remove(&account.peer);
         }
         self.held = self.held.saturating_sub(1);
     }

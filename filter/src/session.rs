@@ -79,7 +79,7 @@ enum Phase {
 #[derive(Debug)]
 struct Held {
     pairs: Vec<HeaderPair>,
-    connection: Connection,
+    connection: Rc<Connection>,
     pending: Pending,
     reservation: Reservation,
     body_bytes: usize,
@@ -127,9 +127,17 @@ impl Session {
     }
 
     fn decide_on_headers(&mut self, vm: &mut Vm, host: &impl Host, count: usize, end: bool) -> Result<Flow, Denial> {
-        self.known.side = connection::side(host);
+        let number = connection::number(host);
+        let remembered = number.and_then(|number| vm.connections.get(number)).cloned();
+        self.known.side = match &remembered {
+            Some(connection) => Some(connection.side()),
+            None => connection::side(host),
+        };
         let standing = vm.standing()?;
-        let connection = Connection::read(host, &standing.workload)?;
+        let connection = match remembered {
+            Some(connection) => connection,
+            None => self.read_connection(vm, host, number, &standing)?,
+        };
         self.known.peer.clone_from(&connection.peer);
         self.known.standing = Some(standing.clone());
         if count > MOST_HEADERS {
@@ -177,6 +185,20 @@ impl Session {
         &mut self,
         vm: &mut Vm,
         host: &impl Host,
+    fn read_connection(
+        &self,
+        vm: &mut Vm,
+        host: &impl Host,
+        number: Option<u64>,
+        standing: &Standing,
+    ) -> Result<Rc<Connection>, Denial> {
+        let connection = Rc::new(Connection::read(host, self.known.side, &standing.workload)?);
+        if let Some(number) = number {
+            vm.connections.remember(number, &connection);
+        }
+        Ok(connection)
+    }
+
         connection: &Connection,
         pairs: &[HeaderPair],
         end: bool,

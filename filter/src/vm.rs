@@ -14,6 +14,7 @@ use authz::token::{UnverifiedToken, VerifiedToken};
 
 use crate::cache::TokenCache;
 use crate::config::{Config, ConfigError};
+use crate::connection::Connections;
 use crate::host::{Callout, Host, Message, jitter};
 use crate::meters::{Meter, Meters};
 use crate::policy::{BundleInUse, Policy, StateInUse};
@@ -37,6 +38,7 @@ pub(crate) struct Vm {
     workload: Option<SpiffeId>,
     policy: Policy,
     poller: Poller,
+    pub(crate) connections: Connections,
     tokens: TokenCache,
     pub(crate) records: Records,
     meters: Meters,
@@ -59,6 +61,7 @@ impl Default for Vm {
             policy: Policy::default(),
             poller: Poller::default(),
             tokens: TokenCache::new(1),
+            connections: Connections::default(),
             records: Records::new(0),
             meters: Meters::default(),
             last_housekeeping: Duration::ZERO,
@@ -81,6 +84,8 @@ impl Vm {
         self.workload = workload(host, &config.trust_domain);
         if self.workload.is_none() {
             log::error!("node metadata NAMESPACE and SERVICE_ACCOUNT name no workload: every request will be denied");
+        // They were read for the workload that it was.
+        self.connections.clear();
         }
         if self.config.as_ref().is_some_and(|old| !config.trusts_all_keys_of(old)) {
             log::warn!("a bundle key was withdrawn: the policy that it may have signed is forgotten");

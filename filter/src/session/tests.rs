@@ -458,3 +458,58 @@ fn callbacks_out_of_order_let_nothing_pass() {
     assert_eq!(session.request_body(&mut vm, &host, 10, true), Flow::Pause);
     assert_eq!(session.request_trailers(&mut vm, &host), Flow::Pause);
 }
+
+/// What `analyst-7` may do, asked for over connection `number`.
+fn code_on(host: &FakeHost, vm: &mut Vm, number: u64) -> Option<String> {
+    host.set("connection.id", &number.to_le_bytes());
+    let (_, flow) = get_table(host, vm, "sales", &[("authorization", &bearer(&json!({})))]);
+    (flow == Flow::Pause).then(|| host.denial().unwrap())
+}
+
+#[test]
+fn a_connection_is_read_once_and_another_for_itself() {
+    let host = FakeHost::inbound();
+    let mut vm = testing::ready_vm(&host);
+    assert_eq!(code_on(&host, &mut vm, 1), None);
+    // Envoy tells what it told before; what it would tell of others changes.
+    host.set("connection.uri_san_peer_certificate", OTHER_AGENT.as_bytes());
+    assert_eq!(code_on(&host, &mut vm, 1), None);
+    assert_eq!(code_on(&host, &mut vm, 2).as_deref(), Some("peer_mismatch"));
+    assert_eq!(code_on(&host, &mut vm, 1), None);
+    // The same place, another number.
+    assert_eq!(code_on(&host, &mut vm, 1025).as_deref(), Some("peer_mismatch"));
+    assert_eq!(
+        code_on(&host, &mut vm, 1).as_deref(),
+        Some("peer_mismatch"),
+        "read again"
+    );
+    host.set("xds.listener_direction", &0_i64.to_le_bytes());
+    assert_eq!(code_on(&host, &mut vm, 3).as_deref(), Some("direction_unknown"));
+    host.unset("connection.id");
+    let denied = get_table(&host, &mut vm, "sales", &[("authorization", &bearer(&json!({})))]).1;
+    assert_eq!(
+        (denied, host.denial().as_deref()),
+        (Flow::Pause, Some("direction_unknown"))
+    );
+}
+
+#[test]
+fn a_connection_without_a_peer_is_asked_about_again() {
+    let host = FakeHost::inbound();
+    let mut vm = testing::ready_vm(&host);
+    host.unset("connection.uri_san_peer_certificate");
+    assert_eq!(code_on(&host, &mut vm, 1).as_deref(), Some("peer_missing"));
+    host.set("connection.uri_san_peer_certificate", AGENT.as_bytes());
+    assert_eq!(code_on(&host, &mut vm, 1), None);
+}
+
+#[test]
+fn connections_are_read_again_under_another_configuration() {
+    let host = FakeHost::inbound();
+    let mut vm = testing::ready_vm(&host);
+    assert_eq!(code_on(&host, &mut vm, 1), None);
+    host.set("connection.uri_san_local_certificate", OTHER_AGENT.as_bytes());
+    assert_eq!(code_on(&host, &mut vm, 1), None);
+    vm.configure(&host, &testing::config(BUNDLE_KEY, &json!({}))).unwrap();
+    assert_eq!(code_on(&host, &mut vm, 1).as_deref(), Some("workload_mismatch"));
+}

@@ -86,6 +86,16 @@ impl Moment {
         }
     }
 
+    /// The moment now, as far after this one as the clock says that only advances. One question less than
+    /// [`Self::now`], for what is not decided on.
+    pub(crate) fn until_now(self, host: &impl Host) -> Self {
+        let monotonic = host.monotonic();
+        Self {
+            wall: self.wall + monotonic.saturating_sub(self.monotonic),
+            monotonic,
+        }
+    }
+
     /// Unix time in seconds.
     pub(crate) fn seconds(self) -> u64 {
         self.wall.as_secs()

@@ -62,6 +62,10 @@ impl Known {
         let service = self.service(bundle);
         let protocol = service.map(Service::protocol);
         (self.service_id, self.protocol) = (service.map(|service| service.id().clone()), protocol);
+    }
+
+    /// Notes what is asked for, of a request that gives no facts yet.
+    pub(crate) fn note_target(&mut self, head: &RequestHead<'_>) {
         (self.method, self.path) = (head.method().to_owned(), head.path().to_owned());
     }
 

@@ -215,6 +215,9 @@ impl Session {
         {
             return extraction;
         }
+        if !matches!(extraction, Ok(Extraction::Ready(_))) {
+            self.known.note_target(&head);
+        }
         if let Some(service) = self.known.service(bundle) {
             let token = match head.bearer(service) {
                 Ok(None) => Ok(None),
@@ -481,7 +484,7 @@ impl Session {
     pub(crate) fn finish(&mut self, vm: &mut Vm, host: &impl Host, logging: bool) {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         if matches!(phase, Phase::Passing(_) | Phase::Held(_)) {
-            self.now = Moment::now(host);
+            self.now = self.started.until_now(host);
         }
         match phase {
             Phase::Passing(passing) => self.complete(vm, host, *passing, logging),

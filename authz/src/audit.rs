@@ -15,19 +15,20 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::claims::Claims;
 use crate::denial::Code;
 use crate::digest::{self, Digest, Hasher};
 use crate::json::{self, Limits};
-use crate::request::{Facts, Right, Side};
+use crate::request::Side;
 
 mod aggregate;
 mod canonical;
+mod decided;
 mod parse;
 #[cfg(test)]
 mod tests;
 
 pub use aggregate::Aggregates;
+pub use decided::{RecordedClaims, RecordedFacts};
 
 use canonical::Object;
 
@@ -127,54 +128,6 @@ pub struct Link {
     pub prev_hash: Option<Digest>,
 }
 
-/// The facts of a record; those of a denial may be few.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RecordedFacts<'a> {
-    /// Captured segments by name.
-    pub captures: Vec<(Cow<'a, str>, Cow<'a, str>)>,
-    /// HTTP method.
-    pub method: Option<Cow<'a, str>>,
-    /// The segment that had to equal the agent's id.
-    pub own: Option<Cow<'a, str>>,
-    /// The canonical path.
-    pub path: Option<Cow<'a, str>>,
-    /// The kind of right: `scope`, `tool`, `session`, `exempt` or `control_plane`.
-    pub right: Option<Cow<'a, str>>,
-    /// JSON-RPC method.
-    pub rpc_method: Option<Cow<'a, str>>,
-    /// The scope that was needed.
-    pub scope: Option<Cow<'a, str>>,
-    /// The tool that was called.
-    pub tool: Option<Cow<'a, str>>,
-}
-
-impl<'a> From<&'a Facts> for RecordedFacts<'a> {
-    fn from(facts: &'a Facts) -> Self {
-        let borrow = |text: &'a String| Cow::Borrowed(text.as_str());
-        let (right, scope, tool) = match &facts.right {
-            Right::Scope(scope) => ("scope", Some(scope), None),
-            Right::Tool { name, scope } => ("tool", scope.as_ref(), Some(name)),
-            Right::Session => ("session", None, None),
-            Right::Exempt => ("exempt", None, None),
-            Right::ControlPlane => ("control_plane", None, None),
-        };
-        Self {
-            captures: facts
-                .captures
-                .iter()
-                .map(|(name, value)| (borrow(name), borrow(value)))
-                .collect(),
-            method: Some(borrow(&facts.method)),
-            own: facts.own.as_ref().map(borrow),
-            path: Some(borrow(&facts.path)),
-            right: Some(Cow::Borrowed(right)),
-            rpc_method: facts.rpc_method.as_ref().map(borrow),
-            scope: scope.map(|scope| Cow::Borrowed(scope.as_str())),
-            tool: tool.map(|tool| Cow::Borrowed(tool.as_str())),
-        }
-    }
-}
-
 /// What happened. Absent fields are left out of the encoding.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
@@ -187,7 +140,7 @@ pub struct Record<'a> {
     pub agent_id: Option<Cow<'a, str>>,
     pub bundle: Option<Cow<'a, str>>,
     pub call: Option<Cow<'a, str>>,
-    pub claims: Option<Cow<'a, Claims>>,
+    pub claims: Option<RecordedClaims<'a>>,
     pub code: Option<Code>,
     pub count: Option<u64>,
     pub counts: Vec<(Code, u64)>,
@@ -267,9 +220,7 @@ impl<'a> Record<'a> {
         object.text("agent_id", self.agent_id.as_deref());
         object.text("bundle", self.bundle.as_deref());
         object.text("call", self.call.as_deref());
-        if let Some(claims) = &self.claims {
-            encode_claims(claims, &mut object);
-        }
+        object.encoded("claims", self.claims.as_ref().map(RecordedClaims::encoding));
         object.text("code", self.code.map(Code::as_str));
         object.integer("count", self.count);
         if !self.counts.is_empty() {
@@ -282,7 +233,7 @@ impl<'a> Record<'a> {
         object.integer("duration_us", self.duration_us);
         object.text("end", self.end.as_deref());
         if let Some(facts) = &self.facts {
-            encode_facts(facts, &mut object);
+            facts.encode(object.object("facts"));
         }
         object.text("jti", self.jti.as_deref());
         object.text("kind", Some(self.kind.as_str()));
@@ -310,48 +261,6 @@ impl<'a> Record<'a> {
         object.text("workload", self.workload.as_deref());
         object.close();
     }
-}
-
-fn encode_facts(facts: &RecordedFacts<'_>, record: &mut Object<'_>) {
-    let mut object = record.object("facts");
-    if !facts.captures.is_empty() {
-        let mut captures = object.object("captures");
-        for (name, value) in sorted(&facts.captures, |name| name.as_ref()) {
-            captures.text(name, Some(value));
-        }
-        captures.close();
-    }
-    object.text("method", facts.method.as_deref());
-    object.text("own", facts.own.as_deref());
-    object.text("path", facts.path.as_deref());
-    object.text("right", facts.right.as_deref());
-    object.text("rpc_method", facts.rpc_method.as_deref());
-    object.text("scope", facts.scope.as_deref());
-    object.text("tool", facts.tool.as_deref());
-    object.close();
-}
-
-/// The claims that decisions depend on, beside those that the record itself holds (`agent_id`, `jti`, …).
-fn encode_claims(claims: &Claims, record: &mut Object<'_>) {
-    let mut object = record.object("claims");
-    object.text("agent_id", Some(claims.agent_id.as_str()));
-    object.texts("aud", claims.aud.iter().map(|audience| audience.as_str()));
-    object.integer("exp", Some(claims.exp));
-    let forbidden: Vec<String> = claims.forbidden_tools.iter().map(ToString::to_string).collect();
-    object.texts("forbidden_tools", forbidden.iter().map(String::as_str));
-    object.integer("iat", Some(claims.iat));
-    object.text("iss", Some(claims.iss.as_str()));
-    object.text("issued_by", Some(claims.issued_by.as_str()));
-    object.text("jti", Some(claims.jti.as_str()));
-    object.integer("max_tokens", claims.max_tokens);
-    object.integer("nbf", Some(claims.nbf));
-    object.text("operation_id", Some(claims.operation_id.as_str()));
-    object.texts("scope", claims.scope.iter().map(|scope| scope.as_str()));
-    object.text("sub", Some(claims.sub.as_str()));
-    let tools: Vec<String> = claims.tools.iter().map(ToString::to_string).collect();
-    object.texts("tools", tools.iter().map(String::as_str));
-    object.text("txn", claims.txn.as_ref().map(|txn| txn.as_str()));
-    object.close();
 }
 
 fn sorted<K, V>(pairs: &[(K, V)], key: impl Fn(&K) -> &str) -> Vec<&(K, V)> {

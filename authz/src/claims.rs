@@ -2,12 +2,16 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     identity::{AgentId, Issuer, Jti, NameError, OperationId, ServiceId, SpiffeId, ToolName, TransactionId},
     scope::ScopeSet,
 };
+
+mod read;
+
+pub use read::ClaimsError;
 
 /// The `typ` of a capability token.
 pub const TOKEN_TYPE: &str = "cap+jwt";
@@ -16,18 +20,13 @@ pub const TOKEN_TYPE: &str = "cap+jwt";
 pub const MAX_ENTRIES: usize = 512;
 
 /// The claims of a capability token.
-///
-/// Reading refuses wrong types, floats where integers belong, and `act` or `depth` (delegation is not served yet, and
-/// a token that was narrowed must not be read as if it had not been). Other unknown claims are ignored, as RFC 7519
-/// section 4 demands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Claims {
     /// Who signed it; chooses the keys.
     pub iss: Issuer,
     /// The workload that may use it; compared with the mTLS peer.
     pub sub: SpiffeId,
     /// The services that it may be shown to.
-    #[serde(deserialize_with = "audience")]
     pub aud: Vec<SpiffeId>,
     /// The authenticated principal that asked for it.
     pub issued_by: SpiffeId,
@@ -40,29 +39,21 @@ pub struct Claims {
     /// Unique, and revocable.
     pub jti: Jti,
     /// The user request that the work belongs to.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub txn: Option<TransactionId>,
     /// The agent.
     pub agent_id: AgentId,
     /// The declared operation.
     pub operation_id: OperationId,
     /// The scopes granted.
-    #[serde(default)]
     pub scope: ScopeSet,
     /// The tools granted.
-    #[serde(default, deserialize_with = "grants")]
     pub tools: Vec<ToolGrant>,
     /// The tools forbidden; wins over `tools`, always.
-    #[serde(default, deserialize_with = "grants")]
     pub forbidden_tools: Vec<ToolGrant>,
     /// The LLM token budget of this capability.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u64>,
-    /// Never present in a token that was read; see the type.
-    #[serde(default, skip_serializing, deserialize_with = "refuse_delegation")]
-    act: (),
-    #[serde(default, skip_serializing, deserialize_with = "refuse_delegation")]
-    depth: (),
 }
 
 /// A tool in a token or a policy: its exact name, alone or with the service that must offer it.
@@ -248,8 +239,6 @@ impl Claims {
             tools: Vec::new(),
             forbidden_tools: Vec::new(),
             max_tokens: None,
-            act: (),
-            depth: (),
         }
     }
 
@@ -270,41 +259,6 @@ impl Claims {
     pub fn lists_tool(&self, service: &ServiceId, tool: &ToolName) -> bool {
         self.tools.iter().any(|entry| entry.covers(service, tool))
     }
-}
-
-/// A string or an array of strings (RFC 7519, section 4.1.3), SPIFFE IDs only, at least one.
-fn audience<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SpiffeId>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Form {
-        One(SpiffeId),
-        Many(Vec<SpiffeId>),
-    }
-    let audiences = match Form::deserialize(deserializer)? {
-        Form::One(audience) => vec![audience],
-        Form::Many(audiences) => audiences,
-    };
-    if audiences.is_empty() || audiences.len() > MAX_ENTRIES {
-        return Err(de::Error::custom("`aud` must name 1 to 512 services"));
-    }
-    Ok(audiences)
-}
-
-fn grants<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ToolGrant>, D::Error> {
-    let grants = Vec::deserialize(deserializer)?;
-    if grants.len() > MAX_ENTRIES {
-        return Err(de::Error::custom("at most 512 tools may be listed"));
-    }
-    Ok(grants)
-}
-
-/// An optional claim that is present must hold a value: `null` is a wrong type, not an absence.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
-}
-
-fn refuse_delegation<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
-    Err(de::Error::custom("delegated tokens are not served by this version"))
 }
 
 #[cfg(test)]

@@ -5,8 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use sha2::{Digest as _, Sha256};
-
 use crate::{
     claims::{Claims, TOKEN_TYPE},
     identity::Issuer,
@@ -104,18 +102,9 @@ impl Issuers {
     }
 }
 
-/// The digest under which a verified token is cached and recorded: SHA-256 of its compact form.
-#[must_use]
-pub fn digest(compact: &str) -> [u8; 32] {
-    Sha256::digest(compact.as_bytes()).into()
-}
-
 /// A token whose form and header are sound, and of which nothing else is known.
 #[derive(Debug, Clone)]
-pub struct UnverifiedToken<'a> {
-    compact: &'a str,
-    jws: CompactJws<'a>,
-}
+pub struct UnverifiedToken<'a>(CompactJws<'a>);
 
 impl<'a> UnverifiedToken<'a> {
     /// Parses the compact form.
@@ -125,10 +114,7 @@ impl<'a> UnverifiedToken<'a> {
     /// [`TokenError::Malformed`], [`TokenError::AlgorithmRefused`], [`TokenError::TypeRefused`],
     /// [`TokenError::KeyUnknown`] if it names no key.
     pub fn parse(compact: &'a str) -> Result<Self, TokenError> {
-        Ok(Self {
-            compact,
-            jws: CompactJws::parse(compact, TOKEN_TYPE, MAX_TOKEN_BYTES)?,
-        })
+        Ok(Self(CompactJws::parse(compact, TOKEN_TYPE, MAX_TOKEN_BYTES)?))
     }
 
     /// Verifies the signature, then reads the claims and holds them to `limits` at `now` (unix seconds).
@@ -143,13 +129,12 @@ impl<'a> UnverifiedToken<'a> {
         now: u64,
         external: &dyn ExternalVerifier,
     ) -> Result<VerifiedToken, TokenError> {
-        let payload = json::parse(self.jws.unverified_payload(), &Limits::REQUEST);
+        let payload = json::parse(self.0.unverified_payload(), &Limits::REQUEST);
         let payload = payload.map_err(|_| TokenError::ClaimsInvalid)?;
-        self.jws.verify(issuer_keys(&payload, issuers)?, external)?;
-        let claims: Claims = payload.read().map_err(|_| TokenError::ClaimsInvalid)?;
+        self.0.verify(issuer_keys(&payload, issuers)?, external)?;
+        let claims = Claims::read(payload.root()).map_err(|_| TokenError::ClaimsInvalid)?;
         let token = VerifiedToken {
             claims,
-            digest: digest(self.compact),
             skew_seconds: limits.skew_seconds,
         };
         token.check_lifetime(limits)?;
@@ -174,7 +159,6 @@ fn issuer_keys<'k>(payload: &Document<'_>, issuers: &'k Issuers) -> Result<&'k J
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedToken {
     claims: Claims,
-    digest: [u8; 32],
     skew_seconds: u64,
 }
 
@@ -183,12 +167,6 @@ impl VerifiedToken {
     #[must_use]
     pub fn claims(&self) -> &Claims {
         &self.claims
-    }
-
-    /// SHA-256 of the compact form.
-    #[must_use]
-    pub fn digest(&self) -> [u8; 32] {
-        self.digest
     }
 
     /// Checks the times again; a token that was verified once is kept and asked this on every use.

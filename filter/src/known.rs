@@ -9,10 +9,10 @@ use authz::digest::Digest;
 use authz::identity::{ServiceId, SpiffeId};
 use authz::policy::{Bundle, Protocol, Service, ServiceIndex};
 use authz::request::{Facts, RequestHead, Side};
-use authz::token::VerifiedToken;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::cache::Verified;
 use crate::connection::Connection;
 use crate::headers::CALL_HEADER;
 use crate::host::{Host, Moment};
@@ -36,7 +36,7 @@ pub(crate) struct Known {
     path: String,
     pub(crate) call: Option<String>,
     pub(crate) trace_id: Option<String>,
-    pub(crate) token: Option<Rc<VerifiedToken>>,
+    pub(crate) token: Option<Rc<Verified>>,
     pub(crate) standing: Option<Standing>,
     pub(crate) facts: Option<Facts>,
     pub(crate) request_digest: Option<Digest>,
@@ -102,7 +102,7 @@ impl Known {
     /// The record of a decision, but for its verdict.
     pub(crate) fn decision(&self, now: Moment) -> Record<'_> {
         Record {
-            claims: self.token.as_deref().map(|token| Cow::Borrowed(token.claims())),
+            claims: self.token.as_deref().map(|token| token.recorded.borrowed()),
             facts: Some(self.recorded_facts()),
             bundle: self
                 .standing
@@ -119,7 +119,7 @@ impl Known {
 
     /// What every record of this request says.
     pub(crate) fn record(&self, kind: Kind, now: Moment) -> Record<'_> {
-        let claims = self.token.as_deref().map(VerifiedToken::claims);
+        let claims = self.token.as_deref().map(Verified::claims);
         Record {
             agent_id: claims.map(|claims| claims.agent_id.as_str().into()),
             jti: claims.map(|claims| claims.jti.as_str().into()),

@@ -158,7 +158,12 @@ impl Session {
             Extraction::NeedsBody(pending) => {
                 let token = self.known.token.clone();
                 decision::admit(
-                    &question(self.now, &standing, &connection, token.as_deref()),
+                    &question(
+                        self.now,
+                        &standing,
+                        &connection,
+                        token.as_deref().map(|known| &known.token),
+                    ),
                     pending.service(),
                 )?;
                 headers::rewrite(&self.known, host, &pairs)?;
@@ -180,11 +185,6 @@ impl Session {
         }
     }
 
-    /// Reads the headers by the steps that `decision` lays down, up to the verified token.
-    fn read_head(
-        &mut self,
-        vm: &mut Vm,
-        host: &impl Host,
     fn read_connection(
         &self,
         vm: &mut Vm,
@@ -199,6 +199,11 @@ impl Session {
         Ok(connection)
     }
 
+    /// Reads the headers by the steps that `decision` lays down, up to the verified token.
+    fn read_head(
+        &mut self,
+        vm: &mut Vm,
+        host: &impl Host,
         connection: &Connection,
         pairs: &[HeaderPair],
         end: bool,
@@ -210,13 +215,13 @@ impl Session {
         let head = RequestHead::parse(pairs)?;
         self.known.look_at(host, &head, connection, bundle);
         let extraction = request::extract(&head, connection.listener, bundle, end);
+        if !matches!(extraction, Ok(Extraction::Ready(_))) {
+            self.known.note_target(&head);
+        }
         if let Ok(Extraction::Ready(facts)) = &extraction
             && decision::exempt(&question, facts)
         {
             return extraction;
-        }
-        if !matches!(extraction, Ok(Extraction::Ready(_))) {
-            self.known.note_target(&head);
         }
         if let Some(service) = self.known.service(bundle) {
             let token = match head.bearer(service) {
@@ -334,7 +339,7 @@ impl Session {
 
     fn decide(&self, connection: &Connection, facts: &Facts) -> Result<Permitted, Denial> {
         let standing = self.known.standing()?;
-        let token = self.known.token.as_deref();
+        let token = self.known.token.as_deref().map(|known| &known.token);
         decision::decide(&question(self.now, standing, connection, token), facts).map(Permitted::from)
     }
 

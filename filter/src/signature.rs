@@ -4,7 +4,7 @@
 //! `verify_signature`, whose arguments are a small protobuf message.
 
 use authz::jwks::{Algorithm, PublicKey, der};
-use authz::jws::ExternalVerifier;
+use authz::jws::{ExternalVerifier, KeyTables};
 
 use crate::host::Host;
 
@@ -19,8 +19,11 @@ const TEXT: u8 = 4;
 /// VerifySignatureResult { result: true } with no error. Anything else is a refusal.
 const VERIFIED: [u8; 2] = [0x08, 0x01];
 
-/// Verifies through the host.
-pub(crate) struct HostVerifier<'a, H>(pub(crate) &'a H);
+/// Verifies through the host, and keeps the tables of the issuers' Ed25519 keys.
+pub(crate) struct HostVerifier<'a, H> {
+    pub(crate) host: &'a H,
+    pub(crate) tables: &'a KeyTables,
+}
 
 impl<H: Host> ExternalVerifier for HostVerifier<'_, H> {
     fn verify(&self, key: &PublicKey, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
@@ -37,9 +40,13 @@ impl<H: Host> ExternalVerifier for HostVerifier<'_, H> {
         put_field(&mut arguments, PUBLIC_KEY_DER, &der::to_spki_der(key));
         put_field(&mut arguments, SIGNATURE, &signature);
         put_field(&mut arguments, TEXT, message);
-        self.0
+        self.host
             .foreign(FUNCTION, &arguments)
             .is_some_and(|result| result == VERIFIED)
+    }
+
+    fn tables(&self) -> &KeyTables {
+        self.tables
     }
 }
 

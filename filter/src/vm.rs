@@ -7,12 +7,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use authz::denial::{Code, Denial};
-use authz::digest::Digest;
 use authz::identity::SpiffeId;
+use authz::jws::KeyTables;
 use authz::request::Side;
-use authz::token::{UnverifiedToken, VerifiedToken};
+use authz::token::UnverifiedToken;
 
-use crate::cache::TokenCache;
+use crate::cache::{TokenCache, Verified};
 use crate::config::{Config, ConfigError};
 use crate::connection::Connections;
 use crate::host::{Callout, Host, Message, jitter};
@@ -40,6 +40,7 @@ pub(crate) struct Vm {
     poller: Poller,
     pub(crate) connections: Connections,
     tokens: TokenCache,
+    key_tables: KeyTables,
     pub(crate) records: Records,
     meters: Meters,
     last_housekeeping: Duration,
@@ -60,8 +61,9 @@ impl Default for Vm {
             workload: None,
             policy: Policy::default(),
             poller: Poller::default(),
-            tokens: TokenCache::new(1),
             connections: Connections::default(),
+            tokens: TokenCache::new(1),
+            key_tables: KeyTables::default(),
             records: Records::new(0),
             meters: Meters::default(),
             last_housekeeping: Duration::ZERO,
@@ -82,15 +84,16 @@ impl Vm {
         };
         self.meters.set(Meter::ConfigRejected, 0);
         self.workload = workload(host, &config.trust_domain);
-        if self.workload.is_none() {
-            log::error!("node metadata NAMESPACE and SERVICE_ACCOUNT name no workload: every request will be denied");
         // They were read for the workload that it was.
         self.connections.clear();
+        if self.workload.is_none() {
+            log::error!("node metadata NAMESPACE and SERVICE_ACCOUNT name no workload: every request will be denied");
         }
         if self.config.as_ref().is_some_and(|old| !config.trusts_all_keys_of(old)) {
             log::warn!("a bundle key was withdrawn: the policy that it may have signed is forgotten");
             self.policy.clear();
             self.tokens.clear();
+            self.key_tables = KeyTables::default();
         }
         self.poller.hurry();
         self.tokens.resize(config.token_cache);
@@ -145,17 +148,20 @@ impl Vm {
         compact: &str,
         bundle: &BundleInUse,
         now: u64,
-    ) -> Result<Rc<VerifiedToken>, Denial> {
-        let digest = Digest::of(compact.as_bytes());
-        if let Some(token) = self.tokens.get(&digest, now) {
+    ) -> Result<Rc<Verified>, Denial> {
+        if let Some(token) = self.tokens.get(compact, now) {
             return Ok(token);
         }
         let bundle = &bundle.bundle;
+        let verifier = HostVerifier {
+            host,
+            tables: &self.key_tables,
+        };
         let token = UnverifiedToken::parse(compact)
-            .and_then(|token| token.verify(bundle.issuers(), bundle.token_limits(), now, &HostVerifier(host)))
+            .and_then(|token| token.verify(bundle.issuers(), bundle.token_limits(), now, &verifier))
             .map_err(|error| Denial::from(&error))?;
-        let token = Rc::new(token);
-        self.tokens.insert(digest, Rc::clone(&token), token.claims().exp);
+        let token = Rc::new(Verified::from(token));
+        self.tokens.insert(compact, Rc::clone(&token), token.claims().exp);
         Ok(token)
     }
 
@@ -316,6 +322,9 @@ impl Vm {
         if news.bundle {
             // Issuers may have changed with it; signatures are checked again.
             self.tokens.clear();
+            if let Some(bundle) = self.policy.bundle() {
+                self.key_tables = KeyTables::of(bundle.bundle.issuers(), std::mem::take(&mut self.key_tables));
+            }
         } else if news.state {
             self.forget_tokens_of_changed_agents(host, before.as_deref());
         }

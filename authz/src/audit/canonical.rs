@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::digest::Digest;
+use crate::json;
 
 /// Above this an integer is no longer exact as a JSON number (RFC 7493, section 2.2).
 pub(super) const MAX_INTEGER: u64 = (1 << 53) - 1;
@@ -26,30 +27,43 @@ impl<'o> Object<'o> {
         self.out.push(b'}');
     }
 
-    fn key(&mut self, key: &str) {
+    /// INVARIANT: keys hold nothing that JSON escapes; a name that came from outside is an [`Self::entry`].
+    fn key(&mut self, key: &'static str) {
+        self.separate();
+        self.out.push(b'"');
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    fn separate(&mut self) {
         if !self.empty {
             self.out.push(b',');
         }
         self.empty = false;
-        string(key, self.out);
-        self.out.push(b':');
     }
 
-    pub(super) fn text(&mut self, key: &str, value: Option<&str>) {
+    pub(super) fn entry(&mut self, name: &str, value: &str) {
+        self.separate();
+        string(name, self.out);
+        self.out.push(b':');
+        string(value, self.out);
+    }
+
+    pub(super) fn text(&mut self, key: &'static str, value: Option<&str>) {
         if let Some(value) = value {
             self.key(key);
             string(value, self.out);
         }
     }
 
-    pub(super) fn integer(&mut self, key: &str, value: Option<u64>) {
+    pub(super) fn integer(&mut self, key: &'static str, value: Option<u64>) {
         if let Some(value) = value {
             self.key(key);
             integer(value.min(MAX_INTEGER), self.out);
         }
     }
 
-    pub(super) fn digest(&mut self, key: &str, value: Option<&Digest>) {
+    pub(super) fn digest(&mut self, key: &'static str, value: Option<&Digest>) {
         if let Some(value) = value {
             self.key(key);
             self.out.push(b'"');
@@ -58,7 +72,7 @@ impl<'o> Object<'o> {
         }
     }
 
-    pub(super) fn bytes16(&mut self, key: &str, value: Option<&[u8; 16]>) {
+    pub(super) fn bytes16(&mut self, key: &'static str, value: Option<&[u8; 16]>) {
         if let Some(value) = value {
             self.key(key);
             self.out.push(b'"');
@@ -71,7 +85,7 @@ impl<'o> Object<'o> {
         }
     }
 
-    pub(super) fn texts<'t>(&mut self, key: &str, values: impl IntoIterator<Item = &'t str>) {
+    pub(super) fn texts<'t>(&mut self, key: &'static str, values: impl IntoIterator<Item = &'t str>) {
         self.key(key);
         self.out.push(b'[');
         for (index, value) in values.into_iter().enumerate() {
@@ -83,7 +97,15 @@ impl<'o> Object<'o> {
         self.out.push(b']');
     }
 
-    pub(super) fn object(&mut self, key: &str) -> Object<'_> {
+    /// A value that is in its canonical encoding already.
+    pub(super) fn encoded(&mut self, key: &'static str, value: Option<&[u8]>) {
+        if let Some(value) = value {
+            self.key(key);
+            self.out.extend_from_slice(value);
+        }
+    }
+
+    pub(super) fn object(&mut self, key: &'static str) -> Object<'_> {
         self.key(key);
         Object::open(self.out)
     }
@@ -108,7 +130,7 @@ fn integer(value: u64, out: &mut Vec<u8>) {
 fn string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let mut rest = text.as_bytes();
-    while let Some(position) = rest.iter().position(|b| *b < 0x20 || *b == b'"' || *b == b'\\') {
+    while let Some(position) = json::find_special(rest) {
         let (plain, tail) = rest.split_at(position);
         out.extend_from_slice(plain);
         let Some((&byte, tail)) = tail.split_first() else {

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use super::{FORMAT, Kind, Link, Outcome, Record, RecordError, RecordedFacts, SourceId};
+use super::{FORMAT, Kind, Link, Outcome, Record, RecordError, RecordedClaims, RecordedFacts, SourceId};
 use crate::claims::Claims;
 use crate::denial::Code;
 use crate::digest::Digest;
-use crate::json::{self, Limits, Value};
+use crate::json::Value;
 use crate::request::Side;
 
 type Text = Cow<'static, str>;
@@ -20,7 +20,7 @@ pub(super) fn record(root: Value<'_>) -> Result<(Link, Record<'static>), RecordE
             "agent_id" => record.agent_id = Some(text(value, "agent_id")?),
             "bundle" => record.bundle = Some(text(value, "bundle")?),
             "call" => record.call = Some(text(value, "call")?),
-            "claims" => record.claims = Some(Cow::Owned(claims(value)?)),
+            "claims" => record.claims = Some(claims(value)?),
             "code" => record.code = Some(word(value, "code", |word| word.parse().ok())?),
             "count" => record.count = Some(integer(value, "count")?),
             "counts" => record.counts = counts(value)?,
@@ -105,8 +105,9 @@ fn counts(value: Value<'_>) -> Result<Vec<(Code, u64)>, RecordError> {
         .collect()
 }
 
-fn claims(value: Value<'_>) -> Result<Claims, RecordError> {
-    json::strict(value.raw().as_bytes(), &Limits::REQUEST).map_err(|_| RecordError::Field("claims"))
+fn claims(value: Value<'_>) -> Result<RecordedClaims<'static>, RecordError> {
+    let claims = Claims::read(value).map_err(|_| RecordError::Field("claims"))?;
+    Ok(RecordedClaims::of(&claims))
 }
 
 fn text(value: Value<'_>, field: &'static str) -> Result<Text, RecordError> {

@@ -6,12 +6,13 @@
 )]
 
 use super::*;
+use crate::claims::Claims;
 use crate::identity::ServiceId;
 
 const SOURCE: SourceId = SourceId([7; 16]);
 
-fn claims() -> Claims {
-    serde_json::from_value(serde_json::json!({
+fn claims() -> RecordedClaims<'static> {
+    let claims = serde_json::json!({
         "iss": "spiffe://cluster.local/ns/ostiary/sa/policy-server",
         "sub": "spiffe://cluster.local/ns/agents/sa/analyst-7",
         "aud": ["spiffe://cluster.local/ns/tools/sa/mcp", "spiffe://cluster.local/ns/data/sa/warehouse"],
@@ -19,8 +20,10 @@ fn claims() -> Claims {
         "iat": 1000, "nbf": 1000, "exp": 1300, "jti": "j-1", "txn": "t-1", "agent_id": "analyst-7",
         "operation_id": "report-2026-q1", "scope": ["write:b", "read:a"], "tools": ["pandas", "tools/mcp/sql_query"],
         "forbidden_tools": ["bash"], "max_tokens": 50000
-    }))
-    .unwrap()
+    });
+    let document = claims.to_string();
+    let document = json::parse(document.as_bytes(), &Limits::REQUEST).unwrap();
+    RecordedClaims::of(&Claims::read(document.root()).unwrap())
 }
 
 fn full() -> Record<'static> {
@@ -29,7 +32,7 @@ fn full() -> Record<'static> {
         agent_id: text("analyst-7"),
         bundle: text("1.2"),
         call: text("AAAAAAAAAAAAAAAAAAAAAA"),
-        claims: Some(Cow::Owned(claims())),
+        claims: Some(claims()),
         code: Some(Code::ToolForbidden),
         count: Some(3),
         counts: vec![(Code::TokenMissing, 2), (Code::PeerMissing, 1)],

@@ -39,7 +39,6 @@ fn a_valid_token_is_verified() {
     let token = with(json!({}));
     let verified = verify_at(&token, NOW).unwrap();
     assert_eq!(verified.claims().agent_id.as_str(), "analyst-7");
-    assert_eq!(verified.digest(), digest(&token));
 }
 
 #[test]

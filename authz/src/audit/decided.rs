@@ -30,7 +30,9 @@ impl RecordedClaims<'_> {
         RecordedClaims(Cow::Borrowed(&self.0))
     }
 
-    pub(super) fn encoding(&self) -> &[u8] {
+    /// The claims as one JSON object.
+    #[must_use]
+    pub fn encoding(&self) -> &[u8] {
         &self.0
     }
 }

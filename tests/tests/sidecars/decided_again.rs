@@ -93,7 +93,7 @@ impl Written {
     fn decide(&self, record: &Record<'_>) -> Result<(), Code> {
         let (bundle, state) = (self.bundle(record), self.state(record));
         // Only a verified token has claims: its issuer signs once more what the record says that it said.
-        let claims = serde_json::to_value(record.claims.as_deref().unwrap()).unwrap();
+        let claims = serde_json::from_slice(record.claims.as_ref().unwrap().encoding()).unwrap();
         let token = stand::issuer().sign("cap+jwt", &claims);
         let token = UnverifiedToken::parse(&token)
             .and_then(|token| token.verify(bundle.issuers(), bundle.token_limits(), seconds(record), &NoExternal))

@@ -207,6 +207,38 @@ fn header_of_a_bundle() {
     }
     let bundle = verify(&claims()).unwrap();
     assert!(!bundle.expired(NOW + 3599) && bundle.expired(NOW + 3600));
+    assert_eq!(bundle.expires_at(), NOW + 3600);
+}
+
+#[test]
+fn a_bundle_ends_after_it_began_and_after_now() {
+    let lived = |issued_at: u64, expires_at: u64| {
+        let mut claims = with("/issued_at", json!(issued_at));
+        set(&mut claims, "/expires_at", json!(expires_at));
+        verify(&claims).map(drop)
+    };
+    assert_eq!(lived(NOW - 10, NOW + 1), Ok(()));
+    assert_eq!(lived(NOW - 10, NOW), Err(PolicyError::Expired));
+    assert_eq!(lived(NOW + 5, NOW + 6), Ok(()));
+    assert_eq!(lived(NOW + 5, NOW + 5), Err(PolicyError::Expired));
+}
+
+#[test]
+fn times_that_a_bundle_grants_are_bounded() {
+    for (field, most) in [
+        ("/max_state_age_seconds", MAX_STATE_AGE_SECONDS),
+        ("/max_token_ttl_seconds", MAX_TOKEN_TTL_SECONDS),
+    ] {
+        assert!(verify(&with(field, json!(1))).is_ok(), "{field}");
+        assert!(verify(&with(field, json!(most))).is_ok(), "{field}");
+        for seconds in [0, most + 1] {
+            let refused = verify(&with(field, json!(seconds)));
+            assert!(matches!(refused, Err(PolicyError::Content { .. })), "{field} {seconds}");
+        }
+    }
+    let bundle = verify(&with("/max_token_ttl_seconds", json!(60))).unwrap();
+    let limits = bundle.token_limits();
+    assert_eq!((limits.max_lifetime_seconds, limits.skew_seconds), (60, 5));
 }
 
 #[test]

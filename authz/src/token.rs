@@ -100,6 +100,11 @@ impl Issuers {
         self.0.insert(issuer, keys);
         true
     }
+
+    /// The issuers and their keys, in order of name.
+    pub fn iter(&self) -> impl Iterator<Item = (&Issuer, &Jwks)> {
+        self.0.iter()
+    }
 }
 
 /// A token whose form and header are sound, and of which nothing else is known.

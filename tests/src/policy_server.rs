@@ -60,6 +60,22 @@ impl PolicyServer {
     ///
     /// When the binary is missing or either does not start.
     pub async fn start(options: &Options, ca: &Ca, net: &Loopback, run: &RunDirectory) -> Result<Self> {
+        let mut started = Self::start_alone(options, ca, net, run).await?;
+        let inbound = Inbound {
+            forward_peer: true,
+            ..Inbound::new(started.address, &started.socket)
+        };
+        let sidecar = Sidecar::new(&started.credential, ca, net.socket(1, 15_000)).with_inbound(inbound);
+        started.sidecar = Some(sidecar.start(run).await?);
+        Ok(started)
+    }
+
+    /// The same without a sidecar: [`Self::direct`] is the only way to it.
+    ///
+    /// # Errors
+    ///
+    /// When the binary is missing or does not start.
+    pub async fn start_alone(options: &Options, ca: &Ca, net: &Loopback, run: &RunDirectory) -> Result<Self> {
         let credential = ca.issue(&Self::workload(), &[POLICY_AUTHORITY])?;
         let (config, socket) = (run.file("policy-server.yaml"), run.socket("policy-server"));
         let data = run.file("policy-server");
@@ -79,12 +95,6 @@ impl PolicyServer {
         };
         started.start_server().await?;
         started.bundle_jwks = started.keys()?;
-        let inbound = Inbound {
-            forward_peer: true,
-            ..Inbound::new(started.address, &started.socket)
-        };
-        let sidecar = Sidecar::new(&started.credential, ca, net.socket(1, 15_000)).with_inbound(inbound);
-        started.sidecar = Some(sidecar.start(run).await?);
         Ok(started)
     }
 
@@ -128,6 +138,11 @@ impl PolicyServer {
             Some(server) => server.stop(Duration::from_secs(30)).await,
             None => Ok(()),
         }
+    }
+
+    /// The server's process, while it runs.
+    pub fn process(&self) -> Option<&Process> {
+        self.server.as_ref()
     }
 
     /// The public half of the keys that sign bundles, as a JWKS.

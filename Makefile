@@ -18,7 +18,7 @@ TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TOOLS  := $(TARGET)/tools
 MESH   := $(TARGET)/debug/mesh
-BENCH  := $(TARGET)/measure/bench
+BENCH  := OSTIARY="$(abspath $(TARGET)/measure/ostiary)" $(TARGET)/measure/bench
 say     = printf '== %s\n'
 
 ENVOY_STAMP := $(TARGET)/envoy/.$(ENVOY_VERSION)
@@ -73,11 +73,13 @@ bench-quick: bench-tools ## Run the whole bench with tiny counts: shows that the
 
 # Not with debug's settings: a slow generator or server would measure itself.
 bench-tools: set-up mesh-tools
-	@$(say) "build: the filter and one that does nothing, for wasm32-wasip1"
+	@$(say) "build: the filter, one that does nothing and one that runs functions, for wasm32-wasip1"
 	@.ci/cargo-wasm wasm32-wasip1 build -p filter --release
 	@.ci/cargo-wasm wasm32-wasip1 build -p noop --release
+	@.ci/cargo-wasm wasm32-wasip1 build -p micro --release
 	@$(say) "build: the bench and the policy server"
 	@cargo build --profile measure -p bench -p policy-server
+	@cargo bench --quiet --profile measure -p micro --features criterion --bench native --no-run
 
 mutants: set-up $(MUTANTS) ## Change the deciding modules of authz in every small way; the tests must notice
 	@PATH="$(abspath $(TOOLS)/bin):$$PATH" cargo mutants --package authz --output $(TARGET)

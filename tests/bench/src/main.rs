@@ -5,7 +5,8 @@
 //!
 //! * [`plan`] says what of it all is wanted, [`row`] what a row is, [`report`] gathers rows, [`table`] prints them;
 //! * [`rounds`] turns samples into medians, [`cpu`] reads what a process has used, [`drive`] generates load;
-//! * [`chains`] are real Envoys, one a filter chain.
+//! * [`chains`] are real Envoys, one a filter chain; [`memory`] is what the filter adds to one; [`micro`] are functions
+//!   one by one; [`server`] is the policy server, with the agents of [`population`].
 //!
 //! A section is a module with `ROWS`, which are known before anything runs, and `run`.
 
@@ -13,10 +14,14 @@ mod chains;
 mod cpu;
 mod drive;
 mod machine;
+mod memory;
+mod micro;
 mod plan;
+mod population;
 mod report;
 mod rounds;
 mod row;
+mod server;
 mod table;
 
 use std::net::SocketAddr;
@@ -60,7 +65,12 @@ enum Part {
 }
 
 /// Every section, in the order of the table.
-const SECTIONS: [(&str, &[Spec]); 1] = [("chains", chains::ROWS)];
+const SECTIONS: [(&str, &[Spec]); 4] = [
+    ("chains", chains::ROWS),
+    ("micro", micro::ROWS),
+    ("memory", memory::ROWS),
+    ("server", server::ROWS),
+];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -89,6 +99,15 @@ async fn run(arguments: Arguments) -> Result<()> {
     println!("{}\n", Machine::find()?);
     if plan.wants_any("chains", chains::ROWS) {
         chains::run(&plan, &mut report).await?;
+    }
+    if plan.wants_any("micro", micro::ROWS) {
+        micro::run(&plan, &mut report).await?;
+    }
+    if plan.wants_any("memory", memory::ROWS) {
+        memory::run(&plan, &mut report).await?;
+    }
+    if plan.wants_any("server", server::ROWS) {
+        server::run(&plan, &mut report).await?;
     }
     for (section, rows) in SECTIONS {
         let mut wanted = rows.iter().filter(|row| plan.wants(section, row));

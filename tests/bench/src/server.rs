@@ -1,0 +1,282 @@
+//! The policy server alone, on its Unix socket: how much it takes in and hands out, and how soon all hear of a change.
+//!
+//! It stays on one core and what asks it on the other, where there are two; the callers are those that its own sidecar
+//! would name. [`stand`] starts it; [`tokens`], [`records`] and [`polls`] are the callers.
+
+mod polls;
+mod records;
+mod stand;
+mod tokens;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tests::load::ledger;
+
+use crate::cpu::{self, Cores};
+use crate::plan::Plan;
+use crate::report::Report;
+use crate::rounds::Summary;
+use crate::row::{Row, Spec};
+
+use polls::{Polls, VMS_A_WORKLOAD};
+use records::Sources;
+use stand::Stand;
+
+/// Held polls, a few and many.
+const FEW: usize = 1000;
+const MANY: usize = 5000;
+
+/// Times that memory is looked at, each in a server of its own.
+const SERVERS: usize = 3;
+
+/// Of the state list, where it is to change while it is watched, and where it is not.
+const OFTEN_SECONDS: u64 = 2;
+const SELDOM_SECONDS: u64 = 1800;
+
+const THROUGHPUT: &str = "server-throughput";
+const POLLS: &str = "server-polls";
+
+/// The rows of this section.
+pub(crate) const ROWS: &[Spec] = &[
+    row(
+        THROUGHPUT,
+        "server-tokens",
+        "tokens issued, each signed and durable",
+        "tokens/s",
+    ),
+    row(
+        THROUGHPUT,
+        "server-token-cpu",
+        "the same, the server's time on the processor",
+        "us",
+    ),
+    row(
+        THROUGHPUT,
+        "server-records",
+        "records accepted, durable, in batches of 512",
+        "records/s",
+    ),
+    row(
+        THROUGHPUT,
+        "server-record-cpu",
+        "the same, the server's time on the processor",
+        "us",
+    ),
+    row(
+        POLLS,
+        "server-poll-1000",
+        "memory of a held poll, 1,000 connections",
+        "KiB",
+    ),
+    row(
+        POLLS,
+        "server-poll-5000",
+        "memory of a held poll, 5,000 connections",
+        "KiB",
+    ),
+    row(
+        POLLS,
+        "server-change",
+        "from a policy file's change to the last of 1,000 polls answered",
+        "ms",
+    ),
+    row(
+        POLLS,
+        "server-change-spread",
+        "of that, from the first poll answered to the last",
+        "ms",
+    ),
+    row(
+        POLLS,
+        "server-renewal-spread",
+        "a new state list, from the first poll answered to the last",
+        "ms",
+    ),
+];
+
+const fn row(group: &'static str, id: &'static str, work: &'static str, unit: &'static str) -> Spec {
+    Spec {
+        id,
+        group,
+        work,
+        unit,
+        peer: None,
+        bound: None,
+    }
+}
+
+/// Where samples become rows.
+struct Rows<'a> {
+    plan: &'a Plan,
+    report: &'a mut Report,
+}
+
+impl Rows<'_> {
+    fn wants(&self, ids: &[&str]) -> bool {
+        let mut rows = ROWS.iter().filter(|row| ids.contains(&row.id));
+        rows.any(|row| self.plan.wants("server", row))
+    }
+
+    fn add(&mut self, id: &str, samples: &[f64]) -> Result<()> {
+        let spec = ROWS
+            .iter()
+            .find(|row| row.id == id)
+            .with_context(|| format!("no row `{id}`"))?;
+        if self.plan.wants("server", spec) {
+            let figure = Summary::of(samples).with_context(|| format!("nothing was measured for `{id}`"))?;
+            self.report.add(Row::new(spec, figure));
+        }
+        Ok(())
+    }
+}
+
+/// Measures what the plan wants of it.
+///
+/// # Errors
+///
+/// When the server does not start, takes what it must refuse, or loses what it accepted.
+pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
+    stand::allow_open_files(1 << 14)?;
+    let mut rows = Rows { plan, report };
+    if rows.wants(&[
+        "server-tokens",
+        "server-token-cpu",
+        "server-records",
+        "server-record-cpu",
+    ]) {
+        eprintln!("server: tokens and records");
+        throughput(&mut rows).await.context(THROUGHPUT)?;
+    }
+    if rows.wants(&["server-poll-1000", "server-poll-5000"]) {
+        eprintln!("server: memory of polls");
+        memory(&mut rows).await.context(POLLS)?;
+    }
+    if rows.wants(&["server-change", "server-change-spread"]) {
+        eprintln!("server: a change of policy");
+        change(&mut rows).await.context(POLLS)?;
+    }
+    if rows.wants(&["server-renewal-spread"]) {
+        eprintln!("server: a renewal of the state list");
+        renewal(&mut rows).await.context(POLLS)?;
+    }
+    Ok(())
+}
+
+/// Starts a server and puts it on its core, and this thread on the other until the answer is dropped.
+async fn start(name: &str, agents: usize, renew_seconds: u64) -> Result<(Stand, Option<cpu::Kept>)> {
+    let stand = Stand::start(name, agents, renew_seconds).await?;
+    let cores = Cores::find()?;
+    if let Some(cores) = cores {
+        cores.keep_measured(stand.process()?.id())?;
+    }
+    Ok((stand, cores.map(Cores::keep_generator).transpose()?))
+}
+
+async fn throughput(rows: &mut Rows<'_>) -> Result<()> {
+    let (mut stand, _kept) = start("bench-server", 100, SELDOM_SECONDS).await?;
+    tokens::check(&stand).await?;
+    records::check(&stand).await?;
+    let length = Duration::from_millis(if rows.plan.quick { 200 } else { 2000 });
+    let batches = if rows.plan.quick { 1 } else { 4 };
+    let (mut issued, mut issue_cpu) = (Vec::new(), Vec::new());
+    let (mut stored, mut store_cpu) = (Vec::new(), Vec::new());
+    let mut sources = Sources::new(&stand)?;
+    // One round of each to warm up.
+    tokens::ask(&stand, length / 4).await?;
+    sources.post(1).await?;
+    for _ in 0..rows.plan.rounds() {
+        let before = cpu::used(stand.process()?.id())?;
+        let (count, took) = tokens::ask(&stand, length).await?;
+        let between = cpu::used(stand.process()?.id())?;
+        issued.push(count as f64 / took.as_secs_f64());
+        issue_cpu.push(micros(between.saturating_sub(before)) / count as f64);
+        let (count, took) = sources.post(batches).await?;
+        let after = cpu::used(stand.process()?.id())?;
+        stored.push(count as f64 / took.as_secs_f64());
+        store_cpu.push(micros(after.saturating_sub(between)) / count as f64);
+    }
+    stand.server.kill_server();
+    let durable = ledger::count(&stand.database()).await?;
+    ensure!(
+        durable >= sources.acknowledged(),
+        "after a kill {durable} records are stored, and {} were acknowledged",
+        sources.acknowledged()
+    );
+    rows.add("server-tokens", &issued)?;
+    rows.add("server-token-cpu", &issue_cpu)?;
+    rows.add("server-records", &stored)?;
+    rows.add("server-record-cpu", &store_cpu)?;
+    rows.report
+        .note("server: all records that were acknowledged were there after the server was killed");
+    stand.forget()
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// The polls of the two rows, and the agents that they take.
+fn sizes(plan: &Plan) -> (usize, usize, usize) {
+    let (few, many) = (plan.count(FEW), plan.count(MANY));
+    (few, many, many.div_ceil(VMS_A_WORKLOAD))
+}
+
+async fn memory(rows: &mut Rows<'_>) -> Result<()> {
+    let (few, many, agents) = sizes(rows.plan);
+    let servers = if rows.plan.quick { 1 } else { SERVERS };
+    let mut samples = [Vec::new(), Vec::new()];
+    for _ in 0..servers {
+        let (stand, _kept) = start("bench-server", agents, SELDOM_SECONDS).await?;
+        polls::check(&stand).await?;
+        polls::warm(&stand).await?;
+        let none = stand.resident_kib()? as f64;
+        let mut polls = Polls::new();
+        for (count, samples) in [few, many].into_iter().zip(&mut samples) {
+            polls.hold(&stand, count).await?;
+            samples.push((stand.resident_kib()? as f64 - none) / count as f64);
+        }
+        drop(polls);
+        stand.forget()?;
+    }
+    let [few, many] = samples;
+    rows.add("server-poll-1000", &few)?;
+    rows.add("server-poll-5000", &many)
+}
+
+async fn change(rows: &mut Rows<'_>) -> Result<()> {
+    let (few, _, agents) = sizes(rows.plan);
+    let (stand, _kept) = start("bench-server", agents, SELDOM_SECONDS).await?;
+    polls::check(&stand).await?;
+    let mut polls = Polls::new();
+    polls.hold(&stand, few).await?;
+    let (mut whole, mut spread) = (Vec::new(), Vec::new());
+    for round in 0..rows.plan.rounds() {
+        let change = || stand.population.change_service(round + 1);
+        let (first, last) = polls.tell(change).await?;
+        whole.push(millis(last));
+        spread.push(millis(last - first));
+    }
+    drop(polls);
+    rows.add("server-change", &whole)?;
+    rows.add("server-change-spread", &spread)?;
+    stand.forget()
+}
+
+async fn renewal(rows: &mut Rows<'_>) -> Result<()> {
+    let (few, _, agents) = sizes(rows.plan);
+    let (stand, _kept) = start("bench-server", agents, OFTEN_SECONDS).await?;
+    let mut polls = Polls::new();
+    polls.hold(&stand, few).await?;
+    let mut spread = Vec::new();
+    for _ in 0..rows.plan.rounds() {
+        spread.push(millis(polls.renewal().await?));
+    }
+    drop(polls);
+    rows.add("server-renewal-spread", &spread)?;
+    stand.forget()
+}

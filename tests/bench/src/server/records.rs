@@ -1,0 +1,170 @@
+//! Records accepted a second: chains as filters seal and post them, one batch in flight a source, each answered when it
+//! is durable.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use ::micro::fixture;
+use anyhow::{Result, ensure};
+use authz::audit::{Chain, Record, SourceId};
+use tests::client::Call;
+use tests::load::wire::{Http1, Request};
+use tests::pki::Workload;
+use tests::sidecar::POLICY_AUTHORITY;
+use tokio::task::JoinSet;
+
+use super::stand::{Stand, accepted, peer};
+use crate::population;
+
+/// Sidecars that post at once, with one VM each.
+const SOURCES: usize = 8;
+
+/// What a filter under load posts at once.
+const RECORDS_A_BATCH: usize = 512;
+
+/// A VM of a sidecar: its chain and its connection.
+struct Source {
+    workload: Workload,
+    chain: Chain,
+    connection: Http1,
+    opened: bool,
+}
+
+/// All sources, with what they have been told is stored.
+pub(crate) struct Sources {
+    stand: fixture::Stand,
+    sources: Vec<Source>,
+    acknowledged: u64,
+}
+
+impl Sources {
+    /// Sources that have posted nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// When the fixture does not fit together.
+    pub(crate) fn new(server: &Stand) -> Result<Self> {
+        let sources = (0..SOURCES).map(|number| Source {
+            workload: population::agent(number),
+            chain: Chain::new(SourceId([u8::try_from(number).unwrap_or_default(); 16])),
+            connection: Http1::new(server.client()),
+            opened: false,
+        });
+        Ok(Self {
+            stand: fixture::Stand::new(1)?,
+            sources: sources.collect(),
+            acknowledged: 0,
+        })
+    }
+
+    /// The records that the server has said are stored.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Seals so many batches a source (that is not timed), posts them, and answers with their records and the time that
+    /// posting took.
+    ///
+    /// # Errors
+    ///
+    /// When a batch is not accepted.
+    pub(crate) async fn post(&mut self, batches: usize) -> Result<(u64, Duration)> {
+        let mut posts = Vec::new();
+        for mut source in self.sources.drain(..) {
+            let bodies: Result<Vec<Vec<u8>>> = (0..batches).map(|_| source.seal(&self.stand)).collect();
+            posts.push((source, bodies?));
+        }
+        let start = Instant::now();
+        let mut running = JoinSet::new();
+        for (mut source, bodies) in posts {
+            running.spawn(async move {
+                for body in bodies {
+                    source.send(body).await?;
+                }
+                anyhow::Ok(source)
+            });
+        }
+        while let Some(source) = running.join_next().await {
+            self.sources.push(source??);
+        }
+        let took = start.elapsed();
+        let records = (SOURCES * batches * RECORDS_A_BATCH) as u64;
+        self.acknowledged += records;
+        Ok((records, took))
+    }
+}
+
+impl Source {
+    fn seal(&mut self, stand: &fixture::Stand) -> Result<Vec<u8>> {
+        let facts = stand.read_table()?;
+        let workload = self.workload.spiffe();
+        let decision = Record {
+            workload: Some(Cow::Borrowed(&workload)),
+            ..stand.record(&facts)
+        };
+        let mut body = Vec::new();
+        for _ in 0..RECORDS_A_BATCH {
+            let sealed = if self.opened {
+                self.chain.seal(&decision)
+            } else {
+                self.opened = true;
+                self.chain.seal(&Record::source(fixture::NOW * 1000, &workload, None))
+            };
+            body.extend_from_slice(&sealed.line);
+            body.push(b'\n');
+        }
+        Ok(body)
+    }
+
+    async fn send(&mut self, body: Vec<u8>) -> Result<()> {
+        let (name, value) = peer(&self.workload);
+        let request = Request {
+            method: "POST",
+            body: body.into(),
+            ..Request::get(POLICY_AUTHORITY, "/v1/records")
+        };
+        let request = request
+            .header("content-type", "application/x-ndjson")
+            .header(policy_server::routes::CALLOUT, "1")
+            .header(name, value);
+        let reply = self.connection.send(&request, 0).await?;
+        ensure!(reply.status == 200, "a batch was answered {}", reply.status);
+        Ok(())
+    }
+}
+
+/// Shows that the very process takes a good chain, and neither a changed record nor an application's.
+///
+/// # Errors
+///
+/// When it does not.
+pub(crate) async fn check(stand: &Stand) -> Result<()> {
+    let workload = population::agent(SOURCES);
+    let sealed = Chain::new(SourceId([0xff; 16])).seal(&Record::source(fixture::NOW * 1000, &workload.spiffe(), None));
+    let line = String::from_utf8(sealed.line)?;
+    let post = async |body: &str, callout: bool| {
+        let (name, value) = peer(&workload);
+        let mut call = Call::new("POST", POLICY_AUTHORITY, "/v1/records")
+            .header(name, value)
+            .header("content-type", "application/x-ndjson")
+            .body(body);
+        if callout {
+            call = call.header(policy_server::routes::CALLOUT, "1");
+        }
+        stand.client().send(call).await
+    };
+    let changed = post(&line.replace("\"time_ms\":1", "\"time_ms\":2"), true).await?;
+    ensure!(
+        changed.status == 400,
+        "a changed record was answered {}",
+        changed.status
+    );
+    let application = post(&line, false).await?;
+    ensure!(
+        application.status == 403,
+        "an application's record was answered {}",
+        application.status
+    );
+    accepted(&post(&line, true).await?)?;
+    Ok(())
+}

@@ -16,7 +16,7 @@
 use crate::claims::Claims;
 use crate::denial::{Code, Denial, Needed};
 use crate::identity::{AgentId, ServiceId, SpiffeId, ToolName};
-use crate::policy::{Agent, Bundle, Service, ServiceIndex};
+use crate::policy::{Agent, Bundle, Service};
 use crate::request::{Facts, Right, Side};
 use crate::scope::Scope;
 use crate::state::{AgentState, StateList};
@@ -47,7 +47,7 @@ pub struct Question<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Admitted<'a> {
     claims: &'a Claims,
-    agent: &'a Agent,
+    agent: Agent<'a>,
     service: &'a Service,
 }
 
@@ -147,7 +147,7 @@ pub fn exempt(q: &Question<'_>, facts: &Facts) -> bool {
             .service
             .as_ref()
             .and_then(|service| find_service(q.bundle, service).ok())
-            .is_some_and(|(_, service)| exempts(service, q.peer, facts)),
+            .is_some_and(|service| exempts(service, q.peer, facts)),
         Right::Tool { .. } | Right::Session => false,
     }
 }
@@ -159,11 +159,10 @@ pub fn exempt(q: &Question<'_>, facts: &Facts) -> bool {
 /// The first check that fails, in the order of the module's page.
 pub fn admit<'a>(q: &Question<'a>, service: &ServiceId) -> Result<Admitted<'a>, Denial> {
     available(q)?;
-    let (index, service) = find_service(q.bundle, service)?;
-    admit_to(q, index, service)
+    admit_to(q, find_service(q.bundle, service)?)
 }
 
-fn admit_to<'a>(q: &Question<'a>, index: ServiceIndex, service: &'a Service) -> Result<Admitted<'a>, Denial> {
+fn admit_to<'a>(q: &Question<'a>, service: &'a Service) -> Result<Admitted<'a>, Denial> {
     let token = q
         .token
         .ok_or_else(|| Denial::new(Code::TokenMissing, "send a capability token as `Bearer`"))?;
@@ -179,7 +178,7 @@ fn admit_to<'a>(q: &Question<'a>, index: ServiceIndex, service: &'a Service) -> 
     }
     let agent = find_agent(q.bundle, claims)?;
     check_state(q.state, claims)?;
-    if !agent.reaches(index) {
+    if !agent.reaches(service.id()) {
         return Err(Denial::new(
             Code::ServiceNotReached,
             "the agent's policy does not list this service",
@@ -206,23 +205,23 @@ pub fn decide<'a>(q: &Question<'a>, facts: &Facts) -> Result<Permit<'a>, Denial>
             "the policy server is called from the outbound side",
         )
     })?;
-    let (index, service) = find_service(q.bundle, id)?;
+    let service = find_service(q.bundle, id)?;
     if exempts(service, q.peer, facts) {
         return Ok(Permit {
             basis: Basis::Exempt(service),
         });
     }
-    let admitted = admit_to(q, index, service).map_err(|denial| name_right(denial, &facts.right))?;
+    let admitted = admit_to(q, service).map_err(|denial| name_right(denial, &facts.right))?;
     check_right(&admitted, facts)?;
     Ok(Permit {
         basis: Basis::Capability(admitted),
     })
 }
 
-fn find_service<'a>(bundle: &'a Bundle, id: &ServiceId) -> Result<(ServiceIndex, &'a Service), Denial> {
+fn find_service<'a>(bundle: &'a Bundle, id: &ServiceId) -> Result<&'a Service, Denial> {
     bundle
         .service_with_id(id)
-        .and_then(|index| bundle.service(index).map(|service| (index, service)))
+        .and_then(|index| bundle.service(index))
         .ok_or_else(|| Denial::new(Code::ServiceUnknown, "the service is not known here"))
 }
 
@@ -248,11 +247,11 @@ fn check_peer(peer: Option<&SpiffeId>, claims: &Claims) -> Result<(), Denial> {
     }
 }
 
-fn find_agent<'a>(bundle: &'a Bundle, claims: &Claims) -> Result<&'a Agent, Denial> {
+fn find_agent<'a>(bundle: &'a Bundle, claims: &Claims) -> Result<Agent<'a>, Denial> {
     let agent = bundle
         .agent(claims.agent_id.as_str())
         .ok_or_else(|| Denial::new(Code::AgentUnknown, "the token's agent has no policy here"))?;
-    if *agent.identity() != claims.sub {
+    if !agent.has_identity(&claims.sub) {
         return Err(Denial::new(
             Code::AgentIdentityMismatch,
             "the token's agent has another identity by policy",

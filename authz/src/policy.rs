@@ -1,7 +1,8 @@
 //! The policy bundle: what one workload is told about services, agents and issuers.
 //!
 //! [`RawBundle`] is what came in; only its verification gives a [`Bundle`], which is indexed for the questions that a
-//! request asks and holds nothing that was not checked: a signed bundle with one bad route is refused whole.
+//! request asks and holds nothing that was not checked: a signed bundle with one bad route is refused whole. Between the
+//! two stands a [`PendingBundle`], whose signature is good and whose pages of agents may still have to come.
 
 use std::fmt;
 
@@ -13,17 +14,23 @@ use crate::{
     jws::{CompactJws, JwsError, MAX_POLICY_BYTES, NoExternal},
 };
 
-mod agent;
 mod bundle;
 pub(crate) mod check;
 pub(crate) mod fault;
+mod page;
+mod paged;
+mod pages;
+mod pending;
 mod route;
 mod service;
 mod wire;
 
-pub use agent::Agent;
 pub use bundle::{Bundle, MAX_STATE_AGE_SECONDS, MAX_TOKEN_TTL_SECONDS, PolicyServer};
 pub use fault::{ContentError, Fault, MAX_BODY_LIMIT_BYTES};
+pub use page::Agent;
+pub use paged::{MAX_PAGES_ANSWER_BYTES, MAX_PAGES_ASKED, PageTexts, PagedClaims};
+pub use pages::{MAX_AGENTS, MAX_PAGE_BYTES, MAX_PAGES, PageDigest};
+pub use pending::PendingBundle;
 pub use route::{Captures, PathTemplate, PathTemplateError, Route};
 pub use service::{Exempt, HeaderName, Method, Protocol, Service, ServiceIndex, ToolRule};
 pub(crate) use wire::read;
@@ -34,8 +41,11 @@ pub use wire::{
 /// The `typ` of a policy bundle.
 pub const BUNDLE_TYPE: &str = "policy-bundle+jwt";
 
-/// The format of bundles and state lists that this version reads.
+/// The format of state lists, and of bundles that hold their agents themselves.
 pub const FORMAT: u64 = 1;
+
+/// The format of bundles whose agents come in pages, beside them.
+pub const PAGED_FORMAT: u64 = 2;
 
 /// The version of a bundle or a state list: only ever rises, within an epoch that only ever rises.
 ///
@@ -138,6 +148,9 @@ pub enum PolicyError {
     /// `expires_at` has passed, or is not after `issued_at`.
     #[error("expired")]
     Expired,
+    /// Not all of its pages are there.
+    #[error("a page is missing")]
+    PageMissing,
     /// A part of a validly signed document breaks a rule; the whole is refused.
     #[error("`{field}`: {error}")]
     Content {
@@ -159,9 +172,30 @@ impl<'a> RawBundle<'a> {
         Self(compact)
     }
 
-    /// Verifies and indexes the bundle for workload `aud` at `now`; `held` is the version in use, if any.
+    /// Verifies and indexes the bundle for workload `aud` at `now`, but for pages that are still to come; `held` is the
+    /// newest version known, if any.
     ///
-    /// The version in use may come again (a filter that asks twice gets the same answer), a lower one may not.
+    /// The newest version may come again (a filter that asks twice gets the same answer), a lower one may not.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`].
+    pub fn open(
+        self,
+        keys: &BundleKeys,
+        aud: &SpiffeId,
+        held: Option<Version>,
+        now: u64,
+    ) -> Result<PendingBundle, PolicyError> {
+        let payload = keys.open(self.0, BUNDLE_TYPE)?;
+        match wire::format(&payload)? {
+            FORMAT => PendingBundle::whole(wire::read_checked(&payload)?, aud, held, now),
+            PAGED_FORMAT => PendingBundle::paged(wire::read_checked(&payload)?, aud, held, now),
+            format => Err(PolicyError::Format(format)),
+        }
+    }
+
+    /// Verifies and indexes a bundle that needs no pages beside it.
     ///
     /// # Errors
     ///
@@ -173,10 +207,7 @@ impl<'a> RawBundle<'a> {
         held: Option<Version>,
         now: u64,
     ) -> Result<Bundle, PolicyError> {
-        let payload = keys.open(self.0, BUNDLE_TYPE)?;
-        let claims: BundleClaims = wire::read(&payload)?;
-        drop(payload);
-        Bundle::check(claims, aud, held, now)
+        self.open(keys, aud, held, now)?.finish()
     }
 }
 

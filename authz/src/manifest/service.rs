@@ -213,6 +213,10 @@ fn advice(error: &ContentError) -> &'static str {
         ContentError::TokenHeader => "leave it out for `authorization`, or name a header of its own in lower case",
         ContentError::BodyLimit => "write a number of bytes from 1 to 16777216",
         ContentError::Dangling => "name something that exists",
-        ContentError::OutOfBounds | ContentError::TooMany => "write less",
+        ContentError::OutOfBounds
+        | ContentError::TooMany
+        | ContentError::PageCount
+        | ContentError::PageTooLong
+        | ContentError::Misplaced => "write less",
     }
 }

@@ -3,9 +3,11 @@
 use std::{cmp::Ordering, collections::BTreeSet};
 
 use super::{
-    Agent, AgentClaims, BundleClaims, ContentError, FORMAT, PolicyError, PolicyServerClaims, Service, ServiceClaims,
-    ServiceIndex, Version, check,
+    Agent, BundleClaims, ContentError, FORMAT, PolicyError, PolicyServerClaims, Service, ServiceClaims, ServiceIndex,
+    Version, check,
     fault::{Fault, Faults},
+    pages::Pages,
+    pending::PendingBundle,
 };
 use crate::{
     identity::{Issuer, ServiceId, SpiffeId},
@@ -42,8 +44,7 @@ pub struct Bundle {
     hosts: Box<[(ServiceIndex, u16)]>,
     /// The services that the workload exposes, sorted by port.
     ports: Box<[(u16, ServiceIndex)]>,
-    /// Sorted by id.
-    agents: Box<[Agent]>,
+    pub(super) pages: Pages,
 }
 
 impl PolicyServer {
@@ -69,27 +70,35 @@ impl Bundle {
     ///
     /// [`PolicyError`], as for a signed bundle.
     pub fn from_own_claims(claims: BundleClaims, now: u64) -> Result<Self, PolicyError> {
+        if claims.format != FORMAT {
+            return Err(PolicyError::Format(claims.format));
+        }
         let aud = claims.aud.clone();
-        Self::check(claims, &aud, None, now)
+        PendingBundle::whole(claims, &aud, None, now)?.finish()
     }
 
-    pub(super) fn check(
-        claims: BundleClaims,
+    /// Checks and indexes all but the agents, which are given back as they came.
+    pub(super) fn without_agents<A>(
+        claims: BundleClaims<A>,
         aud: &SpiffeId,
         held: Option<Version>,
         now: u64,
-    ) -> Result<Self, PolicyError> {
+    ) -> Result<(Self, Vec<A>), PolicyError> {
         check_header(&claims, aud, held, now)?;
         let mut faults = Faults::default();
-        let bundle = Self::index(claims, &mut faults);
-        // A bundle with one fault is refused whole: half a policy is another policy.
-        match faults.0.into_iter().next() {
-            Some(Fault { field, error }) => Err(PolicyError::Content { field, error }),
-            None => Ok(bundle),
-        }
+        let indexed = Self::index(claims, &mut faults);
+        faults.none()?;
+        Ok(indexed)
     }
 
-    fn index(claims: BundleClaims, faults: &mut Faults) -> Self {
+    /// Checks what concerns all agents.
+    pub(super) fn check_agents(&self) -> Result<(), PolicyError> {
+        let mut faults = Faults::default();
+        self.pages.check(&self.services, &mut faults);
+        faults.none()
+    }
+
+    fn index<A>(claims: BundleClaims<A>, faults: &mut Faults) -> (Self, Vec<A>) {
         let version = Version {
             epoch: claims.epoch,
             counter: claims.version,
@@ -101,8 +110,7 @@ impl Bundle {
             }
         }
         let services = services(&claims.services, faults);
-        let agents = agents(claims.agents, &services, faults);
-        Self {
+        let bundle = Self {
             issuer: claims.iss,
             version,
             expires_at: claims.expires_at,
@@ -117,8 +125,9 @@ impl Bundle {
             ports: port_index(&services, &claims.aud, faults),
             workload: claims.aud,
             services,
-            agents,
-        }
+            pages: Pages::default(),
+        };
+        (bundle, claims.agents)
     }
 
     /// The policy server that signed it.
@@ -190,7 +199,7 @@ impl Bundle {
     /// The service of this id.
     #[must_use]
     pub fn service_with_id(&self, id: &ServiceId) -> Option<ServiceIndex> {
-        service_of_id(&self.services, id)
+        service_of_id(&self.services, id.as_str())
     }
 
     /// The service that this workload exposes on `port`: how the inbound side finds it.
@@ -220,26 +229,26 @@ impl Bundle {
 
     /// The agent of this id.
     #[must_use]
-    pub fn agent(&self, id: &str) -> Option<&Agent> {
-        let index = self.agents.binary_search_by(|agent| agent.id().as_str().cmp(id)).ok()?;
-        self.agents.get(index)
+    pub fn agent(&self, id: &str) -> Option<Agent<'_>> {
+        self.pages.agent(id)
     }
 
-    /// The agents, by id.
-    #[must_use]
-    pub fn agents(&self) -> &[Agent] {
-        &self.agents
+    /// The agents, in no order that means anything.
+    pub fn agents(&self) -> impl Iterator<Item = Agent<'_>> {
+        self.pages.agents()
     }
 }
 
-fn check_header(claims: &BundleClaims, aud: &SpiffeId, held: Option<Version>, now: u64) -> Result<(), PolicyError> {
+fn check_header<A>(
+    claims: &BundleClaims<A>,
+    aud: &SpiffeId,
+    held: Option<Version>,
+    now: u64,
+) -> Result<(), PolicyError> {
     let offered = Version {
         epoch: claims.epoch,
         counter: claims.version,
     };
-    if claims.format != FORMAT {
-        return Err(PolicyError::Format(claims.format));
-    }
     if claims.aud != *aud {
         return Err(PolicyError::Audience);
     }
@@ -350,36 +359,12 @@ fn port_index(services: &[Service], workload: &SpiffeId, faults: &mut Faults) ->
     index.into()
 }
 
-fn agents(claims: Vec<AgentClaims>, services: &[Service], faults: &mut Faults) -> Box<[Agent]> {
-    let mut agents = Vec::with_capacity(claims.len());
-    for (index, claims) in claims.into_iter().enumerate() {
-        let mut reaches = Vec::with_capacity(claims.reaches.len());
-        for id in &claims.reaches {
-            match service_of_id(services, id) {
-                Some(service) => reaches.push(service),
-                None => faults.add(format!("agents/{index}/reaches"), ContentError::Dangling),
-            }
-        }
-        agents.push(Agent::pack(claims, reaches));
-    }
-    agents.sort_unstable_by(|one, two| one.id().cmp(two.id()));
-    if has_repeats(agents.iter().map(Agent::id)) {
-        faults.add("agents", ContentError::Twice);
-    }
-    let mut identities: Vec<&SpiffeId> = agents.iter().map(Agent::identity).collect();
-    identities.sort_unstable();
-    if has_repeats(identities.iter()) {
-        faults.add("agents", ContentError::Twice);
-    }
-    agents.into()
-}
-
-fn service_of_id(services: &[Service], id: &ServiceId) -> Option<ServiceIndex> {
-    let index = services.binary_search_by(|service| service.id.cmp(id)).ok()?;
+pub(super) fn service_of_id(services: &[Service], id: &str) -> Option<ServiceIndex> {
+    let index = services.binary_search_by(|service| service.id.as_str().cmp(id)).ok()?;
     u16::try_from(index).ok().map(ServiceIndex)
 }
 
-fn has_repeats<T: PartialEq>(sorted: impl Iterator<Item = T> + Clone) -> bool {
+pub(super) fn has_repeats<T: PartialEq>(sorted: impl Iterator<Item = T> + Clone) -> bool {
     sorted.clone().zip(sorted.skip(1)).any(|(one, next)| one == next)
 }
 

@@ -1,6 +1,6 @@
 //! What can be wrong with a part of a bundle, or with the file that it was compiled from.
 
-use super::PathTemplateError;
+use super::{MAX_PAGE_BYTES, MAX_PAGES, PathTemplateError, PolicyError};
 use crate::scope::ScopeError;
 
 /// The longest body limit of a service: a filter holds one such body for each stream that waits for a verdict.
@@ -72,6 +72,15 @@ pub enum ContentError {
     /// More entries than can be indexed.
     #[error("too many entries")]
     TooMany,
+    /// The pages of agents are not a power of two, or too many.
+    #[error("the number of pages is a power of two, at most {MAX_PAGES}")]
+    PageCount,
+    /// The agents of one page take too much room, however many pages there are.
+    #[error("a page of agents may have at most {MAX_PAGE_BYTES} bytes")]
+    PageTooLong,
+    /// An agent on another page than its own.
+    #[error("an agent belongs on another page")]
+    Misplaced,
 }
 
 /// A part that breaks a rule, by its place.
@@ -93,6 +102,14 @@ impl Faults {
             field: field.into(),
             error: error.into(),
         });
+    }
+
+    /// A document with one fault is refused whole: half a policy is another policy.
+    pub(super) fn none(self) -> Result<(), PolicyError> {
+        match self.0.into_iter().next() {
+            Some(Fault { field, error }) => Err(PolicyError::Content { field, error }),
+            None => Ok(()),
+        }
     }
 
     /// Passes a value on, or notes why there is none.

@@ -13,11 +13,14 @@ use crate::{
     scope::ScopeSet,
 };
 
-/// The payload of a bundle (`typ: policy-bundle+jwt`), format 1.
+/// The payload of a bundle (`typ: policy-bundle+jwt`).
+///
+/// In format 1 the agents are there themselves; in format 2 it is the digests of their pages (`Option<PageDigest>`), and
+/// the pages come separately.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct BundleClaims {
-    /// The format, [`FORMAT`].
+pub struct BundleClaims<A = AgentClaims> {
+    /// The format, [`FORMAT`] or [`PAGED_FORMAT`](super::PAGED_FORMAT).
     pub format: u64,
     /// The policy server that signed it.
     pub iss: Issuer,
@@ -41,8 +44,8 @@ pub struct BundleClaims {
     pub policy_server: PolicyServerClaims,
     /// The services that the workload exposes or may call.
     pub services: Vec<ServiceClaims>,
-    /// The agents that may call what the workload exposes, and its own.
-    pub agents: Vec<AgentClaims>,
+    /// The agents that may call what the workload exposes, and its own; or the digests of their pages, in order.
+    pub agents: Vec<A>,
 }
 
 /// An issuer and its keys.
@@ -162,19 +165,30 @@ pub struct AgentClaims {
     pub reaches: Vec<ServiceId>,
 }
 
-/// Reads a payload whose `format` is understood.
+/// Reads a payload of [`FORMAT`].
+pub(crate) fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, PolicyError> {
+    match format(payload)? {
+        FORMAT => read_checked(payload),
+        format => Err(PolicyError::Format(format)),
+    }
+}
+
+/// Makes the strict pass over a payload and gives its `format`.
 ///
 /// The format comes first, so that a newer document is refused as such and not for its shape.
-pub(crate) fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, PolicyError> {
+pub(super) fn format(payload: &[u8]) -> Result<u64, PolicyError> {
     #[derive(Deserialize)]
     struct Head {
         format: u64,
     }
     let Head { format } = json::strict(payload, &Limits::POLICY)?;
-    if format != FORMAT {
-        return Err(PolicyError::Format(format));
-    }
-    // INVARIANT: the strict pass over these very bytes was made just now.
+    Ok(format)
+}
+
+/// Reads a payload.
+///
+/// INVARIANT: [`format`] has made the strict pass over these very bytes.
+pub(super) fn read_checked<T: DeserializeOwned>(payload: &[u8]) -> Result<T, PolicyError> {
     serde_json::from_slice(payload).map_err(|error| {
         json::JsonError::Shape {
             line: error.line(),

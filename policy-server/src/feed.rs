@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use authz::identity::{AgentId, Issuer, Jti, SpiffeId};
 use authz::manifest::Mesh;
-use authz::policy::{BUNDLE_TYPE, FORMAT, IssuerClaims, PolicyServerClaims, Version};
+use authz::policy::{BUNDLE_TYPE, ContentError, FORMAT, IssuerClaims, PageDigest, PolicyServerClaims, Version};
 use authz::state::{AgentState, STATE_TYPE, StateClaims};
-use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, watch};
 
 use crate::clock::Clock;
@@ -20,6 +19,11 @@ use crate::metrics::Metrics;
 use crate::policy;
 use crate::signer::{SignerError, Signers};
 use crate::store::{Store, StoreError, Stream};
+
+mod bundle;
+
+pub use bundle::Format;
+use bundle::{SignedBundle, Unsigned};
 
 /// How many versions are reserved at once.
 const BLOCK: u32 = 256;
@@ -42,6 +46,9 @@ pub enum FeedError {
     /// A bundle does not serialise.
     #[error("the bundle does not serialise: {0}")]
     Encode(#[from] serde_json::Error),
+    /// A bundle cannot be put on pages.
+    #[error("the agents of the bundle cannot be put on pages: {0}")]
+    Pages(ContentError),
 }
 
 /// What does not change while the server runs.
@@ -103,15 +110,6 @@ pub struct Signed {
     pub jws: Arc<str>,
 }
 
-/// A workload's bundle, with what tells whether it is still what should be said.
-#[derive(Debug, Clone)]
-struct SignedBundle {
-    signed: Signed,
-    renew_at: u64,
-    generation: u64,
-    content: [u8; 32],
-}
-
 /// The policy in force.
 #[derive(Debug, Clone)]
 struct InForce {
@@ -151,7 +149,7 @@ pub struct Feed {
 
 #[derive(Debug)]
 struct Bundles {
-    signed: HashMap<SpiffeId, SignedBundle>,
+    signed: HashMap<(SpiffeId, Format), SignedBundle>,
     versions: Versions,
 }
 
@@ -228,10 +226,11 @@ impl Feed {
     pub async fn news(
         &self,
         workload: &SpiffeId,
+        format: Format,
         bundle: Option<Version>,
         state: Option<Version>,
     ) -> Result<News, FeedError> {
-        let current = self.bundle(workload).await?;
+        let current = self.bundle(workload, format).await?.signed;
         let listed = self.state().filter(|listed| Some(listed.version) != state);
         Ok(News {
             bundle: (Some(current.version) != bundle).then_some(current.jws),
@@ -239,54 +238,64 @@ impl Feed {
         })
     }
 
-    /// The current bundle of a workload, signed anew if its content changed or half its lifetime is over.
+    /// Those of the pages asked for that the workload's current bundle has, a line each, as many as fit in an answer; None
+    /// if it has none of them.
     ///
     /// # Errors
     ///
     /// As [`news`](Self::news).
-    pub async fn bundle(&self, workload: &SpiffeId) -> Result<Signed, FeedError> {
+    pub async fn pages(&self, workload: &SpiffeId, asked: &[PageDigest]) -> Result<Option<String>, FeedError> {
+        let bundle = self.bundle(workload, Format::Paged).await?;
+        Ok(bundle.pages.answer(asked))
+    }
+
+    /// The current bundle of a workload, signed anew if its content changed or half its lifetime is over.
+    async fn bundle(&self, workload: &SpiffeId, format: Format) -> Result<SignedBundle, FeedError> {
         let mut bundles = self.bundles.lock().await;
         let in_force = self.in_force().ok_or(FeedError::NoPolicy)?;
         let now = self.clock.seconds();
-        if let Some(bundle) = bundles.signed.get(workload)
+        let key = (workload.clone(), format);
+        if let Some(bundle) = bundles.signed.get(&key)
             && bundle.generation == in_force.generation
             && now < bundle.renew_at
         {
-            return Ok(bundle.signed.clone());
+            return Ok(bundle.clone());
         }
-        let Some(mut claims) = policy::compile(workload, &in_force.mesh, &self.settings) else {
-            bundles.signed.remove(workload);
+        let Some(claims) = policy::compile(workload, &in_force.mesh, &self.settings) else {
+            bundles.signed.remove(&key);
             return Err(FeedError::WorkloadUnknown);
         };
-        let content = Sha256::digest(serde_json::to_vec(&claims)?).into();
-        if let Some(bundle) = bundles.signed.get_mut(workload)
+        let (agents, services) = (claims.agents.len(), claims.services.len());
+        let Unsigned {
+            mut claims,
+            pages,
+            content,
+        } = Unsigned::new(claims, format)?;
+        if let Some(bundle) = bundles.signed.get_mut(&key)
             && bundle.content == content
             && now < bundle.renew_at
         {
             bundle.generation = in_force.generation;
-            return Ok(bundle.signed.clone());
+            return Ok(bundle.clone());
         }
         let version = bundles.versions.next(&*self.store).await?;
-        claims.epoch = version.epoch;
-        claims.version = version.counter;
-        claims.issued_at = now;
-        claims.expires_at = now.saturating_add(self.settings.bundle_lifetime_seconds);
+        let lifetime = self.settings.bundle_lifetime_seconds;
+        claims.stamp(version, now, now.saturating_add(lifetime));
         let jws = self.signers.bundle.sign(BUNDLE_TYPE, &claims)?.into();
-        let signed = Signed {
-            version,
-            issued_at: now,
-            jws,
-        };
-        let renew_at = now.saturating_add(self.settings.bundle_lifetime_seconds / 2);
-        tracing::info!(%workload, %version, agents = claims.agents.len(), services = claims.services.len(), "bundle");
+        tracing::info!(%workload, %version, agents, services, "bundle");
         let bundle = SignedBundle {
-            signed: signed.clone(),
-            renew_at,
+            signed: Signed {
+                version,
+                issued_at: now,
+                jws,
+            },
+            renew_at: now.saturating_add(lifetime / 2),
             generation: in_force.generation,
             content,
+            pages: Arc::new(pages),
         };
-        bundles.signed.insert(workload.clone(), bundle);
-        Ok(signed)
+        bundles.signed.insert(key, bundle.clone());
+        Ok(bundle)
     }
 
     /// Signs the state list anew, from what the store says, and wakes the polls.

@@ -3,6 +3,7 @@
 pub mod health;
 pub mod jwks;
 pub mod metrics;
+pub mod pages;
 pub mod policy;
 pub mod records;
 pub mod tokens;
@@ -42,6 +43,7 @@ pub fn router(app: Arc<App>) -> Router {
             post(tokens::issue).layer(DefaultBodyLimit::max(MAX_TOKEN_REQUEST_BYTES)),
         )
         .route("/v1/policy", get(policy::poll))
+        .route("/v1/policy/pages", get(pages::show))
         .route(
             "/v1/records",
             post(records::append).layer(DefaultBodyLimit::max(MAX_RECORDS_BYTES)),

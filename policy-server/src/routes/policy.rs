@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use authz::policy::{FORMAT, Version};
+use authz::policy::Version;
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{authenticate, require_callout};
 use crate::app::App;
 use crate::error::Problem;
-use crate::feed::{FeedError, News};
+use crate::feed::{FeedError, Format, News};
 
 /// How long a poll is held while nothing changes.
 const HOLD: Duration = Duration::from_secs(20);
@@ -26,11 +26,12 @@ struct Answer<'a> {
     state: Option<&'a str>,
 }
 
-/// What the caller has.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What the caller has, and the format that it is told the rest in.
+#[derive(Debug, PartialEq, Eq)]
 struct Held {
     bundle: Option<Version>,
     state: Option<Version>,
+    format: Format,
 }
 
 /// Answers at once if the caller's versions are not those in force, else when they change, else 204.
@@ -69,7 +70,7 @@ async fn news(app: &App, query: &str, headers: &HeaderMap) -> Result<Option<News
         changes.mark_unchanged();
         let news = app
             .feed
-            .news(&workload, held.bundle, held.state)
+            .news(&workload, held.format, held.bundle, held.state)
             .await
             .map_err(problem)?;
         if news.bundle.is_some() || news.state.is_some() {
@@ -94,7 +95,7 @@ fn scopeguard<F: Fn()>(run: F) -> impl Drop {
     Guard(run)
 }
 
-fn problem(error: FeedError) -> Problem {
+pub(super) fn problem(error: FeedError) -> Problem {
     match error {
         FeedError::WorkloadUnknown => Problem::workload_unknown(),
         FeedError::NoPolicy => Problem::unavailable("policy_unavailable", "no valid policy has been read yet"),
@@ -106,15 +107,14 @@ fn problem(error: FeedError) -> Problem {
     }
 }
 
-/// `bundle=E.C&state=E.C&formats=1`, each at most once; the values need no percent-encoding, so none is decoded.
+/// `bundle=E.C&state=E.C&formats=1,2`, each at most once; the values need no percent-encoding, so none is decoded.
 fn parse_query(query: &str) -> Result<Held, Problem> {
-    let mut held = Held::default();
-    let mut formats = None;
+    let (mut bundle, mut state, mut formats) = (None, None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let twice = match name {
-            "bundle" => held.bundle.replace(version(name, value)?).is_some(),
-            "state" => held.state.replace(version(name, value)?).is_some(),
+            "bundle" => bundle.replace(version(name, value)?).is_some(),
+            "state" => state.replace(version(name, value)?).is_some(),
             "formats" => formats.replace(value).is_some(),
             _ => return Err(Problem::malformed("this parameter is not known").field(name)),
         };
@@ -122,16 +122,12 @@ fn parse_query(query: &str) -> Result<Held, Problem> {
             return Err(Problem::malformed("this parameter stands there twice").field(name));
         }
     }
-    let ours = FORMAT.to_string();
-    match formats {
-        Some(formats) if !formats.split(',').any(|format| format == ours) => Err(Problem::new(
-            StatusCode::NOT_ACCEPTABLE,
-            "format_unsupported",
-            format!("this server signs format {ours}"),
-        )
-        .field("formats")),
-        _ => Ok(held),
-    }
+    let format = formats.map_or(Some(Format::Whole), Format::newest_of).ok_or_else(|| {
+        let ours = [Format::Whole, Format::Paged].map(Format::number);
+        let detail = format!("this server signs the formats {ours:?}");
+        Problem::new(StatusCode::NOT_ACCEPTABLE, "format_unsupported", detail).field("formats")
+    })?;
+    Ok(Held { bundle, state, format })
 }
 
 fn version(name: &str, value: &str) -> Result<Version, Problem> {
@@ -146,11 +142,18 @@ mod tests {
 
     #[test]
     fn a_query_names_what_the_caller_has() {
-        assert_eq!(parse_query("").unwrap(), Held::default());
-        let held = parse_query("bundle=1.7&state=2.3&formats=1").unwrap();
-        assert_eq!(held.bundle, Some(Version { epoch: 1, counter: 7 }));
-        assert_eq!(held.state, Some(Version { epoch: 2, counter: 3 }));
-        assert!(parse_query("formats=2,1").is_ok());
+        let nothing = Held {
+            bundle: None,
+            state: None,
+            format: Format::Whole,
+        };
+        assert_eq!(parse_query("").unwrap(), nothing);
+        let all = Held {
+            bundle: Some(Version { epoch: 1, counter: 7 }),
+            state: Some(Version { epoch: 2, counter: 3 }),
+            format: Format::Paged,
+        };
+        assert_eq!(parse_query("bundle=1.7&state=2.3&formats=1,2").unwrap(), all);
     }
 
     #[test]
@@ -169,6 +172,6 @@ mod tests {
                 "{query}"
             );
         }
-        assert_eq!(parse_query("formats=2,3").unwrap_err().code(), "format_unsupported");
+        assert_eq!(parse_query("formats=3,4").unwrap_err().code(), "format_unsupported");
     }
 }

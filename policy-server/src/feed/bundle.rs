@@ -1,0 +1,116 @@
+//! One workload's bundle, before and after it is signed.
+
+use std::sync::Arc;
+
+use authz::policy::{BundleClaims, PAGED_FORMAT, PageDigest, PageTexts, Version};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{FeedError, Signed};
+
+/// How a bundle brings its agents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// In itself.
+    Whole,
+    /// In pages beside it.
+    Paged,
+}
+
+impl Format {
+    /// The number by which polls name it.
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Whole => authz::policy::FORMAT,
+            Self::Paged => PAGED_FORMAT,
+        }
+    }
+
+    /// The newest format in a list of numbers such as `1,2`, if this server signs any of them.
+    pub fn newest_of(list: &str) -> Option<Self> {
+        let listed = |format: &Self| list.split(',').any(|number| *number == *format.number().to_string());
+        [Self::Paged, Self::Whole].into_iter().find(listed)
+    }
+}
+
+/// A bundle that is signed, with what tells whether it is still what should be said.
+#[derive(Debug, Clone)]
+pub(super) struct SignedBundle {
+    pub(super) signed: Signed,
+    pub(super) renew_at: u64,
+    pub(super) generation: u64,
+    pub(super) content: [u8; 32],
+    pub(super) pages: Arc<PageTexts>,
+}
+
+/// A bundle with version and times left zero.
+#[derive(Debug)]
+pub(super) struct Unsigned {
+    pub(super) claims: Claims,
+    pub(super) pages: PageTexts,
+    /// The digest of all that it says.
+    pub(super) content: [u8; 32],
+}
+
+/// What is signed.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Claims {
+    Whole(BundleClaims),
+    Paged(BundleClaims<Option<PageDigest>>),
+}
+
+impl Unsigned {
+    pub(super) fn new(claims: BundleClaims, format: Format) -> Result<Self, FeedError> {
+        let (claims, pages) = match format {
+            Format::Whole => (Claims::Whole(claims), PageTexts::default()),
+            Format::Paged => {
+                let paged = claims.paged().map_err(FeedError::Pages)?;
+                (Claims::Paged(paged.head), paged.pages)
+            }
+        };
+        Ok(Self {
+            content: Sha256::digest(serde_json::to_vec(&claims)?).into(),
+            claims,
+            pages,
+        })
+    }
+}
+
+impl Claims {
+    pub(super) fn stamp(&mut self, version: Version, issued_at: u64, expires_at: u64) {
+        match self {
+            Self::Whole(claims) => stamp(claims, version, issued_at, expires_at),
+            Self::Paged(claims) => stamp(claims, version, issued_at, expires_at),
+        }
+    }
+}
+
+fn stamp<A>(claims: &mut BundleClaims<A>, version: Version, issued_at: u64, expires_at: u64) {
+    claims.epoch = version.epoch;
+    claims.version = version.counter;
+    claims.issued_at = issued_at;
+    claims.expires_at = expires_at;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Format;
+
+    #[test]
+    fn the_newest_common_format_is_signed() {
+        for (list, format) in [
+            ("1", Some(Format::Whole)),
+            ("2", Some(Format::Paged)),
+            ("1,2", Some(Format::Paged)),
+            ("2,1", Some(Format::Paged)),
+            ("1,3", Some(Format::Whole)),
+            ("3", None),
+            ("", None),
+            ("12", None),
+            ("1 ,2 ", None),
+        ] {
+            assert_eq!(Format::newest_of(list), format, "{list}");
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use authz::identity::SpiffeId;
 use authz::json::{self, JsonError, Limits};
-use authz::policy::{Bundle, BundleKeys, PolicyError, RawBundle};
+use authz::policy::{Bundle, BundleKeys, MAX_PAGES_ASKED, PageDigest, PendingBundle, PolicyError, RawBundle, Version};
 use authz::state::{RawStateList, StateList};
 use serde::Deserialize;
 
@@ -23,6 +23,8 @@ pub(crate) enum AnswerError {
     Envelope(JsonError),
     #[error("the bundle is refused: {0}")]
     Bundle(PolicyError),
+    #[error("the pages are not those that were asked for")]
+    Pages,
     #[error("the state list is refused: {0}")]
     State(PolicyError),
 }
@@ -53,7 +55,11 @@ impl StateInUse {
 /// What changed with an answer.
 #[derive(Debug, Default)]
 pub(crate) struct News {
+    /// Another bundle is in use.
     pub(crate) bundle: bool,
+    /// Another bundle is on its way.
+    pub(crate) pending: bool,
+    /// Another state list is in use.
     pub(crate) state: bool,
 }
 
@@ -61,6 +67,8 @@ pub(crate) struct News {
 #[derive(Debug, Default)]
 pub(crate) struct Policy {
     bundle: Option<Rc<BundleInUse>>,
+    /// A newer one, of which pages are still missing. What is in use stays in use until it is whole.
+    pending: Option<PendingBundle>,
     state: Option<Rc<StateInUse>>,
 }
 
@@ -89,17 +97,13 @@ impl Policy {
             Err(error) => return (news, vec![AnswerError::Envelope(error)]),
         };
         if let Some(bundle) = answer.bundle {
-            let held = self.bundle.as_ref().map(|held| held.bundle.version());
-            match RawBundle::new(&bundle).verify(keys, workload, held, now) {
-                Ok(bundle) => {
-                    news.bundle = held != Some(bundle.version());
-                    self.bundle = Some(Rc::new(BundleInUse {
-                        version: bundle.version().to_string(),
-                        bundle,
-                    }));
-                }
+            let known = self.version_known();
+            let opened = RawBundle::new(&bundle).open(keys, workload, known, now);
+            match opened.and_then(|bundle| self.await_pages(bundle)) {
+                Ok(changed) => news.bundle = changed,
                 Err(error) => errors.push(AnswerError::Bundle(error)),
             }
+            news.pending = self.version_known() != known;
         }
         if let Some(state) = answer.state {
             let held = self.state.as_ref().map(|held| held.list.version());
@@ -116,6 +120,57 @@ impl Policy {
             }
         }
         (news, errors)
+    }
+
+    /// The newest version of the bundle that has come, whether or not all of its pages have.
+    pub(crate) fn version_known(&self) -> Option<Version> {
+        let pending = self.pending.as_ref().map(PendingBundle::version);
+        pending.or_else(|| self.bundle.as_ref().map(|held| held.bundle.version()))
+    }
+
+    /// Pages to ask for, as many as may be asked for at once.
+    pub(crate) fn missing_pages(&self) -> Vec<PageDigest> {
+        let missing = self.pending.iter().flat_map(PendingBundle::missing);
+        missing.take(MAX_PAGES_ASKED).copied().collect()
+    }
+
+    /// Takes over pages, a line each; says whether a bundle is in use with them that was not before.
+    ///
+    /// Who sent them does not matter, nor what else is sent: a page is known by its digest, which is signed.
+    pub(crate) fn accept_pages(&mut self, answer: &[u8]) -> Result<bool, AnswerError> {
+        let Some(mut pending) = self.pending.take() else {
+            return Ok(false);
+        };
+        let mut taken = false;
+        for page in answer.split(|&byte| byte == b'\n') {
+            // A page that is signed and yet no page refuses the bundle: it is pending no longer.
+            taken |= pending.fill(page).map_err(AnswerError::Bundle)?;
+        }
+        let changed = self.await_pages(pending).map_err(AnswerError::Bundle)?;
+        if taken { Ok(changed) } else { Err(AnswerError::Pages) }
+    }
+
+    /// Keeps a bundle until all of its pages are there, and puts it in use when they are; says whether that changes what
+    /// is in use.
+    fn await_pages(&mut self, mut bundle: PendingBundle) -> Result<bool, PolicyError> {
+        if let Some(pending) = self.pending.take() {
+            bundle.share_pending(&pending);
+        }
+        if let Some(held) = &self.bundle {
+            bundle.share(&held.bundle);
+        }
+        if bundle.missing().next().is_some() {
+            self.pending = Some(bundle);
+            return Ok(false);
+        }
+        let bundle = bundle.finish()?;
+        let version = bundle.version();
+        let changed = self.bundle.as_ref().is_none_or(|held| held.bundle.version() != version);
+        self.bundle = Some(Rc::new(BundleInUse {
+            version: version.to_string(),
+            bundle,
+        }));
+        Ok(changed)
     }
 
     /// Forgets everything: the keys that vouched for it are no longer trusted.

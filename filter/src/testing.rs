@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use authz::policy::{BundleClaims, PageDigest, PageTexts, PagedClaims};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -180,6 +181,22 @@ impl FakeHost {
         self.answer(vm, poll.token, status, body.to_string().as_bytes());
     }
 
+    /// Answers the last request for pages.
+    pub(crate) fn answer_pages(&self, vm: &mut Vm, status: u16, body: &str) {
+        let request = self.last_sent("/v1/policy/pages").unwrap();
+        self.answer(vm, request.token, status, body.as_bytes());
+    }
+
+    /// The pages that the last request asked for.
+    pub(crate) fn pages_asked(&self) -> Vec<PageDigest> {
+        let request = self.last_sent("/v1/policy/pages").unwrap();
+        let digests = request.path.split_once("?digests=").unwrap().1;
+        digests
+            .split(',')
+            .map(|digest| PageDigest::parse(digest).unwrap())
+            .collect()
+    }
+
     /// Stores the last batch.
     pub(crate) fn store_batch(&self, vm: &mut Vm) {
         let batch = self.last_sent("/v1/records").unwrap();
@@ -350,6 +367,36 @@ pub(crate) fn bundle(workload: &str, version: u64, fields: &Value) -> String {
 
 /// The same, by a key of another seed that goes by the same name.
 pub(crate) fn bundle_signed_with(seed: u8, workload: &str, version: u64, fields: &Value) -> String {
+    let claims = bundle_claims(workload, version, fields);
+    sign("policy-bundle+jwt", "b1", seed, &claims)
+}
+
+/// The head of a bundle for the warehouse in format 2, with `fields` replaced, and its pages.
+pub(crate) fn paged_bundle(version: u64, fields: &Value) -> (String, PageTexts) {
+    let claims: BundleClaims = serde_json::from_value(bundle_claims(SERVICE, version, fields)).unwrap();
+    let PagedClaims { head, pages } = claims.paged().unwrap();
+    (sign_head(&serde_json::to_value(head).unwrap()), pages)
+}
+
+/// A head of any claims.
+pub(crate) fn sign_head(claims: &Value) -> String {
+    sign("policy-bundle+jwt", "b1", BUNDLE_KEY, claims)
+}
+
+/// The agent of the tests, with `scope`, and so many others.
+pub(crate) fn agents(scope: &[&str], others: usize) -> Value {
+    let mut agents = vec![json!({
+        "id": "analyst-7", "identity": AGENT, "tools": ["pandas"], "scope": scope,
+        "reaches": ["data/tools", "data/warehouse"],
+    })];
+    agents.extend((0..others).map(|other| {
+        json!({"id": format!("other-{other}"), "identity": format!("spiffe://cluster.local/ns/agents/sa/other-{other}")})
+    }));
+    json!(agents)
+}
+
+/// The claims of a bundle in format 1, with `fields` replaced.
+pub(crate) fn bundle_claims(workload: &str, version: u64, fields: &Value) -> Value {
     let service = |id: &str, port: i64, host: &str| {
         json!({
             "id": id, "identity": SERVICE, "hosts": [host], "ports": [port], "token_header": "authorization",
@@ -379,7 +426,7 @@ pub(crate) fn bundle_signed_with(seed: u8, workload: &str, version: u64, fields:
             "scope": ["read:data.sales"], "may_call": [], "reaches": ["data/tools", "data/warehouse"],
         }],
     });
-    sign("policy-bundle+jwt", "b1", seed, &with(claims, fields))
+    with(claims, fields)
 }
 
 /// A state list, with `fields` replaced.

@@ -18,9 +18,13 @@ use crate::connection::Connections;
 use crate::host::{Callout, Host, Message, jitter};
 use crate::meters::{Meter, Meters};
 use crate::policy::{BundleInUse, Policy, StateInUse};
-use crate::poll::{Outcome, Poller};
+use crate::poll::Poller;
 use crate::records::{Answer, POST_TIMEOUT, Records};
 use crate::signature::HostVerifier;
+
+mod updates;
+
+use updates::FETCH_TIMEOUT;
 
 /// Marks what the filter itself sends, which applications cannot: their sidecar strips it.
 const CALLOUT_HEADER: (&str, &str) = ("ostiary-callout", "1");
@@ -39,6 +43,8 @@ pub(crate) struct Vm {
     policy: Policy,
     poller: Poller,
     pub(crate) connections: Connections,
+    /// Asks for the pages of a bundle on its way.
+    fetcher: Poller,
     tokens: TokenCache,
     key_tables: KeyTables,
     pub(crate) records: Records,
@@ -62,6 +68,7 @@ impl Default for Vm {
             policy: Policy::default(),
             poller: Poller::default(),
             connections: Connections::default(),
+            fetcher: Poller::default(),
             tokens: TokenCache::new(1),
             key_tables: KeyTables::default(),
             records: Records::new(0),
@@ -96,6 +103,7 @@ impl Vm {
             self.key_tables = KeyTables::default();
         }
         self.poller.hurry();
+        self.fetcher.hurry();
         self.tokens.resize(config.token_cache);
         self.records.resize(config.record_queue);
         self.config = Some(config);
@@ -200,7 +208,7 @@ impl Vm {
         }
     }
 
-    /// Sends what is due: the next poll and the next batch.
+    /// Sends what is due: the next poll, the next request for pages and the next batch.
     pub(crate) fn pump(&mut self, host: &impl Host) {
         let Some(config) = self.config.clone() else { return };
         if self.workload.is_none() {
@@ -209,6 +217,9 @@ impl Vm {
         let now = host.monotonic();
         if self.poller.due(now, config.poll_timeout) {
             self.poll(host, &config, now);
+        }
+        if self.fetcher.due(now, FETCH_TIMEOUT) {
+            self.fetch(host, &config, now);
         }
         if let Some(batch) = self.records.next_batch(now) {
             let headers = [
@@ -232,39 +243,11 @@ impl Vm {
         }
     }
 
-    fn poll(&mut self, host: &impl Host, config: &Config, now: Duration) {
-        let mut path = String::from("/v1/policy?formats=1");
-        if let Some(bundle) = self.policy.bundle() {
-            path.push_str("&bundle=");
-            path.push_str(&bundle.version);
-        }
-        if let Some(state) = self.policy.state() {
-            path.push_str("&state=");
-            path.push_str(&state.version);
-        }
-        let headers = [
-            (":method", "GET"),
-            (":path", path.as_str()),
-            (":authority", config.policy_authority.as_str()),
-            ("accept", "application/json"),
-            CALLOUT_HEADER,
-        ];
-        let timeout = config.poll_timeout;
-        match host.call(&Callout {
-            cluster: &config.policy_cluster,
-            headers: &headers,
-            body: None,
-            timeout,
-        }) {
-            Ok(token) => self.poller.sent(token, now),
-            Err(_) => self.poller.settle(Outcome::Failed, now, jitter(host)),
-        }
-    }
-
     /// A root context has gone, and with it perhaps what was in flight: no answer may come. What was sent is sent again;
     /// should an answer come all the same, it is to a question that nobody asks any more.
     pub(crate) fn root_gone(&mut self) {
         self.poller.hurry();
+        self.fetcher.hurry();
         self.records.forget_in_flight();
     }
 
@@ -275,6 +258,9 @@ impl Vm {
         if let Some(sent) = self.poller.sent_at(token) {
             let outcome = self.polled(host, status, body_bytes, sent);
             self.poller.settle(outcome, now, jitter(host));
+        } else if self.fetcher.sent_at(token).is_some() {
+            let outcome = self.fetched(host, status, body_bytes);
+            self.fetcher.settle(outcome, now, jitter(host));
         } else if self.records.awaits(token) {
             let body = match status {
                 Some(200) => host
@@ -297,56 +283,6 @@ impl Vm {
             self.records.answered(host, answer, now);
         }
         self.pump(host);
-    }
-
-    fn polled(&mut self, host: &impl Host, status: Option<u16>, body_bytes: usize, sent: Duration) -> Outcome {
-        let (Some(config), Some(workload)) = (self.config.clone(), self.workload.clone()) else {
-            return Outcome::Failed;
-        };
-        match status {
-            Some(204) => return Outcome::Unchanged,
-            Some(200) if body_bytes <= MOST_ANSWER_BYTES => {}
-            _ => {
-                log::warn!("no policy from the policy server (status {status:?})");
-                return Outcome::Failed;
-            }
-        }
-        let body = host.body(Message::Answer, body_bytes).unwrap_or_default();
-        let before = self.policy.state().cloned();
-        let (news, errors) = self
-            .policy
-            .accept(&body, &config.bundle_keys, &workload, sent, host.wall().as_secs());
-        for error in &errors {
-            log::error!("{error}");
-        }
-        if news.bundle {
-            // Issuers may have changed with it; signatures are checked again.
-            self.tokens.clear();
-            if let Some(bundle) = self.policy.bundle() {
-                self.key_tables = KeyTables::of(bundle.bundle.issuers(), std::mem::take(&mut self.key_tables));
-            }
-        } else if news.state {
-            self.forget_tokens_of_changed_agents(host, before.as_deref());
-        }
-        match (errors.is_empty(), news.bundle || news.state) {
-            (true, true) => Outcome::News,
-            (true, false) => Outcome::Unchanged,
-            (false, _) => Outcome::Failed,
-        }
-    }
-
-    fn forget_tokens_of_changed_agents(&mut self, host: &impl Host, before: Option<&StateInUse>) {
-        let (Some(before), Some(after)) = (before, self.policy.state()) else {
-            return;
-        };
-        let (before, after) = (&before.list, &after.list);
-        self.tokens.retain(host.wall().as_secs(), |token| {
-            let claims = token.claims();
-            let agent = &claims.agent_id;
-            before.agent_state(agent) == after.agent_state(agent)
-                && before.not_before(agent) == after.not_before(agent)
-                && !after.revoked(&claims.jti)
-        });
     }
 }
 

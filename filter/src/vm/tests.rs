@@ -14,7 +14,7 @@ fn polls(host: &FakeHost) -> Vec<String> {
     host.sent()
         .into_iter()
         .map(|sent| sent.path)
-        .filter(|path| path.starts_with("/v1/policy"))
+        .filter(|path| path.starts_with("/v1/policy?"))
         .collect()
 }
 
@@ -27,12 +27,12 @@ fn one_poll_is_out_and_says_what_is_held() {
     let host = FakeHost::inbound();
     let mut vm = testing::fresh_vm(&host);
     vm.tick(&host);
-    assert_eq!(polls(&host), ["/v1/policy?formats=1"]);
+    assert_eq!(polls(&host), ["/v1/policy?formats=1,2"]);
     host.answer_poll(&mut vm, 200, &policy(1, &json!({})));
     vm.tick(&host);
     assert_eq!(
         polls(&host)[1..],
-        ["/v1/policy?formats=1&bundle=1.1&state=1.1"],
+        ["/v1/policy?formats=1,2&bundle=1.1&state=1.1"],
         "asked again at once, and once"
     );
     host.advance(Duration::from_secs(20));
@@ -63,7 +63,7 @@ fn bad_answers_change_nothing_and_are_not_followed_at_once() {
         vm.tick(&host);
         assert_eq!(
             polls(&host).last().unwrap(),
-            "/v1/policy?formats=1&bundle=1.2&state=1.2"
+            "/v1/policy?formats=1,2&bundle=1.2&state=1.2"
         );
     }
 }

@@ -1,0 +1,151 @@
+//! How policy comes: the long-poll for bundles and state lists, and beside it the requests for the pages of a bundle, so
+//! that neither a large bundle nor a bad one keeps a state list from arriving.
+
+use std::time::Duration;
+
+use authz::jws::KeyTables;
+use authz::policy::{MAX_PAGES_ANSWER_BYTES, PageDigest};
+
+use super::{CALLOUT_HEADER, MOST_ANSWER_BYTES, Vm};
+use crate::config::Config;
+use crate::host::{Callout, CalloutError, Host, Message, jitter};
+use crate::policy::StateInUse;
+use crate::poll::Outcome;
+
+/// How long the answer to a request for pages may take.
+pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Vm {
+    /// Asks for news, and says what is held.
+    pub(super) fn poll(&mut self, host: &impl Host, config: &Config, now: Duration) {
+        let mut path = String::from("/v1/policy?formats=1,2");
+        if let Some(version) = self.policy.version_known() {
+            path.push_str("&bundle=");
+            path.push_str(&version.to_string());
+        }
+        if let Some(state) = self.policy.state() {
+            path.push_str("&state=");
+            path.push_str(&state.version);
+        }
+        match get(host, config, &path, "application/json", config.poll_timeout) {
+            Ok(token) => self.poller.sent(token, now),
+            Err(CalloutError) => self.poller.settle(Outcome::Failed, now, jitter(host)),
+        }
+    }
+
+    /// Asks for pages that are missing, if any are.
+    pub(super) fn fetch(&mut self, host: &impl Host, config: &Config, now: Duration) {
+        let missing = self.policy.missing_pages();
+        if missing.is_empty() {
+            return;
+        }
+        let missing: Vec<String> = missing.iter().map(PageDigest::to_string).collect();
+        let path = format!("/v1/policy/pages?digests={}", missing.join(","));
+        match get(host, config, &path, "application/x-ndjson", FETCH_TIMEOUT) {
+            Ok(token) => self.fetcher.sent(token, now),
+            Err(CalloutError) => self.fetcher.settle(Outcome::Failed, now, jitter(host)),
+        }
+    }
+
+    /// Takes over the pages that an answer brings.
+    pub(super) fn fetched(&mut self, host: &impl Host, status: Option<u16>, body_bytes: usize) -> Outcome {
+        if status != Some(200) || body_bytes > MAX_PAGES_ANSWER_BYTES {
+            log::warn!("no pages from the policy server (status {status:?}, {body_bytes} bytes)");
+            return Outcome::Failed;
+        }
+        let body = host.body(Message::Answer, body_bytes).unwrap_or_default();
+        match self.policy.accept_pages(&body) {
+            Ok(changed) => {
+                if changed {
+                    self.bundle_changed();
+                }
+                Outcome::News
+            }
+            Err(error) => {
+                log::error!("{error}");
+                Outcome::Failed
+            }
+        }
+    }
+
+    /// Issuers may have changed with the bundle: signatures are checked again.
+    fn bundle_changed(&mut self) {
+        self.tokens.clear();
+        if let Some(bundle) = self.policy.bundle() {
+            self.key_tables = KeyTables::of(bundle.bundle.issuers(), std::mem::take(&mut self.key_tables));
+        }
+    }
+
+    /// Takes over what the answer to a poll brings.
+    pub(super) fn polled(
+        &mut self,
+        host: &impl Host,
+        status: Option<u16>,
+        body_bytes: usize,
+        sent: Duration,
+    ) -> Outcome {
+        let (Some(config), Some(workload)) = (self.config.clone(), self.workload.clone()) else {
+            return Outcome::Failed;
+        };
+        match status {
+            Some(204) => return Outcome::Unchanged,
+            Some(200) if body_bytes <= MOST_ANSWER_BYTES => {}
+            _ => {
+                log::warn!("no policy from the policy server (status {status:?})");
+                return Outcome::Failed;
+            }
+        }
+        let body = host.body(Message::Answer, body_bytes).unwrap_or_default();
+        let before = self.policy.state().cloned();
+        let (news, errors) = self
+            .policy
+            .accept(&body, &config.bundle_keys, &workload, sent, host.wall().as_secs());
+        for error in &errors {
+            log::error!("{error}");
+        }
+        if news.bundle {
+            self.bundle_changed();
+        } else if news.state {
+            self.forget_tokens_of_changed_agents(host, before.as_deref());
+        }
+        match (errors.is_empty(), news.bundle || news.pending || news.state) {
+            (true, true) => Outcome::News,
+            (true, false) => Outcome::Unchanged,
+            (false, _) => Outcome::Failed,
+        }
+    }
+
+    fn forget_tokens_of_changed_agents(&mut self, host: &impl Host, before: Option<&StateInUse>) {
+        let (Some(before), Some(after)) = (before, self.policy.state()) else {
+            return;
+        };
+        let (before, after) = (&before.list, &after.list);
+        self.tokens.retain(host.wall().as_secs(), |token| {
+            let claims = token.claims();
+            let agent = &claims.agent_id;
+            before.agent_state(agent) == after.agent_state(agent)
+                && before.not_before(agent) == after.not_before(agent)
+                && !after.revoked(&claims.jti)
+        });
+    }
+}
+
+/// Sends a request that has no body.
+fn get(host: &impl Host, config: &Config, path: &str, accept: &str, timeout: Duration) -> Result<u32, CalloutError> {
+    let headers = [
+        (":method", "GET"),
+        (":path", path),
+        (":authority", config.policy_authority.as_str()),
+        ("accept", accept),
+        CALLOUT_HEADER,
+    ];
+    host.call(&Callout {
+        cluster: &config.policy_cluster,
+        headers: &headers,
+        body: None,
+        timeout,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use std::task;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use authz::policy::{BundleClaims, PageDigest, PageTexts};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
@@ -45,6 +46,8 @@ pub enum Behaviour {
     Trickle(Duration),
     /// With the first half of what is proper, and then a broken stream.
     Break,
+    /// Properly, but with a space at the end of each page, so that it is not what was signed.
+    AlteredPages,
     /// With this status and body, whatever was asked.
     Rubbish(u16, Vec<u8>),
 }
@@ -83,12 +86,14 @@ struct Signed {
 #[derive(Debug, Default)]
 struct Inner {
     bundle: Option<Signed>,
+    pages: PageTexts,
     state: Option<Signed>,
     state_claims: Option<Value>,
     renews: bool,
     behaviour: Behaviour,
     intake: Intake,
     polls: Vec<Poll>,
+    bytes: usize,
     records: Vec<Value>,
     counted: u64,
     callouts: Vec<http::HeaderMap>,
@@ -129,6 +134,7 @@ impl Feed {
         };
         let router = Router::new()
             .route("/v1/policy", get(poll))
+            .route("/v1/policy/pages", get(pages))
             .route("/v1/records", post(records));
         let router = router.with_state(shared.clone());
         let serving = tokio::spawn(async move {
@@ -165,6 +171,24 @@ impl Feed {
     pub fn set_bundle(&self, claims: &Value) {
         let jws = self.key().sign("policy-bundle+jwt", claims);
         self.set_bundle_jws(&version_of(claims), &jws);
+    }
+
+    /// Signs and serves a bundle in format 2: the same claims, with the agents on pages.
+    ///
+    /// # Errors
+    ///
+    /// When the claims are not those of a bundle.
+    pub fn set_paged_bundle(&self, claims: &Value) -> Result<()> {
+        let paged = BundleClaims::deserialize(claims)?.paged()?;
+        let signed = Signed {
+            version: version_of(claims),
+            jws: self
+                .key()
+                .sign("policy-bundle+jwt", &serde_json::to_value(&paged.head)?),
+        };
+        self.shared
+            .change(|inner| (inner.bundle, inner.pages) = (Some(signed), paged.pages));
+        Ok(())
     }
 
     /// Serves these bytes as a bundle of that version.
@@ -218,6 +242,11 @@ impl Feed {
         self.shared.lock().counted
     }
 
+    /// How many bytes of policy and state have been sent so far.
+    pub fn bytes_sent(&self) -> usize {
+        self.shared.lock().bytes
+    }
+
     /// Every accepted line of records (`{"hash", "record"}`) so far.
     pub fn record_lines(&self) -> Vec<Value> {
         self.shared.lock().records.clone()
@@ -236,7 +265,8 @@ impl Feed {
         self.shared.lock().callouts.clone()
     }
 
-    /// Waits until a filter has said, by polling with it, that it holds this version of the bundle.
+    /// Waits until a filter has said, by polling with it, that it holds this version of the bundle; of one in format 2,
+    /// its head.
     ///
     /// One VM saying so is not all of them: ask for as many `vms` as poll (the workers and the main thread).
     ///
@@ -361,7 +391,7 @@ impl Shared {
 
     /// The answer to a poll, or none while there is nothing new.
     fn answer(&self, query: &PollQuery) -> Option<Response> {
-        let inner = self.lock();
+        let mut inner = self.lock();
         if let Behaviour::Rubbish(status, body) = &inner.behaviour {
             let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::IM_A_TEAPOT);
             return Some((status, body.clone()).into_response());
@@ -386,6 +416,7 @@ impl Shared {
             return None;
         }
         let answer = Bytes::from(Value::Object(changed).to_string());
+        inner.bytes += answer.len();
         let body = match &inner.behaviour {
             Behaviour::Trickle(pause) => Body::new(Dribble {
                 pause: tokio::time::interval(*pause),
@@ -441,6 +472,25 @@ async fn poll(State(shared): State<Shared>, Query(query): Query<PollQuery>, head
         }
     });
     held.await.unwrap_or_else(|_| StatusCode::NO_CONTENT.into_response())
+}
+
+#[derive(Debug, Deserialize)]
+struct PagesQuery {
+    digests: String,
+}
+
+async fn pages(State(shared): State<Shared>, Query(query): Query<PagesQuery>, headers: http::HeaderMap) -> Response {
+    let mut inner = shared.lock();
+    inner.callouts.push(headers);
+    let asked: Result<Vec<PageDigest>, _> = query.digests.split(',').map(PageDigest::parse).collect();
+    let Some(mut answer) = asked.ok().and_then(|asked| inner.pages.answer(&asked)) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    if inner.behaviour == Behaviour::AlteredPages {
+        answer = answer.replace('\n', " \n");
+    }
+    inner.bytes += answer.len();
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], answer).into_response()
 }
 
 async fn records(State(shared): State<Shared>, headers: http::HeaderMap, body: String) -> Response {

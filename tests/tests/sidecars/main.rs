@@ -9,5 +9,6 @@ mod failclosed_request;
 mod failclosed_server;
 mod failclosed_vm;
 mod harness;
+mod pages;
 mod story;
 mod traps;

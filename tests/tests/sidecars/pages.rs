@@ -1,5 +1,4 @@
 //! A policy of many agents comes in pages: little is sent for a change of one, and nothing that was not signed is used.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use serde_json::{Value, json};
 use tests::feed::{Behaviour, Feed, state_claims};

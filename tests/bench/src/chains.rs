@@ -34,12 +34,9 @@ use bed::Bed;
 use chain::{Chain, Kind};
 use lane::Lane;
 use rows::{ENTRIES, Entry};
-use traffic::{STREAM_BYTES, Traffic};
+use traffic::Traffic;
 
 pub(crate) use rows::ROWS;
-
-/// What a stream carries.
-const STREAM_MIB: f64 = STREAM_BYTES as f64 / (1 << 20) as f64;
 
 /// Measures what the plan wants of it, group by group.
 ///
@@ -146,8 +143,8 @@ fn row(entry: &Entry, lanes: &[Lane<'_>]) -> Result<Row> {
     Ok(row)
 }
 
-/// Microseconds a request, round by round: of a chain without filters as they are, of others above it. Or what a second
-/// of that gets through.
+/// Microseconds a request, round by round: of a chain without filters as they are, of others above it, in the row's
+/// unit.
 fn above_base(lanes: &[Lane<'_>], entry: &Entry) -> Result<Vec<f64>> {
     let costs = find(lanes, entry.kind, entry.traffic)?.costs();
     let base = entry.kind.base();
@@ -156,11 +153,7 @@ fn above_base(lanes: &[Lane<'_>], entry: &Entry) -> Result<Vec<f64>> {
     }
     let bases = find(lanes, base, entry.traffic)?.costs();
     let above = costs.iter().zip(bases).map(|(cost, base)| cost - base);
-    Ok(if entry.throughput {
-        above.map(|micros| STREAM_MIB * 1e6 / micros).collect()
-    } else {
-        above.collect()
-    })
+    Ok(above.map(|micros| micros * entry.per_microsecond).collect())
 }
 
 fn find<'a, 'b>(lanes: &'a [Lane<'b>], kind: Kind, traffic: Traffic) -> Result<&'a Lane<'b>> {

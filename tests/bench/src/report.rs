@@ -44,7 +44,9 @@ impl Report {
                 continue;
             };
             let found = figures.iter().find(|(id, _, noisy)| *id == peer && !noisy);
-            row.compared(found.and_then(|(_, peer, _)| over(row.figure, *peer)));
+            if let Some((_, peer, _)) = found {
+                row.compared(over(row.figure, *peer));
+            }
         }
     }
 }
@@ -83,5 +85,6 @@ mod tests {
         report.relate();
         let ratios: Vec<_> = report.rows().iter().map(|row| row.ratio).collect();
         assert_eq!(ratios, [Some(Summary::exactly(1.5)), None, None]);
+        assert!(report.rows().iter().all(|row| !row.noisy));
     }
 }

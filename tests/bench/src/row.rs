@@ -27,9 +27,6 @@ pub(crate) struct Spec {
 pub(crate) enum Bound {
     /// No more.
     AtMost(f64),
-    /// No less.
-    #[expect(dead_code, reason = "throughput rows come with the sections that measure it")]
-    AtLeast(f64),
 }
 
 impl Bound {
@@ -37,7 +34,6 @@ impl Bound {
     pub(crate) fn met(self, value: f64) -> bool {
         match self {
             Self::AtMost(most) => value <= most,
-            Self::AtLeast(least) => value >= least,
         }
     }
 }

@@ -348,6 +348,31 @@ const SEEDS: &[Seed] = &[
         "`llm` is not served by this version",
         "`http` or `mcp`",
     ),
+    // What the sidecar would not show to the filter.
+    (
+        "warehouse.yaml",
+        "[8080]",
+        "[15020]",
+        "warehouse.yaml:7:11",
+        "port 15020 is the sidecar's own",
+        "another port, such as 8080",
+    ),
+    (
+        "warehouse.yaml",
+        "[8080]",
+        "[8080, 3306]",
+        "warehouse.yaml:7:17",
+        "Istio takes port 3306 for TCP",
+        "another port, such as 8080",
+    ),
+    (
+        "analyst-7.yaml",
+        "namespace: agents",
+        "namespace: Agents",
+        "analyst-7.yaml:3:",
+        "`Agents` is not the name of a Kubernetes namespace",
+        "the workload's Kubernetes namespace",
+    ),
     (
         "warehouse.yaml",
         "method: GET",

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     claims::{ServiceRef, ToolGrant},
-    identity::{AgentId, SpiffeId},
+    identity::{AgentId, SpiffeId, is_label},
     policy::AgentClaims,
     scope::{Scope, ScopeError, ScopeSet},
 };
@@ -30,6 +30,16 @@ pub(super) fn identify(manifest: &AgentManifest, trust_domain: &str, report: &mu
         AgentId::parse(name),
         "write a DNS label, such as `analyst-7`",
     );
+    let namespace = &manifest.metadata.namespace;
+    if !is_label(namespace) {
+        let message = format!("`{namespace}` is not the name of a Kubernetes namespace");
+        report.add(
+            "/metadata/namespace",
+            message,
+            "write the workload's Kubernetes namespace",
+        );
+        return None;
+    }
     let identity = identity(trust_domain, &manifest.metadata, &manifest.spec.service_account, report);
     Some(AgentIdentity {
         id: id?,

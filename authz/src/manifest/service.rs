@@ -51,6 +51,7 @@ pub(super) fn check(manifest: &ServiceManifest, trust_domain: &str, report: &mut
         body_limit_bytes: spec.body_limit_bytes.unwrap_or(DEFAULT_BODY_LIMIT_BYTES),
     };
     check_useful(&claims, report);
+    check_ports(&claims, report);
     let mut faults = Faults::default();
     let compiled = policy::check::service(&claims, &mut faults);
     for Fault { field, error } in faults.0 {
@@ -184,6 +185,27 @@ fn check_useful(claims: &ServiceClaims, report: &mut Report<'_>) {
         Protocol::Http | Protocol::Mcp => {}
     }
 }
+
+/// A port where the sidecar hands no request to the filter would be an open door.
+fn check_ports(claims: &ServiceClaims, report: &mut Report<'_>) {
+    for (index, port) in claims.ports.iter().enumerate() {
+        let message = if SIDECAR_PORTS.contains(port) {
+            format!("port {port} is the sidecar's own, where no request meets the filter")
+        } else if TCP_PORTS.contains(port) {
+            format!("Istio takes port {port} for TCP, where no request meets the filter")
+        } else {
+            continue;
+        };
+        let advice = "let the application listen on another port, such as 8080";
+        report.add(format!("/spec/ports/{index}"), message, advice);
+    }
+}
+
+/// What Istio's agent and Envoy listen on themselves; some of them are never redirected.
+const SIDECAR_PORTS: [u16; 9] = [15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090];
+
+/// Ports whose protocol Istio does not guess: unless their Service says otherwise they carry SMTP, DNS, MySQL, MongoDB.
+const TCP_PORTS: [u16; 4] = [25, 53, 3306, 27017];
 
 /// The place in a file of a field of the claims.
 fn pointer(field: &str) -> String {

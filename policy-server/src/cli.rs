@@ -9,6 +9,7 @@ mod decide;
 mod issue;
 mod keys;
 mod output;
+mod render;
 mod serve;
 mod tls;
 
@@ -33,6 +34,7 @@ struct Arguments {
 
 const EXAMPLES: &str = "Examples:
   ostiary check policy/
+  ostiary render policy/ --out manifests/
   ostiary serve --config ostiary.yaml
   ostiary decide --cases cases.jsonl
 
@@ -49,6 +51,8 @@ enum Command {
     Keys(keys::Keys),
     /// Check agent and service files before they are applied
     Check(check::Check),
+    /// Write the NetworkPolicies and Istio policies that agent and service files stand for
+    Render(render::Render),
     /// Decide a request offline, with the same code as the filter in the sidecar
     Decide(Box<decide::Decide>),
     /// Print a completion script for a shell
@@ -116,6 +120,8 @@ enum Error {
     #[error(transparent)]
     Check(#[from] check::CheckError),
     #[error(transparent)]
+    Render(#[from] render::RenderError),
+    #[error(transparent)]
     Decide(#[from] decide::DecideError),
     #[error("cannot write the answer")]
     Output(#[from] io::Error),
@@ -151,6 +157,7 @@ fn dispatch(command: Command, printer: &mut Printer) -> Result<Outcome, Error> {
         Command::Issue(issue) => issue.run(printer)?,
         Command::Keys(keys) => keys.run(printer)?,
         Command::Check(check) => check.run(printer)?,
+        Command::Render(render) => render.run(printer)?,
         Command::Decide(decide) => decide.run(printer)?,
         Command::Completion { shell } => {
             let mut script = Vec::new();

@@ -38,6 +38,16 @@ pub struct Loaded {
     pub manifests: Manifests,
     /// The agents and services, or everything that is wrong with the files.
     pub mesh: Result<Mesh, Diagnostics>,
+    origins: Origins,
+}
+
+impl Loaded {
+    /// Places problems that a further rule found in [`Loaded::manifests`].
+    #[must_use]
+    pub fn diagnose(&self, problems: Vec<Problem>) -> Diagnostics {
+        let found = problems.into_iter().map(|problem| self.origins.place(problem));
+        self.origins.diagnostics(found.collect(), true)
+    }
 }
 
 /// All mistakes of a set of files, in the order of files and lines.
@@ -161,24 +171,63 @@ pub fn load<P: AsRef<Path>>(paths: &[P], trust_domain: &str) -> Result<Loaded, L
 
 #[derive(Default)]
 struct Loader {
-    files: Vec<PathBuf>,
+    origins: Origins,
     manifests: Manifests,
-    agents: Vec<Origin>,
-    services: Vec<Origin>,
-    found: Vec<(usize, Place, String, String)>,
+    found: Vec<Found>,
     complete: bool,
 }
 
+/// What is wrong: the file, the place in it, the message and the advice.
+type Found = (usize, Place, String, String);
+
+/// Where manifests come from.
+#[derive(Debug, Default)]
+struct Origins {
+    files: Vec<PathBuf>,
+    agents: Vec<Origin>,
+    services: Vec<Origin>,
+}
+
 /// The document that a manifest was read from.
+#[derive(Debug)]
 struct Origin {
     file: usize,
     node: Node,
 }
 
+impl Origins {
+    fn place(&self, problem: Problem) -> Found {
+        let origin = match problem.document {
+            DocumentRef::Agent(index) => self.agents.get(index),
+            DocumentRef::Service(index) => self.services.get(index),
+        };
+        let (file, place) = origin.map_or((0, Place::START), |origin| {
+            (origin.file, repair::place_of(&origin.node, &problem.field))
+        });
+        (file, place, problem.message, problem.advice)
+    }
+
+    fn diagnostics(&self, mut found: Vec<Found>, complete: bool) -> Diagnostics {
+        found.sort();
+        found.dedup();
+        let list = found.into_iter().map(|(file, place, message, advice)| Diagnostic {
+            file: self.files.get(file).cloned().unwrap_or_default(),
+            line: place.line,
+            column: place.column,
+            message,
+            advice,
+        });
+        Diagnostics {
+            list: list.collect(),
+            complete,
+        }
+    }
+}
+
 impl Loader {
     fn file(&mut self, path: PathBuf) -> FileLoader<'_> {
-        let file = self.files.len();
-        self.files.push(path);
+        let file = self.origins.files.len();
+        self.origins.files.push(path);
         FileLoader { loader: self, file }
     }
 
@@ -190,43 +239,17 @@ impl Loader {
         };
         let mesh = match checked {
             Ok(mesh) if self.found.is_empty() => Ok(mesh),
-            Ok(_) => Err(self.diagnostics()),
-            Err(problems) => {
-                problems.into_iter().for_each(|problem| self.problem(problem));
-                Err(self.diagnostics())
+            checked => {
+                let problems = checked.err().unwrap_or_default().into_iter();
+                self.found.extend(problems.map(|problem| self.origins.place(problem)));
+                Err(self.origins.diagnostics(self.found, self.complete))
             }
         };
         Loaded {
             files,
             manifests: self.manifests,
             mesh,
-        }
-    }
-
-    fn problem(&mut self, problem: Problem) {
-        let origin = match problem.document {
-            DocumentRef::Agent(index) => self.agents.get(index),
-            DocumentRef::Service(index) => self.services.get(index),
-        };
-        let (file, place) = origin.map_or((0, Place::START), |origin| {
-            (origin.file, repair::place_of(&origin.node, &problem.field))
-        });
-        self.found.push((file, place, problem.message, problem.advice));
-    }
-
-    fn diagnostics(&mut self) -> Diagnostics {
-        self.found.sort();
-        self.found.dedup();
-        let list = self.found.drain(..).map(|(file, place, message, advice)| Diagnostic {
-            file: self.files.get(file).cloned().unwrap_or_default(),
-            line: place.line,
-            column: place.column,
-            message,
-            advice,
-        });
-        Diagnostics {
-            list: list.collect(),
-            complete: self.complete,
+            origins: self.origins,
         }
     }
 }
@@ -246,7 +269,7 @@ impl FileLoader<'_> {
         match source {
             Ok(source) => self.documents(&source),
             Err(ReadError::Io(error)) => {
-                let path = self.loader.files.get(self.file).cloned().unwrap_or_default();
+                let path = self.loader.origins.files.get(self.file).cloned().unwrap_or_default();
                 return Err(LoadError::unreadable(&path, error));
             }
             Err(ReadError::TooLong) => {
@@ -287,13 +310,13 @@ impl FileLoader<'_> {
             Some(Kind::Agent) => {
                 if let Some(manifest) = self.manifest::<AgentManifest>(&mut node) {
                     self.loader.manifests.agents.push(manifest);
-                    self.loader.agents.push(Origin { file: self.file, node });
+                    self.loader.origins.agents.push(Origin { file: self.file, node });
                 }
             }
             Some(Kind::Service) => {
                 if let Some(manifest) = self.manifest::<ServiceManifest>(&mut node) {
                     self.loader.manifests.services.push(manifest);
-                    self.loader.services.push(Origin { file: self.file, node });
+                    self.loader.origins.services.push(Origin { file: self.file, node });
                 }
             }
             None => self.loader.complete = false,

@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod peer;
 pub mod policy;
 pub mod reload;
+pub mod render;
 pub mod routes;
 pub mod secret;
 pub mod serve;

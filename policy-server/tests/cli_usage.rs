@@ -14,6 +14,7 @@ const COMMANDS: &[&[&str]] = &[
     &["keys"],
     &["keys", "show"],
     &["check"],
+    &["render"],
     &["decide"],
     &["completion"],
 ];
@@ -56,6 +57,10 @@ fn wrong_usage_exits_with_2_and_says_why_on_the_standard_error() {
         &["--unknown"][..],
         &["check", "--unknown", "."],
         &["check"],
+        &["render"],
+        &["render", ".", "--check"],
+        &["render", ".", "--policy-server", "policy-server"],
+        &["render", ".", "--trust-domain", "a/b"],
         &["unknown"],
         &["serve"],
         &["issue", "--agent-id", "a", "--operation-id", "b"],
@@ -100,6 +105,7 @@ fn what_cannot_run_exits_with_2_and_one_line() {
     for arguments in [
         &["serve", "--config", "nowhere.yaml"][..],
         &["keys", "show", "--data", "nowhere"],
+        &["render", "nowhere"],
         &["decide", "--cases", "nowhere.jsonl"],
         &[
             "decide",
@@ -160,7 +166,7 @@ fn completions_name_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let run = run(&["completion", shell]);
         assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{shell}");
-        for word in ["serve", "issue", "check", "decide", "agent-id", "cases"] {
+        for word in ["serve", "issue", "check", "render", "decide", "agent-id", "cases"] {
             assert!(run.stdout.contains(word), "{shell}: {word}");
         }
     }

@@ -71,20 +71,7 @@ impl Check {
 }
 
 fn render(report: &Report<'_>, printer: &Printer) -> String {
-    let mut text = String::new();
-    for diagnostic in report.diagnostics {
-        let Diagnostic {
-            file,
-            line,
-            column,
-            message,
-            advice,
-        } = diagnostic;
-        let place = format!("{}:{line}:{column}:", printable(&file.display().to_string()));
-        let (message, advice) = (printable(message), printable(advice));
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{} {message}; {advice}", printer.strong(place));
-    }
+    let mut text = places(report.diagnostics, printer);
     let files = count(report.files, "file");
     let _ = if report.ok {
         let (agents, services) = (count(report.agents, "agent"), count(report.services, "service"));
@@ -102,6 +89,25 @@ fn render(report: &Report<'_>, printer: &Printer) -> String {
     text
 }
 
-fn count(number: usize, noun: &str) -> String {
+/// A line for each mistake: where it is, what is wrong, and what to do about it.
+pub(super) fn places(diagnostics: &[Diagnostic], printer: &Printer) -> String {
+    let mut text = String::new();
+    for diagnostic in diagnostics {
+        let Diagnostic {
+            file,
+            line,
+            column,
+            message,
+            advice,
+        } = diagnostic;
+        let place = format!("{}:{line}:{column}:", printable(&file.display().to_string()));
+        let (message, advice) = (printable(message), printable(advice));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{} {message}; {advice}", printer.strong(place));
+    }
+    text
+}
+
+pub(super) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -348,6 +348,23 @@ const SEEDS: &[Seed] = &[
         "`llm` is not served by this version",
         "`http` or `mcp`",
     ),
+    // What another service has claimed.
+    (
+        "mcp.yaml",
+        "mcp.tools.svc.cluster.local",
+        "warehouse.data.svc.cluster.local",
+        "warehouse.yaml:6:11",
+        "host `warehouse.data.svc.cluster.local` belongs to `tools/mcp`",
+        "give each service its own",
+    ),
+    (
+        "mcp.yaml",
+        "namespace: tools }\nspec:\n  serviceAccount: mcp",
+        "namespace: data }\nspec:\n  serviceAccount: warehouse",
+        "warehouse.yaml:7:11",
+        "port 8080 of `spiffe://cluster.local/ns/data/sa/warehouse` belongs to `data/mcp`",
+        "give each service its own",
+    ),
     // What the sidecar would not show to the filter.
     (
         "warehouse.yaml",

@@ -170,6 +170,25 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_in_the_manifests_is_accepted() {
+        for (file, pointer) in [
+            ("base/wasmplugin.yaml", "/spec/pluginConfig"),
+            ("components/canary/wasmplugin.yaml", "/spec/pluginConfig"),
+            (
+                "components/traffic-extension/traffic-extension.yaml",
+                "/spec/wasm/pluginConfig",
+            ),
+        ] {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../istio/").to_owned() + file;
+            let manifest: serde_json::Value = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+            let document = manifest.pointer(pointer).unwrap().to_string();
+            let config = Config::parse(document.as_bytes()).unwrap();
+            // A WasmPlugin cannot set Envoy's flag, so the filter must not rely on it.
+            assert!(!config.headers_stop_iteration, "{file}");
+        }
+    }
+
+    #[test]
     fn anything_but_the_documented_fields_and_ranges_is_refused() {
         for (fields, error) in [
             (json!({"record_queu": 1}), "not of the expected shape"),

@@ -106,18 +106,6 @@ impl PathTemplate {
     }
 }
 
-impl std::fmt::Display for PathTemplate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("/");
-        }
-        self.0.iter().try_for_each(|segment| match segment {
-            Segment::Literal(literal) => write!(f, "/{literal}"),
-            Segment::Capture(name) => write!(f, "/{{{name}}}"),
-        })
-    }
-}
-
 fn parse_segment(text: &str) -> Result<Segment, PathTemplateError> {
     if let Some(inner) = text.strip_prefix('{') {
         let name = inner.strip_suffix('}').filter(|name| scope::is_capture_name(name));

@@ -1,7 +1,5 @@
 //! Services as a filter looks them up.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use super::{PathTemplate, Route, bundle::host_of};
@@ -207,12 +205,6 @@ impl Service {
         self.tools.get(index)
     }
 
-    /// The tools that it offers, by name.
-    #[must_use]
-    pub fn tools(&self) -> &[ToolRule] {
-        &self.tools
-    }
-
     /// Whether some request of `agent` to this service could need exactly `scope`.
     ///
     /// A route whose `own` capture appears in its scope serves each agent only its own segment.
@@ -259,8 +251,5 @@ impl Service {
     }
 }
 
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+#[cfg(test)]
+mod tests;

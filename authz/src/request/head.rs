@@ -382,6 +382,9 @@ mod tests {
             (head.authority(), head.header("x-a"), head.header("x-b")),
             ("warehouse:8080", Some(&b"1"[..]), None)
         );
+        let pairs = PLAIN.map(|(name, value)| (name, if name == ":path" { "/v1/tables/a?limit=3" } else { value }));
+        let head = RequestHead::parse(&pairs).unwrap();
+        assert_eq!((head.path(), head.query()), ("/v1/tables/a", Some("limit=3")));
     }
 
     #[test]
@@ -436,13 +439,16 @@ mod tests {
 
     #[test]
     fn one_body_has_one_length() {
-        assert_eq!(code(&[("content-length", "10")]), None);
+        for fine in ["10", "0000000000000000010", "9999999999999999999"] {
+            assert_eq!(code(&[("content-length", fine)]), None, "{fine}");
+        }
         assert_eq!(code(&[("transfer-encoding", "chunked")]), None);
         for bad in [
             &[("content-length", "10"), ("transfer-encoding", "chunked")][..],
             &[("content-length", "+1")],
             &[("content-length", "1,1")],
             &[("content-length", "")],
+            &[("content-length", "00000000000000000010")],
             &[("content-length", "99999999999999999999")],
         ] {
             assert_eq!(code(bad), Some(Code::RequestMalformed), "{bad:?}");
@@ -470,7 +476,9 @@ mod tests {
         ] {
             assert_eq!(code(&[(name, "DELETE")]), Some(Code::MethodOverrideRefused), "{name}");
         }
-        assert_eq!(code(&[("x-http-methods", "DELETE")]), None);
+        for name in ["x-http-methods", "x.http-method", "x-http-metho_"] {
+            assert_eq!(code(&[(name, "DELETE")]), None, "{name}");
+        }
     }
 
     #[test]
@@ -496,6 +504,9 @@ mod tests {
                 "{authority}"
             );
         }
+        let of_length = |bytes| code_replacing(":authority", &"a".repeat(bytes));
+        assert_eq!(of_length(MAX_AUTHORITY_BYTES), None);
+        assert_eq!(of_length(MAX_AUTHORITY_BYTES + 1), Some(Code::RequestMalformed));
     }
 
     #[test]

@@ -85,6 +85,8 @@ fn templates_capture_whole_segments() {
         ("read:data.{arguments./a//b}", Err(ScopeError::BadCapture)),
         ("read:data.{{table}}", Err(ScopeError::BadCapture)),
         ("{action}:data", Err(ScopeError::Malformed)),
+        ("read:data.Table", Err(ScopeError::Malformed)),
+        ("read:data..{table}", Err(ScopeError::Malformed)),
         ("read:data.*", Err(ScopeError::Wildcard)),
     ];
     for (text, expected) in cases {

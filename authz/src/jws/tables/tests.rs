@@ -191,8 +191,13 @@ fn tables_are_few_and_outlive_a_bundle() {
     assert!(fewer.insert(Issuer::parse("https://9").unwrap(), TestKey::new(9).jwks()));
     assert!(fewer.insert(Issuer::parse("https://a").unwrap(), TestKey::new(1).jwks()));
     let tables = KeyTables::of(&fewer, tables);
-    let seeds = [9, 1].map(|seed| SigningKey::from_bytes(&[seed; 32]).verifying_key());
-    assert_eq!([tables.keys[0].key, tables.keys[1].key], seeds);
+    let signers = [9, 1].map(|seed| SigningKey::from_bytes(&[seed; 32]));
+    for (signer, made) in signers.iter().zip(&tables.keys) {
+        assert_eq!(made.key, signer.verifying_key());
+        let signature = signer.sign(b"message");
+        assert!(tables.verify(&made.key, b"message", &signature));
+        assert!(!tables.verify(&made.key, b"massage", &signature));
+    }
     assert_eq!(tables.keys[1].minus_key.0.as_ptr(), place, "made once");
 
     let tables = KeyTables::of(&Issuers::default(), tables);
@@ -207,4 +212,14 @@ fn keys_without_a_table_are_verified_all_the_same() {
     assert!(tables.verify(&without.verifying_key(), b"message", &signature));
     assert!(!tables.verify(&without.verifying_key(), b"massage", &signature));
     assert!(!tables.verify(&with.verifying_key(), b"message", &signature));
+}
+
+#[test]
+fn a_key_with_a_table_is_verified_by_it() {
+    let signer = SigningKey::from_bytes(&[1; 32]);
+    let (key, signature) = (signer.verifying_key(), signer.sign(b"message"));
+    let mut tables = table(&key);
+    assert!(tables.verify(&key, b"message", &signature));
+    tables.keys[0].minus_key = Table::new(key.to_edwards());
+    assert!(!tables.verify(&key, b"message", &signature), "by that of its opposite");
 }

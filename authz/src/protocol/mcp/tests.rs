@@ -255,3 +255,28 @@ fn a_retry_with_answers_is_a_call_like_any_other() {
     assert_eq!(retry("pandas"), "ok");
     assert_eq!(retry("bash"), "tool_forbidden");
 }
+
+#[test]
+fn an_element_of_an_array_is_named_by_its_index_in_one_spelling() {
+    let code = |index: &str, tables: Value| {
+        World::legacy_mcp("sql_query", json!({ "tables": tables }))
+            .with(|w| {
+                let scope = format!("read:data.{{arguments./tables/{index}}}");
+                w.bundle["services"][1]["tools"]["sql_query"]["scope"] = scope.into();
+            })
+            .code()
+    };
+    let (granted, other) = ("sales_q1_2026", "hr");
+    assert_eq!(code("0", json!([granted, other])), "ok");
+    assert_eq!(code("0", json!([other, granted])), "scope_not_in_policy");
+    assert_eq!(code("1", json!([other, granted])), "ok");
+    assert_eq!(code("1", json!([granted])), "scope_not_granted");
+    assert_eq!(code("2", json!([other, other, granted])), "ok");
+    for index in ["00", "02", "-", "a"] {
+        assert_eq!(
+            code(index, json!([granted, granted, granted])),
+            "scope_not_granted",
+            "{index}"
+        );
+    }
+}

@@ -81,8 +81,9 @@ bench-tools: set-up mesh-tools
 	@cargo build --profile measure -p bench -p policy-server
 	@cargo bench --quiet --profile measure -p micro --features criterion --bench native --no-run
 
-mutants: set-up $(MUTANTS) ## Change the deciding modules of authz in every small way; the tests must notice
-	@PATH="$(abspath $(TOOLS)/bin):$$PATH" cargo mutants --package authz --output $(TARGET)
+# By name: `--file` would only add to the files that .cargo/mutants.toml lists.
+mutants: set-up $(MUTANTS) ## Change what decides in authz in every small way, and the tests must notice; FILE=PATH changes one file
+	@PATH="$(abspath $(TOOLS)/bin):$$PATH" cargo mutants --package authz --output $(TARGET) $(if $(FILE),--re '^$(FILE):')
 
 build: set-up ## Build the filter for Envoy, and everything native
 	@$(say) "build: the filter, for wasm32-wasip1"

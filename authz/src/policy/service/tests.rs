@@ -29,7 +29,7 @@ fn a_protocol_is_the_word_that_files_have() {
 #[test]
 fn a_host_is_a_dns_name_in_lower_case() {
     let (label, longer) = ("a".repeat(63), "a".repeat(64));
-    let longest = [&*label, &label, &label, &label[..61]].join(".");
+    let longest = [&*label, &label, &label, &*"a".repeat(61)].join(".");
     for fine in ["a", "a-b", "a_b.c", "7.a", &*label, &*longest] {
         assert!(is_host(fine), "{fine}");
     }

@@ -12,11 +12,14 @@ use std::path::{Path, PathBuf};
 use authz::manifest::{AgentManifest, DocumentRef, Manifests, Mesh, Problem, ServiceManifest};
 use serde::Serialize;
 
+pub use cluster::inspect;
+
 use de::{Mistake, MistakeKind, Step, Wanted};
 use walk::ReadError;
 use yaml::{Fault, Node, Place, Value};
 
 mod advice;
+mod cluster;
 mod de;
 mod nearest;
 mod repair;

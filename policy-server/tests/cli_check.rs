@@ -554,3 +554,129 @@ fn nothing_to_check_is_no_success() {
     assert_eq!(missing.code, 2);
     assert!(missing.stderr.contains("`nowhere`"), "{}", missing.stderr);
 }
+
+/// A folder with the good files, and the manifests of a namespace of the mesh in `cluster.yaml`, with `from` written as `to`.
+fn cluster_with(from: &str, to: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::rename(good_folder().keep(), folder.path().join("policy")).unwrap();
+    assert!(CLUSTER.contains(from), "{from:?}");
+    fs::write(folder.path().join("cluster.yaml"), CLUSTER.replacen(from, to, 1)).unwrap();
+    folder
+}
+
+const CLUSTER: &str = r#"apiVersion: v1
+kind: Namespace
+metadata:
+  name: data
+  labels: { istio-injection: enabled, ostiary.dev/mesh: enabled }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: warehouse, namespace: data }
+spec:
+  selector: { ostiary.dev/service-account: warehouse }
+  ports:
+  - { name: http, port: 80, targetPort: 8080 }
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: warehouse, namespace: data }
+spec:
+  template:
+    metadata:
+      labels: { ostiary.dev/mesh: enabled, ostiary.dev/filter: stable, ostiary.dev/service-account: warehouse }
+    spec: { serviceAccountName: warehouse }
+---
+apiVersion: extensions.istio.io/v1alpha1
+kind: WasmPlugin
+metadata: { name: ostiary, namespace: istio-system }
+spec:
+  selector: { matchLabels: { ostiary.dev/filter: stable } }
+  failStrategy: FAIL_RELOAD
+---
+apiVersion: extensions.istio.io/v1alpha1
+kind: TrafficExtension
+metadata: { name: ostiary, namespace: istio-system }
+spec:
+  selector: { matchLabels: { ostiary.dev/filter: canary } }
+  wasm: { failStrategy: FAIL_RELOAD }
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: { name: guard, namespace: istio-system }
+spec:
+  configPatches:
+  - applyTo: HTTP_FILTER
+    match: { listener: { filterChain: { filter: { subFilter: { name: envoy.filters.http.router } } } } }
+    patch: { operation: INSERT_BEFORE, value: { name: ostiary.guard } }
+"#;
+
+#[test]
+fn what_would_go_past_the_filter_in_a_cluster_is_told_with_its_place() {
+    let folder = cluster_with("", "");
+    let run = ostiary(folder.path(), &["check", "policy", "--manifests", "cluster.yaml"]);
+    assert_eq!(
+        (run.code, run.stdout.as_str()),
+        (0, "ok: 3 files, 1 agent, 2 services\n")
+    );
+    for (from, to, place, message) in [
+        ("istio-injection: enabled", "a: b", "5:11", "no sidecar"),
+        (
+            "{ istio-injection",
+            "{ istio.io/dataplane-mode: ambient, istio-injection",
+            "5:13",
+            "ambient",
+        ),
+        ("name: http, ", "name: web, ", "13:5", "guess"),
+        ("name: http, ", "appProtocol: tcp, name: http, ", "13:5", "guess"),
+        ("targetPort: 8080", "targetPort: 9090", "13:41", "lists port 9090"),
+        (
+            "labels: { ostiary.dev/mesh: enabled, ",
+            "labels: { ",
+            "21:15",
+            "`ostiary.dev/mesh: enabled`",
+        ),
+        ("filter: stable", "filter: v2", "21:64", "`ostiary.dev/filter: stable`"),
+        (
+            "account: warehouse }\n    spec",
+            "account: reports }\n    spec",
+            "21:101",
+            "service-account: warehouse`",
+        ),
+        (
+            "serviceAccountName: warehouse",
+            "serviceAccountName: other",
+            "21:15",
+            "no agent or service file",
+        ),
+        (
+            "spec: { serviceAccountName",
+            "  annotations: { sidecar.istio.io/inject: \"false\" }\n    spec: { serviceAccountName",
+            "22:47",
+            "no sidecar",
+        ),
+        ("FAIL_RELOAD", "FAIL_OPEN", "29:17", "every request"),
+        (
+            "  failStrategy: FAIL_RELOAD\n",
+            "  failStrategy: FAIL_RELOAD\n  match: [{ mode: SERVER }]\n",
+            "30:3",
+            "`match`",
+        ),
+        ("filter: canary", "filter: stable", "35:50", "share one VM"),
+        ("ostiary.guard", "other", "43:5", "between ours and the router"),
+        ("kind: Namespace", "kind: &n Namespace", "2:", "YAML anchor"),
+    ] {
+        let folder = cluster_with(from, to);
+        let run = ostiary(folder.path(), &["check", "policy", "--manifests", "cluster.yaml"]);
+        assert_eq!(run.code, 1, "{to:?}: {}{}", run.stdout, run.stderr);
+        let told = run
+            .stdout
+            .lines()
+            .any(|line| line.starts_with(&format!("cluster.yaml:{place}")) && line.contains(message));
+        assert!(
+            told,
+            "{to:?} should give {place} with {message:?}, but gave:\n{}",
+            run.stdout
+        );
+    }
+}

@@ -53,8 +53,8 @@ fn written() -> BTreeMap<PathBuf, String> {
         .collect()
 }
 
-/// The objects that `kubectl apply -k` would apply.
-fn build(folder: &str) -> Vec<Value> {
+/// What `kubectl apply -k` would apply.
+fn built(folder: &str) -> String {
     let kubectl = std::env::var_os("KUBECTL").unwrap_or_else(|| "kubectl".into());
     let built = Command::new(&kubectl)
         .args(["kustomize", folder])
@@ -68,7 +68,12 @@ fn build(folder: &str) -> Vec<Value> {
         });
     let problem = String::from_utf8(built.stderr).unwrap();
     assert!(built.status.success() && problem.is_empty(), "{folder}: {problem}");
-    documents(&String::from_utf8(built.stdout).unwrap())
+    String::from_utf8(built.stdout).unwrap()
+}
+
+/// The same, object by object.
+fn build(folder: &str) -> Vec<Value> {
+    documents(&built(folder))
 }
 
 fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
@@ -386,6 +391,16 @@ fn the_policy_server_reads_the_files_that_the_manifests_come_from() {
     assert_eq!(sources.len(), map.len());
     let mesh = policy_server::policy::load(folder.path(), "cluster.local").unwrap();
     assert_eq!((mesh.agents().len(), mesh.services().len()), (2, 4));
+}
+
+#[test]
+fn the_check_finds_nothing_in_the_demo() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("built.yaml");
+    fs::write(&file, built("k8s/overlays/kind")).unwrap();
+    let mesh = policy_server::policy::load(&top().join("k8s/demo/policy"), "cluster.local").unwrap();
+    let found = policy_server::files::inspect(&[file], &mesh).unwrap();
+    assert!(found.list().is_empty(), "{found}");
 }
 
 /// What shows of a CEL expression without the API server: strings end, brackets pair.

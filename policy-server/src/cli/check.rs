@@ -18,6 +18,9 @@ pub(super) struct Check {
     /// Files and folders of one mesh
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Kubernetes manifests to hold against the files, as they are applied (`kubectl kustomize`); may be repeated
+    #[arg(long, value_name = "PATH")]
+    manifests: Vec<PathBuf>,
     /// The trust domain of the mesh
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
     trust_domain: String,
@@ -26,6 +29,7 @@ pub(super) struct Check {
 const EXAMPLES: &str = "Examples:
   ostiary check policy/
   ostiary check agents/ services/warehouse.yaml
+  kubectl kustomize overlay/ | ostiary check policy/ --manifests /dev/stdin
   ostiary --output json check policy/ | jq -r '.diagnostics[].message'
 
 Exit codes: 0 no mistake, 1 at least one, 2 nothing could be checked";
@@ -56,7 +60,14 @@ impl Check {
         if loaded.files == 0 {
             return Err(CheckError::NoFiles.into());
         }
-        let diagnostics = loaded.mesh.as_ref().err();
+        let diagnostics = match &loaded.mesh {
+            Err(diagnostics) => Some(diagnostics.clone()),
+            Ok(mesh) => {
+                let found = files::inspect(&self.manifests, mesh).map_err(CheckError::from)?;
+                (!found.list().is_empty()).then_some(found)
+            }
+        };
+        let diagnostics = diagnostics.as_ref();
         let report = Report {
             ok: diagnostics.is_none(),
             files: loaded.files,

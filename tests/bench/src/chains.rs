@@ -29,6 +29,7 @@ use crate::plan::Plan;
 use crate::report::Report;
 use crate::rounds::{Summary, ratios, rotated};
 use crate::row::Row;
+use crate::table;
 
 use bed::Bed;
 use chain::{Chain, Kind};
@@ -60,6 +61,7 @@ pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
             measure(plan, &bed, &wanted, report)
                 .await
                 .with_context(|| format!("chains: {group}"))?;
+            table::show(report, plan)?;
         }
     }
     report.note("chains: access logs are off in all chains; records are on, and taken by a local policy feed");

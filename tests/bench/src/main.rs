@@ -94,7 +94,13 @@ async fn run(arguments: Arguments) -> Result<()> {
         }
         return Ok(());
     }
-    let plan = Plan::new(arguments.only, arguments.quick, &SECTIONS)?;
+    let name = if arguments.quick {
+        "bench/quick.json"
+    } else {
+        "bench/results.json"
+    };
+    let output = arguments.output.unwrap_or_else(|| ::tests::built::target().join(name));
+    let plan = Plan::new(arguments.only, arguments.quick, output, &SECTIONS)?;
     let mut report = Report::default();
     println!("{}\n", Machine::find()?);
     if plan.wants_any("chains", chains::ROWS) {
@@ -120,14 +126,9 @@ async fn run(arguments: Arguments) -> Result<()> {
         report.note("a quick run: the tool works; the figures and verdicts mean nothing");
     }
     report.relate();
-    print!("{}", table::render(&report));
-    let name = if plan.quick {
-        "bench/quick.json"
-    } else {
-        "bench/results.json"
-    };
-    let output = arguments.output.unwrap_or_else(|| ::tests::built::target().join(name));
-    table::write(&report, &plan, &output)
+    println!("\nall of it");
+    print!("{}", table::render(report.rows(), report.notes()));
+    table::write(&report, &plan)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::plan::Plan;
 use crate::report::Report;
 use crate::rounds::Summary;
 use crate::row::{Bound, Row, Spec};
+use crate::table;
 
 use mesh::{Mesh, VMS};
 
@@ -143,7 +144,7 @@ pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         let figure = figure.with_context(|| format!("nothing was measured for `{}`", spec.id))?;
         report.add(Row::new(spec, figure));
     }
-    Ok(())
+    table::show(report, plan)
 }
 
 const MIB: f64 = (1 << 20) as f64;

@@ -12,6 +12,7 @@ use crate::plan::Plan;
 use crate::report::Report;
 use crate::rounds::Summary;
 use crate::row::{Row, Spec};
+use crate::table;
 
 const NATIVE: &str = "native";
 const VM: &str = "wasm";
@@ -79,6 +80,7 @@ pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         for (spec, id) in native {
             add(report, spec, &native::samples(id)?)?;
         }
+        table::show(report, plan)?;
     }
     if !wasm.is_empty() {
         eprintln!("micro: in Envoy's V8");
@@ -87,6 +89,7 @@ pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
             let samples = vm.measure(plan, id).await.with_context(|| id.to_owned())?;
             add(report, spec, &samples)?;
         }
+        table::show(report, plan)?;
     }
     Ok(())
 }

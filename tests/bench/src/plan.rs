@@ -1,5 +1,7 @@
 //! What is to be measured, and how thoroughly.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 
 use crate::row::Spec;
@@ -10,6 +12,8 @@ pub(crate) struct Plan {
     only: Vec<String>,
     /// Everything once with tiny counts: to see that the tool works.
     pub(crate) quick: bool,
+    /// Where the results go.
+    pub(crate) output: PathBuf,
 }
 
 impl Plan {
@@ -18,7 +22,7 @@ impl Plan {
     /// # Errors
     ///
     /// When a name is none of these.
-    pub(crate) fn new(only: Vec<String>, quick: bool, sections: &[(&str, &[Spec])]) -> Result<Self> {
+    pub(crate) fn new(only: Vec<String>, quick: bool, output: PathBuf, sections: &[(&str, &[Spec])]) -> Result<Self> {
         for name in &only {
             let known = sections
                 .iter()
@@ -27,7 +31,7 @@ impl Plan {
                 bail!("there is no section, group or row `{name}`; `--list` prints the rows");
             }
         }
-        Ok(Self { only, quick })
+        Ok(Self { only, quick, output })
     }
 
     /// Whether a row is asked for by its own name, its group's or its section's.
@@ -73,7 +77,7 @@ mod tests {
 
     fn wanted(only: &[&str]) -> Vec<&'static str> {
         let only = only.iter().map(|name| (*name).to_owned()).collect();
-        let plan = Plan::new(only, false, &[("section", &ROWS)]).unwrap();
+        let plan = Plan::new(only, false, PathBuf::new(), &[("section", &ROWS)]).unwrap();
         let wanted = ROWS.iter().filter(|row| plan.wants("section", row));
         wanted.map(|row| row.id).collect()
     }
@@ -89,6 +93,6 @@ mod tests {
 
     #[test]
     fn a_name_that_is_nowhere_is_an_error() {
-        assert!(Plan::new(vec!["third".to_owned()], false, &[("section", &ROWS)]).is_err());
+        assert!(Plan::new(vec!["third".to_owned()], false, PathBuf::new(), &[("section", &ROWS)]).is_err());
     }
 }

@@ -8,6 +8,7 @@ use crate::row::Row;
 pub(crate) struct Report {
     rows: Vec<Row>,
     notes: Vec<String>,
+    shown: usize,
 }
 
 impl Report {
@@ -24,6 +25,12 @@ impl Report {
     /// All rows.
     pub(crate) fn rows(&self) -> &[Row] {
         &self.rows
+    }
+
+    /// The rows that this has not given before.
+    pub(crate) fn unshown(&mut self) -> &[Row] {
+        let shown = std::mem::replace(&mut self.shown, self.rows.len());
+        self.rows.get(shown..).unwrap_or_default()
     }
 
     /// All notes.
@@ -74,6 +81,18 @@ mod tests {
             bound: None,
         };
         Row::new(&spec, figure)
+    }
+
+    #[test]
+    fn a_row_is_shown_once() {
+        let mut report = Report::default();
+        report.add(row("first", None, Summary::exactly(1.0)));
+        assert_eq!(report.unshown().len(), 1);
+        report.add(row("second", None, Summary::exactly(2.0)));
+        let shown: Vec<_> = report.unshown().iter().map(|row| row.spec.id).collect();
+        assert_eq!(shown, ["second"]);
+        assert!(report.unshown().is_empty());
+        assert_eq!(report.rows().len(), 2);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::plan::Plan;
 use crate::report::Report;
 use crate::rounds::Summary;
 use crate::row::{Row, Spec};
+use crate::table;
 
 use polls::{Polls, VMS_A_WORKLOAD};
 use records::Sources;
@@ -147,18 +148,22 @@ pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     ]) {
         eprintln!("server: tokens and records");
         throughput(&mut rows).await.context(THROUGHPUT)?;
+        table::show(rows.report, plan)?;
     }
     if rows.wants(&["server-poll-1000", "server-poll-5000"]) {
         eprintln!("server: memory of polls");
         memory(&mut rows).await.context(POLLS)?;
+        table::show(rows.report, plan)?;
     }
     if rows.wants(&["server-change", "server-change-spread"]) {
         eprintln!("server: a change of policy");
         change(&mut rows).await.context(POLLS)?;
+        table::show(rows.report, plan)?;
     }
     if rows.wants(&["server-renewal-spread"]) {
         eprintln!("server: a renewal of the state list");
         renewal(&mut rows).await.context(POLLS)?;
+        table::show(rows.report, plan)?;
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! The table for people, and the same for programs.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -27,9 +26,20 @@ const HEADINGS: [&str; 9] = [
 /// Columns of words; numbers stand at the right of theirs.
 const WORDS: [usize; 4] = [0, 1, 6, 8];
 
-/// The table as text.
-pub(crate) fn render(report: &Report) -> String {
-    let cells: Vec<_> = report.rows().iter().map(cells).collect();
+/// Prints what has come since the last time and writes all that there is, so that a run that is cut off shows what it
+/// had measured.
+///
+/// # Errors
+///
+/// As [`write`].
+pub(crate) fn show(report: &mut Report, plan: &Plan) -> Result<()> {
+    println!("{}", render(report.unshown(), &[]));
+    write(report, plan)
+}
+
+/// Rows as a table, and notes under it.
+pub(crate) fn render(rows: &[Row], notes: &[String]) -> String {
+    let cells: Vec<_> = rows.iter().map(cells).collect();
     let widths: Vec<usize> = HEADINGS
         .iter()
         .enumerate()
@@ -46,14 +56,14 @@ pub(crate) fn render(report: &Report) -> String {
     text.push_str(&"-".repeat(text.trim_end().chars().count()));
     text.push('\n');
     let mut group = "";
-    for (row, cells) in report.rows().iter().zip(&cells) {
+    for (row, cells) in rows.iter().zip(&cells) {
         if row.spec.group != group {
             group = row.spec.group;
             text.push_str(&format!("{group}\n"));
         }
         text.push_str(&line(cells, &widths));
     }
-    for note in report.notes() {
+    for note in notes {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "* {note}");
     }
@@ -130,7 +140,8 @@ pub(crate) fn number(value: f64) -> String {
 /// # Errors
 ///
 /// When the file cannot be written.
-pub(crate) fn write(report: &Report, plan: &Plan, path: &Path) -> Result<()> {
+pub(crate) fn write(report: &Report, plan: &Plan) -> Result<()> {
+    let path = &plan.output;
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -184,7 +195,7 @@ mod tests {
         row.compared(Some(Summary::exactly(1.25)));
         report.add(row);
         report.note("a note");
-        let text = render(&report);
+        let text = render(report.rows(), report.notes());
         let lines: Vec<_> = text
             .lines()
             .skip(2)

@@ -290,9 +290,11 @@ impl Sealed {
 }
 
 /// The chain of a source as its writer holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Chain {
     next: Link,
+    /// Where records are encoded before they get a line of their own, as long as they are.
+    scratch: Vec<u8>,
 }
 
 impl Chain {
@@ -304,6 +306,7 @@ impl Chain {
                 seq: 0,
                 prev_hash: None,
             },
+            scratch: Vec::new(),
         }
     }
 
@@ -319,17 +322,14 @@ impl Chain {
 
     /// Gives a record its place.
     pub fn seal(&mut self, record: &Record<'_>) -> Sealed {
-        let mut line = Vec::with_capacity(1024);
+        self.scratch.clear();
+        record.encode(&self.next, &mut self.scratch);
+        let hash = hash_record(&self.scratch);
+        let mut line = Vec::with_capacity(RECORD_START + self.scratch.len() + LINE_END.len());
         line.extend_from_slice(LINE_START);
-        line.extend_from_slice(&[b'0'; digest::ENCODED_LEN]);
+        hash.append_base64url(&mut line);
         line.extend_from_slice(LINE_MIDDLE);
-        record.encode(&self.next, &mut line);
-        let hash = hash_record(line.get(RECORD_START..).unwrap_or_default());
-        let mut encoded = Vec::with_capacity(digest::ENCODED_LEN);
-        hash.append_base64url(&mut encoded);
-        if let Some(place) = line.get_mut(LINE_START.len()..LINE_START.len() + digest::ENCODED_LEN) {
-            place.copy_from_slice(&encoded);
-        }
+        line.extend_from_slice(&self.scratch);
         line.extend_from_slice(LINE_END);
         let seq = self.next.seq;
         self.next = Link {

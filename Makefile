@@ -19,6 +19,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TOOLS  := $(TARGET)/tools
 MESH   := $(TARGET)/debug/mesh
 BENCH  := OSTIARY="$(abspath $(TARGET)/measure/ostiary)" $(TARGET)/measure/bench
+# Not `$(MAKE)` in a recipe: `make --dry-run` would run it.
+again  := $(MAKE)
 say     = printf '== %s\n'
 
 ENVOY_STAMP := $(TARGET)/envoy/.$(ENVOY_VERSION)
@@ -28,7 +30,7 @@ DENY        := $(TOOLS)/.cargo-deny-$(CARGO_DENY_VERSION)
 MUTANTS     := $(TOOLS)/.cargo-mutants-$(CARGO_MUTANTS_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test check bench bench-quick bench-tools mutants build set-up mesh-tools
+.PHONY: help demo up down test vectors-wasm check bench bench-quick bench-tools mutants build set-up mesh-tools
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,9 +44,14 @@ up: build mesh-tools ## Start the mini mesh, leave it running and say what to tr
 down: ## End what `make up` started
 	@if [ -x $(MESH) ]; then $(MESH) down; else echo "no mesh is up"; fi
 
-test: build mesh-tools $(RUNNER) ## Run all tests: native, in wasm under node, and on real Envoys
-	@$(say) "tests: native and on real Envoys"
-	@RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --no-fail-fast
+# While sidecars are waited for, what the vectors in wasm need is compiled.
+test: build mesh-tools ## Run all tests: native, in wasm under node, and on real Envoys
+	@$(say) "tests: native and on real Envoys; meanwhile the vectors in wasm, printed last"
+	@nice $(again) vectors-wasm >$(TARGET)/vectors-wasm.log 2>&1 & wasm=$$!; trap "kill $$wasm 2>/dev/null || true" EXIT; \
+	  result=0; RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --no-fail-fast || result=$$?; \
+	  wait $$wasm || result=$$?; cat $(TARGET)/vectors-wasm.log; exit $$result
+
+vectors-wasm: $(RUNNER)
 	@$(say) "tests: the vectors in wasm, under node"
 	@command -v node >/dev/null || { echo "node is missing: install nodejs"; exit 1; }
 	@CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER="$(abspath $(TOOLS)/bin/wasm-bindgen-test-runner)" \
@@ -111,11 +118,11 @@ $(MCP_STAMP):
 	@.ci/venv $(@D) mcp==$(MCP_VERSION)
 	@touch $@
 
-# Not `--locked`: a mirror of the registry may lack the very versions that it is locked to. Little optimised, and without
-# the TLS that only browsers need: it is built more often than it runs.
+# Not `--locked`: a mirror of the registry may lack the very versions that it is locked to. Not optimised, and without the
+# TLS that only browsers need: it is built more often than it runs.
 $(RUNNER):
 	@$(say) "set-up: wasm-bindgen-cli $(WASM_BINDGEN_VERSION), under $(TOOLS)"
-	@CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --debug --no-default-features \
+	@CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --debug --no-default-features \
 	  --root $(TOOLS) --bin wasm-bindgen-test-runner wasm-bindgen-cli --version $(WASM_BINDGEN_VERSION)
 	@touch $@
 

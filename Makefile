@@ -48,11 +48,13 @@ up: build ## Start the mini mesh, leave it running and say what to try; writes t
 down: ## End what `make up` started
 	@if [ -x $(MESH) ]; then $(MESH) down; else echo "no mesh is up"; fi
 
-# Cargo runs test binaries by name: what waits for sidecars comes before what puts them under load, and meanwhile what the
+# Cargo runs test binaries by name: what waits for sidecars comes before what puts them under load. All the while, what the
 # vectors in wasm need is compiled.
-test: build $(filter $(OWN_KUBECTL),$(KUBECTL)) ## Run all tests: native, in wasm under node, and on real Envoys
-	@$(say) "tests: native and on real Envoys; meanwhile the vectors in wasm, printed last"
+test: set-up $(filter $(OWN_KUBECTL),$(KUBECTL)) ## Run all tests: native, in wasm under node, and on real Envoys
+	@mkdir -p $(TARGET)
 	@nice $(again) vectors-wasm >$(TARGET)/vectors-wasm.log 2>&1 & wasm=$$!; trap "kill $$wasm 2>/dev/null || true" EXIT; \
+	  $(again) build NATIVE="test --workspace --no-run"; \
+	  $(say) "tests: native and on real Envoys; meanwhile the vectors in wasm, printed last"; \
 	  result=0; RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --no-fail-fast || result=$$?; \
 	  wait $$wasm || result=$$?; cat $(TARGET)/vectors-wasm.log; exit $$result
 
@@ -68,7 +70,7 @@ check: set-up $(DENY) ## Check format, lints, dependencies and the policies of t
 	@$(say) "lints"
 	@cargo clippy --workspace --all-targets -- -D warnings
 	@$(say) "policies of the mini mesh"
-	@cargo build --quiet --workspace --bins
+	@cargo build --quiet --workspace --bin ostiary
 	@$(TARGET)/debug/ostiary check tests/mesh/policy
 	@$(say) "dependencies: licences, sources, bans"
 	@$(TOOLS)/bin/cargo-deny check bans licenses sources
@@ -97,11 +99,12 @@ bench-tools: set-up mesh-tools
 mutants: set-up $(MUTANTS) ## Change what decides in authz in every small way, and the tests must notice; FILE=PATH changes one file
 	@PATH="$(abspath $(TOOLS)/bin):$$PATH" cargo mutants --package authz --output $(TARGET) $(if $(FILE),--re '^$(FILE):')
 
+NATIVE := build --workspace --bin ostiary --bin mesh
 build: set-up ## Build the filter for Envoy and everything native, and fetch what a mesh needs
-	@$(say) "build: the filter, for wasm32-wasip1, beside the policy server and the mesh"
+	@$(say) "build: the filter, for wasm32-wasip1, beside what is native"
 	@$(again) mesh-tools & tools=$$!; .ci/cargo-wasm wasm32-wasip1 build -p filter --release & filter=$$!; \
 	  trap "kill $$tools $$filter 2>/dev/null || true" EXIT; result=0; \
-	  cargo build --workspace --bins || result=$$?; wait $$filter || result=$$?; wait $$tools || result=$$?; exit $$result
+	  cargo $(NATIVE) || result=$$?; wait $$filter || result=$$?; wait $$tools || result=$$?; exit $$result
 
 set-up:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust by https://rustup.rs"; exit 1; }

@@ -11,11 +11,13 @@
 //! * [`client`] speaks HTTP/1.1 and HTTP/2, plain or over mTLS, and raw bytes;
 //! * [`forgery`] spoils good tokens, [`mcp`] writes calls of tools;
 //! * [`stand`] is one sidecar with a feed of its own, [`trapdoor`] makes its filter crash;
-//! * [`mesh`] puts it all together, [`demo`] tells the story; [`load`] makes calls by the hundred thousand.
+//! * [`mesh`] puts it all together, [`demo`] tells the story; [`load`] makes calls by the hundred thousand;
+//! * [`cluster`] is the Kubernetes cluster of the end-to-end tests.
 
 pub mod backends;
 pub mod built;
 pub mod client;
+pub mod cluster;
 pub mod demo;
 pub mod envoy;
 pub mod feed;

@@ -278,7 +278,8 @@ impl Http2 {
     pub async fn send(&self, request: &Request, number: u64) -> Result<Reply> {
         let mut call = self.begin(request, number).await?;
         if !request.body.is_empty() {
-            call.request.send_data(request.body.clone(), true)?;
+            // A sidecar that denies by the head has ended the stream by now, perhaps: the answer says what came of it.
+            let _ = call.request.send_data(request.body.clone(), true);
         }
         let (reply, mut body) = call.reply().await?;
         while let Some(chunk) = body.data().await {

@@ -1,6 +1,6 @@
 """The tool service of the mini mesh: an MCP server on the official SDK, which logs every request that reaches it.
 
-usage: mcp_server.py SOCKET LOGFILE
+usage: mcp_server.py SOCKET LOGFILE, or mcp_server.py ADDRESS:PORT LOGFILE
 """
 
 import itertools
@@ -81,11 +81,13 @@ class RequestLog:
 
 
 def main():
-    socket, log = sys.argv[1:]
+    listen, log = sys.argv[1:]
+    address, _, port = listen.rpartition(":")
+    where = {"host": address, "port": int(port)} if address else {"uds": listen}
     # Its sidecar stands in front of it, so the Host is whatever callers of the mesh use.
     security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     application = server.streamable_http_app(json_response=True, stateless_http=True, transport_security=security)
-    uvicorn.run(RequestLog(application, log), uds=socket, log_level="warning")
+    uvicorn.run(RequestLog(application, log), **where, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use crate::client::{Call, Client};
@@ -48,6 +48,14 @@ impl Seen {
             .map(|(_, value)| value.as_str())
     }
 
+    fn whole(self, body: Bytes) -> Self {
+        Self {
+            body,
+            complete: true,
+            ..self
+        }
+    }
+
     fn to_json(&self) -> Value {
         json!({
             "method": self.method,
@@ -58,7 +66,8 @@ impl Seen {
         })
     }
 
-    fn from_json(entry: &Value) -> Option<Self> {
+    /// Reads a line of a log.
+    pub fn from_json(entry: &Value) -> Option<Self> {
         let text = |name| entry.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
         let headers = serde_json::from_value(entry.get("headers")?.clone()).ok()?;
         let body = text("body").unwrap_or_default().into();
@@ -112,6 +121,80 @@ struct Application {
     handler: Handler,
 }
 
+/// Answers `GET /v1/tables/{table}`.
+pub fn table() -> Handler {
+    Arc::new(|seen| {
+        let table = seen.path.strip_prefix("/v1/tables/").unwrap_or_default();
+        axum::Json(json!({"table": table, "rows": [{"region": "north", "revenue": 1204}]})).into_response()
+    })
+}
+
+/// Answers `PUT /v1/reports/{id}` and `GET`.
+pub fn report() -> Handler {
+    Arc::new(|seen| {
+        let id = seen.path.strip_prefix("/v1/reports/").unwrap_or_default();
+        axum::Json(json!({"report": id, "bytes": seen.body.len()})).into_response()
+    })
+}
+
+/// Answers `PUT /memory/{namespace}/{key}`, and `GET` with what was put there.
+pub fn remembered() -> Handler {
+    let memory = Mutex::new(BTreeMap::<String, Bytes>::new());
+    Arc::new(move |seen| {
+        let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.method == "PUT" {
+            memory.insert(seen.path.clone(), seen.body.clone());
+            return StatusCode::NO_CONTENT.into_response();
+        }
+        match memory.get(&seen.path) {
+            Some(body) => body.clone().into_response(),
+            None => StatusCode::NOT_FOUND.into_response(),
+        }
+    })
+}
+
+/// Serves an application over TCP, each request a line on standard output when its head is there and again when its body is.
+///
+/// # Errors
+///
+/// When the address is taken.
+pub async fn serve_tcp(address: &str, handler: Handler) -> Result<()> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
+    let router = Router::new().fallback(serve_logged).with_state(handler);
+    Ok(axum::serve(listener, router).await?)
+}
+
+async fn serve_logged(State(handler): State<Handler>, request: Request<Body>) -> Response {
+    let (seen, body) = head(request);
+    println!("{}", seen.to_json());
+    let Ok(body) = to_bytes(body, BODY_LIMIT).await else {
+        return (StatusCode::BAD_REQUEST, "the body broke off").into_response();
+    };
+    let seen = seen.whole(body);
+    println!("{}", seen.to_json());
+    handler(&seen)
+}
+
+/// A request before its body is read: a test must see headers that came without a body.
+fn head(request: Request<Body>) -> (Seen, Body) {
+    let (parts, body) = request.into_parts();
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let seen = Seen {
+        method: parts.method.to_string(),
+        path: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+        headers: parts
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), text(value)))
+            .collect(),
+        body: Bytes::new(),
+        complete: false,
+    };
+    (seen, body)
+}
+
 impl Backend {
     /// Starts an application that answers by `handler`.
     ///
@@ -148,14 +231,7 @@ impl Backend {
     ///
     /// When its socket cannot be made.
     pub fn warehouse(run: &RunDirectory) -> Result<Self> {
-        Self::start(
-            "warehouse",
-            run,
-            Arc::new(|seen| {
-                let table = seen.path.strip_prefix("/v1/tables/").unwrap_or_default();
-                axum::Json(json!({"table": table, "rows": [{"region": "north", "revenue": 1204}]})).into_response()
-            }),
-        )
+        Self::start("warehouse", run, table())
     }
 
     /// The storage service: `PUT /v1/reports/{id}` and `GET`.
@@ -164,14 +240,7 @@ impl Backend {
     ///
     /// When its socket cannot be made.
     pub fn reports(run: &RunDirectory) -> Result<Self> {
-        Self::start(
-            "reports",
-            run,
-            Arc::new(|seen| {
-                let id = seen.path.strip_prefix("/v1/reports/").unwrap_or_default();
-                axum::Json(json!({"report": id, "bytes": seen.body.len()})).into_response()
-            }),
-        )
+        Self::start("reports", run, report())
     }
 
     /// An application that says what it saw.
@@ -258,29 +327,12 @@ impl Backend {
 }
 
 async fn serve(State(application): State<Application>, request: Request<Body>) -> Response {
-    let (parts, body) = request.into_parts();
-    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let seen = Seen {
-        method: parts.method.to_string(),
-        path: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
-        headers: parts
-            .headers
-            .iter()
-            .map(|(name, value)| (name.to_string(), text(value)))
-            .collect(),
-        body: Bytes::new(),
-        complete: false,
-    };
-    // Noted before the body is read: a test must see headers that came without a body.
+    let (seen, body) = head(request);
     let index = application.note(seen.clone());
     let Ok(body) = to_bytes(body, BODY_LIMIT).await else {
         return (StatusCode::BAD_REQUEST, "the body broke off").into_response();
     };
-    let seen = Seen {
-        body,
-        complete: true,
-        ..seen
-    };
+    let seen = seen.whole(body);
     application.complete(index, &seen);
     let mut response = (application.handler)(&seen);
     response

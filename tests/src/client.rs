@@ -14,8 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -214,6 +214,27 @@ enum Target {
     Unix(PathBuf),
 }
 
+/// A start for a configuration of TLS, by the library's own cryptography.
+///
+/// # Errors
+///
+/// When the library refuses its own defaults.
+pub fn tls_builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?)
+}
+
+/// One certificate as the only root of trust.
+///
+/// # Errors
+///
+/// When it is no certificate.
+pub fn trusting(root: CertificateDer<'static>) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root)?;
+    Ok(roots)
+}
+
 /// Whom to call and how; every call opens a connection of its own unless [`Client::connect`] is used.
 #[derive(Clone)]
 pub struct Client {
@@ -260,18 +281,22 @@ impl Client {
     ///
     /// When the host is no name or the credential does not fit together.
     pub fn tls(address: SocketAddr, host: &str, ca: &Ca, credential: Option<&Credential>) -> Result<Self> {
-        let mut roots = RootCertStore::empty();
-        roots.add(ca.certificate())?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let builder = builder.with_root_certificates(roots);
+        let builder = tls_builder()?.with_root_certificates(trusting(ca.certificate())?);
         let config = match credential {
             Some(shown) => builder.with_client_auth_cert(vec![shown.certificate()], shown.key())?,
             None => builder.with_no_client_auth(),
         };
-        let mut client = Self::plain(address);
-        client.tls = Some((Arc::new(config), ServerName::try_from(host.to_owned())?));
-        Ok(client)
+        Self::plain(address).over(config, host)
+    }
+
+    /// Speaks over TLS that is configured so.
+    ///
+    /// # Errors
+    ///
+    /// When the host is no name.
+    pub fn over(mut self, config: ClientConfig, host: &str) -> Result<Self> {
+        self.tls = Some((Arc::new(config), ServerName::try_from(host.to_owned())?));
+        Ok(self)
     }
 
     /// Speaks HTTP/2 (with prior knowledge where there is no TLS).

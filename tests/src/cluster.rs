@@ -3,14 +3,22 @@
 //! The tests know nothing else of it, so they are the same on a cluster of plain processes and on kind.
 
 use std::ffi::OsStr;
-use std::io::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::backends::Seen;
+use crate::client::{Answer, Call};
+use crate::netns::Netns;
 use crate::wait;
+use crate::workload::{Came, Line, Load, Tally};
+
+pub mod identity;
+pub mod stage;
 
 /// How long the cluster may take for what it does by itself: a pod's start, a rollout, a push of configuration.
 pub const ROLLOUT: Duration = Duration::from_secs(120);
@@ -95,7 +103,8 @@ impl Cluster {
     ///
     /// When the API server refuses one.
     pub fn apply(&self, manifests: &str) -> Result<()> {
-        let said = self.try_kubectl(&["apply", "-f", "-"], manifests)?;
+        let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        let said = self.try_kubectl(&apply, manifests)?;
         match said.ok {
             true => Ok(()),
             false => bail!("kubectl apply: {}", said.stderr.trim()),
@@ -112,6 +121,41 @@ impl Cluster {
         let mut arguments = vec!["-n", namespace, "exec", "-i", &target, "-c", "application", "--"];
         arguments.extend(command);
         self.try_kubectl(&arguments, "")
+    }
+
+    /// The pod of a Deployment.
+    pub fn pod(&self, namespace: &str, deployment: &str) -> Pod {
+        Pod {
+            cluster: self.clone(),
+            namespace: namespace.to_owned(),
+            deployment: deployment.to_owned(),
+        }
+    }
+
+    /// The address of the first running pod with a label.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn pod_ip(&self, namespace: &str, label: &str) -> Result<IpAddr> {
+        let running = "--field-selector=status.phase=Running";
+        let address = "jsonpath={.items[0].status.podIP}";
+        let address = self.kubectl([
+            "-n", namespace, "get", "pods", "-l", label, running, "--output", address,
+        ])?;
+        address
+            .parse()
+            .with_context(|| format!("no pod with {label} in {namespace}"))
+    }
+
+    /// The network of the node, from which every pod is reached as kubelet reaches it.
+    ///
+    /// # Errors
+    ///
+    /// When `$NODE_PID` names no process of it.
+    pub fn node(&self) -> Result<Netns> {
+        let process = std::env::var("NODE_PID").context("NODE_PID names no process of the node: run `make e2e`")?;
+        Ok(Netns::of(&process))
     }
 
     /// Waits until a Deployment's pods are ready.
@@ -133,6 +177,132 @@ impl Cluster {
     /// When it does not within [`ROLLOUT`]; `what` says what was waited for.
     pub async fn until<T>(&self, what: &str, condition: impl AsyncFnMut() -> Option<T>) -> Result<T> {
         wait::until(what, ROLLOUT, condition).await
+    }
+}
+
+/// The pod of a Deployment, whose container `application` has the demo's image.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    cluster: Cluster,
+    namespace: String,
+    deployment: String,
+}
+
+impl Pod {
+    /// Makes one call from inside.
+    ///
+    /// # Errors
+    ///
+    /// When no complete answer comes in time.
+    pub async fn send(&self, call: Call) -> Result<Answer> {
+        let pod = self.clone();
+        let answers = tokio::task::spawn_blocking(move || pod.calls(&[call])).await??;
+        answers.into_iter().next().context("no answer")?
+    }
+
+    /// Makes calls from inside, one after another.
+    ///
+    /// # Errors
+    ///
+    /// When they could not be made; of each is told what came of it.
+    pub fn calls(&self, calls: &[Call]) -> Result<Vec<Result<Answer>>> {
+        let mut lines = String::new();
+        for call in calls {
+            lines.push_str(&serde_json::to_string(&Line::from(call))?);
+            lines.push('\n');
+        }
+        let said = self.cluster.try_kubectl(&self.exec("call"), &lines)?;
+        let answers: Vec<Came> = said
+            .stdout
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()?;
+        if answers.len() != calls.len() {
+            bail!("{} in {}: {}", self.deployment, self.namespace, said.stderr.trim());
+        }
+        Ok(answers.into_iter().map(Came::answer).collect())
+    }
+
+    /// Begins to make calls all the time.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot.
+    pub fn load(&self, load: &Load) -> Result<UnderLoad> {
+        let mut child = Command::new(&self.cluster.kubectl)
+            .args(self.exec("load"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdin = child.stdin.as_mut().context("no standard input")?;
+        writeln!(stdin, "{}", serde_json::to_string(load)?)?;
+        let mut output = BufReader::new(child.stdout.take().context("no standard output")?);
+        let mut begun = String::new();
+        output.read_line(&mut begun)?;
+        if begun.is_empty() {
+            bail!("{} in {} makes no load", self.deployment, self.namespace);
+        }
+        Ok(UnderLoad { child, output })
+    }
+
+    /// Every request that reached the application, as its log has them.
+    ///
+    /// # Errors
+    ///
+    /// When there is no log.
+    pub fn seen(&self) -> Result<Vec<Seen>> {
+        let target = format!("deploy/{}", self.deployment);
+        let log = self
+            .cluster
+            .kubectl(["-n", &self.namespace, "logs", &target, "-c", "application", "--tail=-1"])?;
+        let entries = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+        Ok(entries.filter_map(|entry| Seen::from_json(&entry)).collect())
+    }
+
+    fn exec(&self, role: &str) -> Vec<String> {
+        let target = format!("deploy/{}", self.deployment);
+        let line = [
+            "-n",
+            &self.namespace,
+            "exec",
+            "-i",
+            &target,
+            "-c",
+            "application",
+            "--",
+            "/workload",
+            role,
+        ];
+        line.map(ToOwned::to_owned).to_vec()
+    }
+}
+
+/// A load that is being made.
+#[derive(Debug)]
+pub struct UnderLoad {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl UnderLoad {
+    /// Ends it and tells what came of it.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended by itself.
+    pub fn end(mut self) -> Result<Tally> {
+        drop(self.child.stdin.take());
+        let mut tally = String::new();
+        self.output.read_line(&mut tally)?;
+        self.child.wait()?;
+        serde_json::from_str(&tally).context("the load ended by itself")
+    }
+}
+
+impl Drop for UnderLoad {
+    fn drop(&mut self) {
+        // After `end` it has ended by itself.
+        let _ = self.child.kill();
     }
 }
 

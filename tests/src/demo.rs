@@ -6,26 +6,28 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Call, Client};
-use crate::mesh::{Agent, Mesh};
-use crate::pki::Credential;
-use crate::sidecar::POLICY_AUTHORITY;
+use crate::client::{Answer, Call};
+use crate::mesh::Mesh;
 use crate::{forgery, mcp, wait};
 
+pub use stage::{Caller, Stage};
 pub use verdict::{Expected, Row, head};
 use verdict::{ServiceLog, Try};
 
+mod stage;
 mod verdict;
 
 /// At whose door: the sidecar of the caller itself, of the service, of the policy server.
 const OWN: &str = "its own";
 const SERVICE: &str = "service's";
 const POLICY: &str = "policy's";
+
+const ORCHESTRATOR: &str = "orchestrator";
 
 /// Marks each call, so that the service's log can be asked for it.
 const CALL_HEADER: &str = "x-demo-call";
@@ -43,10 +45,10 @@ const SHORT_TTL_SECONDS: u64 = 1;
 ///
 /// # Errors
 ///
-/// When the mesh breaks in a way that is no verdict.
-pub async fn tell(mesh: &Mesh, tell: &mut dyn FnMut(&Row)) -> Result<usize> {
+/// When the stage breaks in a way that is no verdict.
+pub async fn tell<S: Stage>(stage: &S, tell: &mut dyn FnMut(&Row)) -> Result<usize> {
     let mut story = Story {
-        mesh,
+        stage,
         tell,
         calls: 0,
         mismatches: 0,
@@ -77,6 +79,15 @@ pub fn token_request() -> Value {
     })
 }
 
+fn token_of(answer: &Answer) -> Result<String> {
+    let token = answer
+        .json()
+        .get("token")
+        .and_then(Value::as_str)
+        .map(ToOwned::to_owned);
+    token.ok_or_else(|| anyhow!("no token: {} {}", answer.status, String::from_utf8_lossy(&answer.body)))
+}
+
 fn with(mut request: Value, field: &str, value: Value) -> Value {
     if let Some(fields) = request.as_object_mut() {
         fields.insert(field.to_owned(), value);
@@ -89,17 +100,17 @@ struct ShortToken {
     expires_at: u64,
 }
 
-struct Story<'a> {
-    mesh: &'a Mesh,
+struct Story<'a, S> {
+    stage: &'a S,
     tell: &'a mut dyn FnMut(&Row),
     calls: usize,
     mismatches: usize,
 }
 
 /// The calls of the story, each to its service.
-impl Story<'_> {
+impl<S: Stage> Story<'_, S> {
     fn table(&self, table: &str) -> Result<(&'static str, Call)> {
-        let authority = self.mesh.service("warehouse")?.authority();
+        let authority = self.stage.authority("warehouse")?;
         Ok((
             "warehouse",
             Call::new("GET", &authority, &format!("/v1/tables/{table}")),
@@ -107,39 +118,38 @@ impl Story<'_> {
     }
 
     fn report(&self, report: &str) -> Result<(&'static str, Call)> {
-        let authority = self.mesh.service("reports")?.authority();
+        let authority = self.stage.authority("reports")?;
         let call = Call::new("PUT", &authority, &format!("/v1/reports/{report}"));
         Ok(("reports", call.json(&json!({"title": "Sales, first quarter"}))))
     }
 
     fn tool(&self, tool: &str, arguments: &Value) -> Result<(&'static str, Call)> {
-        Ok((
-            "mcp",
-            mcp::call_tool(&self.mesh.service("mcp")?.authority(), tool, arguments),
-        ))
+        Ok(("mcp", mcp::call_tool(&self.stage.authority("mcp")?, tool, arguments)))
     }
 
-    fn analyst(&self) -> Result<&Agent> {
-        self.mesh.agent("analyst-7")
+    fn analyst(&self) -> Result<Caller> {
+        self.stage.agent("analyst-7")
+    }
+
+    fn policy_server(&self, method: &str, path: &str) -> Call {
+        Call::new(method, &self.stage.policy_authority(), path)
     }
 }
 
 /// The chapters.
-impl Story<'_> {
+impl<S: Stage> Story<'_, S> {
     async fn short_token(&mut self) -> Result<ShortToken> {
         let request = with(token_request(), "ttl_seconds", json!(SHORT_TTL_SECONDS));
-        let token = self.mesh.token(&request).await?;
         Ok(ShortToken {
-            token,
+            token: self.token(&request).await?,
             expires_at: wait::unix_now() + SHORT_TTL_SECONDS,
         })
     }
 
     async fn issuing(&mut self) -> Result<String> {
-        let mesh = self.mesh;
-        let (orchestrator, refuse) = (&mesh.orchestrator, Expected::Refuse);
+        let refuse = Expected::Refuse;
         let tried = Try::new("orchestrator asks for analyst-7's token", POLICY, Expected::Pass);
-        let answer = self.asked_token(tried, orchestrator, &token_request()).await?;
+        let answer = self.asked_token(tried, ORCHESTRATOR, &token_request()).await?;
         let tried = Try::new(
             "... with the wildcard scope read:data.*",
             POLICY,
@@ -147,7 +157,7 @@ impl Story<'_> {
         );
         self.asked_token(
             tried,
-            orchestrator,
+            ORCHESTRATOR,
             &with(token_request(), "scope", json!(["read:data.*"])),
         )
         .await?;
@@ -158,7 +168,7 @@ impl Story<'_> {
         );
         self.asked_token(
             tried,
-            orchestrator,
+            ORCHESTRATOR,
             &with(token_request(), "scope", json!(["read:data.hr_salaries"])),
         )
         .await?;
@@ -167,13 +177,8 @@ impl Story<'_> {
             POLICY,
             refuse("issuer_not_listed"),
         );
-        self.asked_token(tried, &mesh.scheduler, &token_request()).await?;
-        let token = answer
-            .json()
-            .get("token")
-            .and_then(Value::as_str)
-            .map(ToOwned::to_owned);
-        token.ok_or_else(|| anyhow!("the orchestrator got no token, so there is no story to tell"))
+        self.asked_token(tried, "scheduler", &token_request()).await?;
+        token_of(&answer).context("the orchestrator got no token, so there is no story to tell")
     }
 
     async fn allowed(&mut self, token: &str) -> Result<()> {
@@ -182,7 +187,7 @@ impl Story<'_> {
             .await?;
         self.through("calls tool pandas", token, self.tool("pandas", &json!({}))?, pass)
             .await?;
-        let legacy = mcp::call_tool_legacy(&self.mesh.service("mcp")?.authority(), "matplotlib", &json!({}));
+        let legacy = mcp::call_tool_legacy(&self.stage.authority("mcp")?, "matplotlib", &json!({}));
         self.through("calls tool matplotlib (MCP of 2025)", token, ("mcp", legacy), pass)
             .await?;
         self.through("writes report 2026q1", token, self.report("2026q1")?, pass)
@@ -213,14 +218,8 @@ impl Story<'_> {
         let call = self.table("sales_q1_2026")?;
         self.bare("reads with no token", call, Expected::Deny("token_missing"))
             .await?;
-        let jwks = Call::new("GET", POLICY_AUTHORITY, "/.well-known/jwks.json");
-        let jwks = self
-            .mesh
-            .policy_server
-            .client(&self.mesh.ca, &self.mesh.orchestrator)?
-            .send(jwks)
-            .await?
-            .json();
+        let jwks = self.policy_server("GET", "/.well-known/jwks.json");
+        let jwks = self.stage.principal(ORCHESTRATOR)?.send(jwks).await?.json();
         let text = |field| {
             jwks.pointer(&format!("/keys/0/{field}"))
                 .and_then(Value::as_str)
@@ -243,7 +242,7 @@ impl Story<'_> {
                 .await?;
         }
         let other = json!(["spiffe://cluster.local/ns/data/sa/reports"]);
-        let other = self.mesh.token(&with(token_request(), "aud", other)).await?;
+        let other = self.token(&with(token_request(), "aud", other)).await?;
         let call = self.table("sales_q1_2026")?;
         self.both(
             "reads with a token for reports only",
@@ -261,61 +260,51 @@ impl Story<'_> {
                 .map(|(service, call)| (service, call.bearer(token)))
         };
         let (first, second) = (call()?, call()?);
-        let own = self.mesh.agent("writer-2")?.client();
+        let own = self.stage.agent("writer-2")?;
         self.shown(Try::new(what, OWN, expected), &own, first).await?;
-        let direct = self.mesh.direct("warehouse", "writer-2")?;
+        let direct = self.stage.direct("warehouse", "writer-2")?;
         self.shown(Try::new(what, SERVICE, expected), &direct, second).await
     }
 
     async fn around(&mut self, token: &str) -> Result<()> {
-        let (name, call) = self.table("sales_q1_2026")?;
-        let (service, call) = (self.mesh.service(name)?, call.bearer(token));
-        let tried = |what| Try::new(what, SERVICE, Expected::NoConnection);
-        let without = Client::tls(service.address, &service.host, &self.mesh.ca, None)?;
-        self.shown(
-            tried("around the sidecar, without a certificate"),
-            &without,
-            (name, call.clone()),
-        )
-        .await?;
-        let plain = Client::plain(service.address);
-        self.shown(tried("around the sidecar, without TLS"), &plain, (name, call.clone()))
+        let (service, call) = self.table("sales_q1_2026")?;
+        for (what, stranger) in self.stage.strangers(service)? {
+            let call = call.clone().bearer(token);
+            self.shown(
+                Try::new(what, SERVICE, Expected::NoConnection),
+                &stranger,
+                (service, call),
+            )
             .await?;
-        let Some((netns, _)) = &self.analyst()?.inside else {
-            return Ok(());
-        };
-        // Even with the certificate that it should never see, its namespace has no way there.
-        let direct = self.mesh.direct(name, "analyst-7")?.inside(netns);
-        self.shown(
-            tried("analyst-7's process, straight to the service"),
-            &direct,
-            (name, call),
-        )
-        .await
+        }
+        Ok(())
     }
 
     async fn own_process(&mut self) -> Result<()> {
-        let client = self.analyst()?.client();
+        let client = self.analyst()?;
         let record = json!({"hash": "forged", "record": {"v": 1, "seq": 0}});
         let records = |body: String| {
-            let call = Call::new("POST", POLICY_AUTHORITY, "/v1/records");
+            let call = self.policy_server("POST", "/v1/records");
             call.header("content-type", "application/x-ndjson")
                 .header("ostiary-callout", "1")
                 .body(body)
         };
-        let policy = Call::new("GET", POLICY_AUTHORITY, "/v1/policy?formats=1").header("ostiary-callout", "1");
+        let policy = self
+            .policy_server("GET", "/v1/policy?formats=1")
+            .header("ostiary-callout", "1");
         let refused = Expected::Deny("endpoint_refused");
-        for (what, call) in [
+        let calls = [
             ("analyst-7's process asks for its policy", policy),
             ("analyst-7's process posts a record", records(record.to_string())),
             (
                 "analyst-7's process forks its sidecar's chain",
                 records(format!("{record}\n{record}")),
             ),
-        ] {
+        ];
+        for (what, call) in calls {
             self.asked(Try::new(what, OWN, refused), &client, call).await?;
         }
-        let ask = Call::new("POST", POLICY_AUTHORITY, "/v1/tokens").json(&token_request());
+        let ask = self.policy_server("POST", "/v1/tokens").json(&token_request());
         let tried = Try::new(
             "analyst-7's process asks for a token",
             POLICY,
@@ -326,18 +315,11 @@ impl Story<'_> {
     }
 
     async fn policy_change(&mut self, token: &str) -> Result<()> {
-        let file = self.mesh.policy.join("agent-analyst-7.yaml");
-        let before = std::fs::read_to_string(&file)?;
-        let after = before.replace("tools: [pandas, matplotlib]", "tools: [matplotlib]");
-        ensure!(
-            before != after,
-            "{} does not list the tools that the story takes away",
-            file.display()
-        );
-        std::fs::write(&file, after)?;
+        let (both, one) = ("tools: [pandas, matplotlib]", "tools: [matplotlib]");
+        self.stage.edit_agent("analyst-7", both, one)?;
         let doors = [
-            (OWN, self.analyst()?.client()),
-            (SERVICE, self.mesh.direct("mcp", "analyst-7")?),
+            (OWN, self.analyst()?),
+            (SERVICE, self.stage.direct("mcp", "analyst-7")?),
         ];
         for (door, client) in &doors {
             let mut found = 0;
@@ -356,7 +338,7 @@ impl Story<'_> {
             let tried = Try::new(what, door, Expected::Deny("tool_not_in_policy"));
             self.shown(tried, client, (service, call.bearer(token))).await?;
         }
-        Ok(std::fs::write(&file, before)?)
+        self.stage.edit_agent("analyst-7", one, both)
     }
 
     async fn expired(&mut self, short: ShortToken) -> Result<()> {
@@ -377,10 +359,10 @@ impl Story<'_> {
 }
 
 /// Making calls and judging what comes of them.
-impl Story<'_> {
+impl<S: Stage> Story<'_, S> {
     /// analyst-7 with a token, through its own sidecar.
     async fn through(&mut self, what: &str, token: &str, to: (&str, Call), expected: Expected) -> Result<()> {
-        let (what, client) = (format!("analyst-7 {what}"), self.analyst()?.client());
+        let (what, client) = (format!("analyst-7 {what}"), self.analyst()?);
         self.shown(Try::new(&what, OWN, expected), &client, (to.0, to.1.bearer(token)))
             .await
     }
@@ -393,31 +375,29 @@ impl Story<'_> {
     /// The call as it is, at both sidecars.
     async fn bare(&mut self, what: &str, to: (&str, Call), expected: Expected) -> Result<()> {
         let what = format!("analyst-7 {what}");
-        let (own, direct) = (self.analyst()?.client(), self.mesh.direct(to.0, "analyst-7")?);
+        let (own, direct) = (self.analyst()?, self.stage.direct(to.0, "analyst-7")?);
         self.shown(Try::new(&what, OWN, expected), &own, to.clone()).await?;
         self.shown(Try::new(&what, SERVICE, expected), &direct, to).await
     }
 
     /// A call to a service, whose log is asked afterwards.
-    async fn shown(&mut self, tried: Try<'_>, client: &Client, (service, call): (&str, Call)) -> Result<()> {
+    async fn shown(&mut self, tried: Try<'_>, client: &Caller, (service, call): (&str, Call)) -> Result<()> {
         self.calls += 1;
         let mark = self.calls.to_string();
         let start = Instant::now();
         let answer = client.send(call.header(CALL_HEADER, &mark)).await;
         let elapsed = start.elapsed();
-        let backend = &self.mesh.service(service)?.backend;
-        let headers_may_pass = !self.mesh.headers_stop_iteration;
         let log = ServiceLog {
-            backend,
-            mark: &mark,
-            headers_may_pass,
+            service,
+            seen: self.stage.seen(service, CALL_HEADER, &mark).await?,
+            headers_may_pass: self.stage.headers_may_pass(),
         };
         self.record(Row::judge(tried, &answer, elapsed, Some(&log)));
         Ok(())
     }
 
     /// A request to the policy server.
-    async fn asked(&mut self, tried: Try<'_>, client: &Client, call: Call) -> Result<Answer> {
+    async fn asked(&mut self, tried: Try<'_>, client: &Caller, call: Call) -> Result<Answer> {
         let start = Instant::now();
         let answer = client.send(call).await;
         self.record(Row::judge(tried, &answer, start.elapsed(), None));
@@ -425,14 +405,19 @@ impl Story<'_> {
     }
 
     /// A request for a token, shown with its mutual TLS.
-    async fn asked_token(&mut self, tried: Try<'_>, principal: &Credential, body: &Value) -> Result<Answer> {
-        let client = self.mesh.policy_server.client(&self.mesh.ca, principal)?;
-        self.asked(
-            tried,
-            &client,
-            Call::new("POST", POLICY_AUTHORITY, "/v1/tokens").json(body),
-        )
-        .await
+    async fn asked_token(&mut self, tried: Try<'_>, principal: &str, body: &Value) -> Result<Answer> {
+        let (client, call) = (
+            self.stage.principal(principal)?,
+            self.policy_server("POST", "/v1/tokens").json(body),
+        );
+        self.asked(tried, &client, call).await
+    }
+
+    /// A token that is no row of the table.
+    async fn token(&self, body: &Value) -> Result<String> {
+        let call = self.policy_server("POST", "/v1/tokens").json(body);
+        let answer = self.stage.principal(ORCHESTRATOR)?.send(call).await?;
+        token_of(&answer)
     }
 
     fn record(&mut self, row: Row) {

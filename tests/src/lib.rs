@@ -12,7 +12,7 @@
 //! * [`forgery`] spoils good tokens, [`mcp`] writes calls of tools;
 //! * [`stand`] is one sidecar with a feed of its own, [`trapdoor`] makes its filter crash;
 //! * [`mesh`] puts it all together, [`demo`] tells the story; [`load`] makes calls by the hundred thousand;
-//! * [`cluster`] is the Kubernetes cluster of the end-to-end tests.
+//! * [`cluster`] is the Kubernetes cluster of the end-to-end tests, [`workload`] what runs in its pods.
 
 pub mod backends;
 pub mod built;
@@ -36,3 +36,4 @@ pub mod signing;
 pub mod stand;
 pub mod trapdoor;
 pub mod wait;
+pub mod workload;

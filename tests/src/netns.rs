@@ -21,7 +21,8 @@ const HOLD: &str = "mount -t sysfs none /sys && echo 0x9 > /sys/class/net/lo/fla
 /// A network namespace with a loopback device and no other.
 #[derive(Debug, Clone)]
 pub struct Netns {
-    holder: Arc<Process>,
+    path: PathBuf,
+    _holder: Option<Arc<Process>>,
 }
 
 impl Netns {
@@ -43,13 +44,22 @@ impl Netns {
         .await?;
         holder.check_alive()?;
         Ok(Self {
-            holder: Arc::new(holder),
+            path: of_process(&holder.id().to_string()),
+            _holder: Some(Arc::new(holder)),
         })
+    }
+
+    /// That of a process which lives longer than this.
+    pub fn of(process: &str) -> Self {
+        Self {
+            path: of_process(process),
+            _holder: None,
+        }
     }
 
     /// The file that stands for the namespace (Envoy's `network_namespace_filepath`).
     pub fn path(&self) -> PathBuf {
-        Path::new("/proc").join(self.holder.id().to_string()).join("ns/net")
+        self.path.clone()
     }
 
     /// A command that runs `program` inside, as nobody.
@@ -85,4 +95,8 @@ impl Netns {
             .join()
             .map_err(|_| anyhow!("connecting panicked"))?
     }
+}
+
+fn of_process(process: &str) -> PathBuf {
+    Path::new("/proc").join(process).join("ns/net")
 }

@@ -71,6 +71,25 @@ impl Credential {
     }
 }
 
+/// A key, and a request for a certificate of it for `workload` that another CA is to sign.
+///
+/// # Errors
+///
+/// When a name is not ASCII.
+pub fn request(workload: &Workload) -> Result<(KeyPair, String)> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names.push(uri(workload)?);
+    let key = KeyPair::generate()?;
+    let request = params.serialize_request(&key)?.pem()?;
+    Ok((key, request))
+}
+
+fn uri(workload: &Workload) -> Result<SanType> {
+    let uri = Ia5String::try_from(workload.spiffe()).map_err(|_| anyhow!("a SPIFFE ID is ASCII"))?;
+    Ok(SanType::URI(uri))
+}
+
 /// The CA of one mesh.
 pub struct Ca {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -125,8 +144,7 @@ impl Ca {
         let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
         let mut params = CertificateParams::new(hosts)?;
         params.distinguished_name = name(&workload.slug());
-        let uri = Ia5String::try_from(workload.spiffe()).map_err(|_| anyhow!("a SPIFFE ID is ASCII"))?;
-        params.subject_alt_names.push(SanType::URI(uri));
+        params.subject_alt_names.push(uri(workload)?);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate()?;

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::CALL_HEADER;
-use crate::backends::Backend;
+use crate::backends::Seen;
 use crate::client::Answer;
 
 /// What a call should come to.
@@ -173,24 +172,19 @@ fn mismatch(expected: Expected, answer: Option<&Answer>) -> Option<String> {
 /// What is wrong with the service's own log.
 fn misplaced(expected: Expected, log: &ServiceLog<'_>) -> Option<String> {
     let wanted = usize::from(expected == Expected::Pass);
-    let marked = log.backend.seen_with(CALL_HEADER, log.mark);
-    let seen = marked
+    let seen = log
+        .seen
         .iter()
         .filter(|seen| seen.complete || !log.headers_may_pass)
         .count();
-    (seen != wanted).then(|| {
-        format!(
-            "the log of {} has the request {seen} times, not {wanted}",
-            log.backend.name()
-        )
-    })
+    (seen != wanted).then(|| format!("the log of {} has the request {seen} times, not {wanted}", log.service))
 }
 
 /// What a service's own log has of a marked call.
 #[derive(Debug)]
 pub(super) struct ServiceLog<'a> {
-    pub(super) backend: &'a Backend,
-    pub(super) mark: &'a str,
+    pub(super) service: &'a str,
+    pub(super) seen: Vec<Seen>,
     /// Where filters cannot hold headers back, the application may see those of a request whose body is then denied.
     pub(super) headers_may_pass: bool,
 }

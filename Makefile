@@ -9,6 +9,7 @@ MAKEFLAGS += --no-print-directory
 ENVOY_VERSION         := 1.40.0
 MCP_VERSION           := 2.3.0
 KUBECTL_VERSION       := 1.32.4
+CRANE_VERSION         := 0.22.1
 CARGO_DENY_VERSION    := 0.20.2
 CARGO_MUTANTS_VERSION := 27.1.0
 WASM_BINDGEN_VERSION  := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
@@ -30,11 +31,12 @@ MCP_STAMP   := $(TARGET)/mcp/.$(MCP_VERSION)
 OWN_KUBECTL := $(abspath $(TARGET)/kubectl/kubectl)
 export KUBECTL ?= $(or $(shell command -v kubectl),$(OWN_KUBECTL))
 RUNNER      := $(TOOLS)/.wasm-bindgen-cli-$(WASM_BINDGEN_VERSION)
+CRANE       := $(TOOLS)/.crane-$(CRANE_VERSION)
 DENY        := $(TOOLS)/.cargo-deny-$(CARGO_DENY_VERSION)
 MUTANTS     := $(TOOLS)/.cargo-mutants-$(CARGO_MUTANTS_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test vectors-wasm check bench bench-quick bench-tools mutants build set-up mesh-tools
+.PHONY: help demo up down test vectors-wasm check bench bench-quick bench-tools mutants build images push set-up mesh-tools
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +108,18 @@ build: set-up ## Build the filter for Envoy and everything native, and fetch wha
 	  trap "kill $$tools $$filter 2>/dev/null || true" EXIT; result=0; \
 	  cargo $(NATIVE) || result=$$?; wait $$filter || result=$$?; wait $$tools || result=$$?; exit $$result
 
+images: set-up ## Build the images of the policy server and the filter as OCI layouts, target/images/NAME, without an engine
+	@$(say) "build: the filter for wasm32-wasip1, and a policy server that is one static binary"
+	@.ci/cargo-wasm wasm32-wasip1 build -p filter --release
+	@.ci/cargo-musl build -p policy-server --bin ostiary --profile server
+	@$(say) "images, and the digests to pin them by"
+	@.ci/images $(TARGET)
+
+# By a tag for the registry's sake; what uses the images names their digests.
+push: images $(CRANE) ## Push the images: make push REGISTRY=HOST/PATH [TAG=NAME]
+	@[ -n "$(REGISTRY)" ] || { echo "say where to: make push REGISTRY=HOST/PATH"; exit 1; }
+	@CRANE="$(TOOLS)/bin/crane" .ci/push $(TARGET)/images "$(REGISTRY)" "$(or $(TAG),$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml))"
+
 set-up:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust by https://rustup.rs"; exit 1; }
 	@command -v cc >/dev/null || .ci/apt-get gcc libc6-dev
@@ -136,6 +150,12 @@ $(RUNNER):
 	@$(say) "set-up: wasm-bindgen-cli $(WASM_BINDGEN_VERSION), under $(TOOLS)"
 	@CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --debug --no-default-features \
 	  --root $(TOOLS) --bin wasm-bindgen-test-runner wasm-bindgen-cli --version $(WASM_BINDGEN_VERSION)
+	@touch $@
+
+$(CRANE):
+	@$(say) "set-up: crane $(CRANE_VERSION), under $(TOOLS)"
+	@command -v go >/dev/null || { echo "go is missing: install it, or push target/images with another tool"; exit 1; }
+	@GOBIN="$(abspath $(TOOLS)/bin)" CGO_ENABLED=0 go install github.com/google/go-containerregistry/cmd/crane@v$(CRANE_VERSION)
 	@touch $@
 
 $(DENY):

@@ -36,7 +36,7 @@ DENY        := $(TOOLS)/.cargo-deny-$(CARGO_DENY_VERSION)
 MUTANTS     := $(TOOLS)/.cargo-mutants-$(CARGO_MUTANTS_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test vectors-wasm check bench bench-quick bench-tools mutants build images push set-up mesh-tools
+.PHONY: help demo up down test vectors-wasm check bench bench-quick bench-tools e2e cluster-tools mutants build images push set-up mesh-tools
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -119,6 +119,21 @@ images: set-up ## Build the images of the policy server and the filter as OCI la
 push: images $(CRANE) ## Push the images: make push REGISTRY=HOST/PATH [TAG=NAME]
 	@[ -n "$(REGISTRY)" ] || { echo "say where to: make push REGISTRY=HOST/PATH"; exit 1; }
 	@CRANE="$(TOOLS)/bin/crane" .ci/push $(TARGET)/images "$(REGISTRY)" "$(or $(TAG),$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml))"
+
+# The tests of a cluster: CLUSTER=local are real servers as plain processes (root, Linux on x86-64), CLUSTER=kind needs
+# docker, kind and istioctl.
+CLUSTER ?= local
+CLUSTER_BIN := $(abspath $(TARGET)/cluster/bin)
+WHERE_ENVOY  = $(or $(ENVOY),$(firstword $(wildcard $(abspath $(TARGET))/envoy/lib/python3*/site-packages/envoy/_bin/envoy)),$(shell command -v envoy))
+
+e2e: images $(CRANE) mesh-tools $(if $(filter local,$(CLUSTER)),cluster-tools) ## Test on a whole cluster, CLUSTER=local or kind; ONLY=FILE,... runs a part, KEEP=1 leaves it up
+	@$(say) "build: the workloads of the demo, and the tests"
+	@cargo build --workspace --bin ostiary --bin workload
+	@BIN="$(CLUSTER_BIN)" CRANE="$(abspath $(TOOLS)/bin/crane)" ENVOY="$(WHERE_ENVOY)" ONLY="$(ONLY)" KEEP="$(KEEP)" tests/cluster/e2e $(CLUSTER) $(TARGET)
+
+cluster-tools:
+	@$(say) "set-up: what the local cluster is made of, under $(TARGET)/cluster"
+	@BIN="$(CLUSTER_BIN)" tests/cluster/local/set-up
 
 set-up:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust by https://rustup.rs"; exit 1; }

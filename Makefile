@@ -66,11 +66,14 @@ vectors-wasm: $(RUNNER)
 	@CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER="$(abspath $(TOOLS)/bin/wasm-bindgen-test-runner)" \
 	  .ci/cargo-wasm wasm32-unknown-unknown test -p authz --test vectors_wasm
 
-check: set-up $(DENY) ## Check format, lints, dependencies and the policies of the mini mesh
+check: set-up $(DENY) ## Check format, lints, scripts, dependencies and the policies of the mini mesh
 	@$(say) "format"
 	@cargo fmt --all --check
 	@$(say) "lints"
 	@cargo clippy --workspace --all-targets -- -D warnings
+	@$(say) "scripts"
+	@command -v shellcheck >/dev/null || .ci/apt-get shellcheck
+	@git ls-files | xargs grep --files-with-matches '^#!/usr/bin/env bash' | xargs shellcheck --external-sources --source-path=SCRIPTDIR
 	@$(say) "policies of the mini mesh"
 	@cargo build --quiet --workspace --bin ostiary
 	@$(TARGET)/debug/ostiary check tests/mesh/policy

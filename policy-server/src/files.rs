@@ -113,11 +113,7 @@ impl fmt::Display for Diagnostic {
             message,
             advice,
         } = self;
-        write!(
-            f,
-            "{}:{line}:{column}: {message}; write instead {advice}",
-            file.display()
-        )
+        write!(f, "{}:{line}:{column}: {message}; {advice}", file.display())
     }
 }
 

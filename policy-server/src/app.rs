@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, PolicySource};
 use crate::feed::{Feed, Settings};
 use crate::ingest::Ingest;
+use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::reload;
 use crate::secret::SecretError;
@@ -57,12 +58,12 @@ pub enum StartError {
     Store(#[from] StoreError),
 }
 
-/// What is known of the policy files.
+/// What is known of the policy's source.
 #[derive(Debug, Clone, Default)]
 pub struct PolicyStatus {
-    /// The policy in force is what the files say.
+    /// The policy in force is what the source says now.
     pub current: bool,
-    /// Where they are wrong, if they are.
+    /// What is wrong with it, if something is.
     pub problems: Vec<String>,
 }
 
@@ -164,10 +165,8 @@ impl App {
             policy_status: RwLock::default(),
             refusals: Mutex::default(),
         });
-        let mut watcher = reload::Watcher::new(&app.config.policy);
-        watcher.look(&app).await;
         let beside = vec![
-            tokio::spawn(watcher.run(Arc::clone(&app), stopped.clone())),
+            start_policy(&app, stopped.clone()).await,
             tokio::spawn(keep_state_young(Arc::clone(&app), stopped.clone())),
             tokio::spawn(write_refusals(Arc::clone(&app), stopped)),
         ];
@@ -205,7 +204,7 @@ impl App {
         outcome.is_ok()
     }
 
-    /// What is known of the policy files.
+    /// What is known of the policy's source.
     pub fn policy_status(&self) -> PolicyStatus {
         self.policy_status
             .read()
@@ -213,7 +212,7 @@ impl App {
             .clone()
     }
 
-    /// Notes what is known of the policy files.
+    /// Notes what is known of the policy's source.
     pub fn set_policy_status(&self, status: PolicyStatus) {
         self.metrics.policy_current.set(i64::from(status.current));
         *self.policy_status.write().unwrap_or_else(PoisonError::into_inner) = status;
@@ -271,6 +270,20 @@ impl Tasks {
         }
         let _ = self.writer.await;
         let _ = self.store.close().await;
+    }
+}
+
+/// Reads the policy, and goes on reading it.
+///
+/// A folder has been read when this returns; an API server may answer later, and until it has the server is not ready.
+async fn start_policy(app: &Arc<App>, stopped: watch::Receiver<bool>) -> JoinHandle<()> {
+    match &app.config.policy {
+        PolicySource::Folder(folder) => {
+            let mut watcher = reload::Watcher::new(folder);
+            watcher.look(app).await;
+            tokio::spawn(watcher.run(Arc::clone(app), stopped))
+        }
+        PolicySource::Kubernetes(source) => tokio::spawn(kubernetes::run(Arc::clone(app), source.clone(), stopped)),
     }
 }
 

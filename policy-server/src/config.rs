@@ -80,6 +80,24 @@ pub enum Listen {
     Tcp(SocketAddr),
 }
 
+/// Where agents and services come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicySource {
+    /// A folder of files.
+    Folder(PathBuf),
+    /// An API server of Kubernetes.
+    Kubernetes(Kubernetes),
+}
+
+/// The API server of Kubernetes that holds the policy, and what of it counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// The namespaces whose agents and services count; all if empty.
+    pub namespaces: BTreeSet<String>,
+    /// How to reach it from outside a cluster; by the pod's own service account if absent.
+    pub kubeconfig: Option<PathBuf>,
+}
+
 /// What one caller, and all callers together, may occupy.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -135,8 +153,8 @@ pub struct Config {
     pub listen: Listen,
     /// The folder with keys and database.
     pub data: PathBuf,
-    /// The folder with agent and service files.
-    pub policy: PathBuf,
+    /// Where the agents and services come from.
+    pub policy: PolicySource,
     /// How callers are authenticated.
     pub authentication: Authentication,
     /// Roles of principals.

@@ -2,7 +2,7 @@
 //! column, and what to write instead.
 //!
 //! The server reads its policy through the same [`load`] as `ostiary check`, so what passes the check is what is
-//! served. Files are bounded in number, size, depth and nesting, links out of the folder are not followed, and
+//! served; what it has from an API server goes the same way ([`read_objects`]). Files are bounded in number, size, depth and nesting, links out of the folder are not followed, and
 //! YAML's ways to say one thing and mean another (aliases, tags, duplicate keys) are refused.
 
 use std::fmt;
@@ -13,6 +13,7 @@ use authz::manifest::{AgentManifest, DocumentRef, Manifests, Mesh, Problem, Serv
 use serde::Serialize;
 
 pub use cluster::inspect;
+pub use objects::{MAX_OBJECTS, ObjectMistake, read_objects};
 
 use de::{Mistake, MistakeKind, Step, Wanted};
 use walk::ReadError;
@@ -22,6 +23,7 @@ mod advice;
 mod cluster;
 mod de;
 mod nearest;
+mod objects;
 mod repair;
 mod walk;
 mod yaml;
@@ -48,8 +50,13 @@ impl Loaded {
     /// Places problems that a further rule found in [`Loaded::manifests`].
     #[must_use]
     pub fn diagnose(&self, problems: Vec<Problem>) -> Diagnostics {
-        let found = problems.into_iter().map(|problem| self.origins.place(problem));
-        self.origins.diagnostics(found.collect(), true)
+        let mut found: Vec<_> = problems
+            .into_iter()
+            .map(|problem| self.origins.place(problem))
+            .collect();
+        found.sort();
+        found.dedup();
+        self.origins.diagnostics(found, true)
     }
 }
 
@@ -206,9 +213,7 @@ impl Origins {
         (file, place, problem.message, problem.advice)
     }
 
-    fn diagnostics(&self, mut found: Vec<Found>, complete: bool) -> Diagnostics {
-        found.sort();
-        found.dedup();
+    fn diagnostics(&self, found: Vec<Found>, complete: bool) -> Diagnostics {
         let list = found.into_iter().map(|(file, place, message, advice)| Diagnostic {
             file: self.files.get(file).cloned().unwrap_or_default(),
             line: place.line,
@@ -231,24 +236,35 @@ impl Loader {
     }
 
     fn finish(mut self, files: usize, trust_domain: &str) -> Loaded {
-        let checked = if self.complete {
-            self.manifests.check(trust_domain)
-        } else {
-            Err(Vec::new())
-        };
-        let mesh = match checked {
-            Ok(mesh) if self.found.is_empty() => Ok(mesh),
-            checked => {
-                let problems = checked.err().unwrap_or_default().into_iter();
-                self.found.extend(problems.map(|problem| self.origins.place(problem)));
-                Err(self.origins.diagnostics(self.found, self.complete))
-            }
-        };
+        let judged = self.judge(trust_domain);
+        let mesh = judged.map_err(|found| self.origins.diagnostics(found, self.complete));
         Loaded {
             files,
             manifests: self.manifests,
             mesh,
             origins: self.origins,
+        }
+    }
+}
+
+impl Loader {
+    /// The mesh that was read, or all that is wrong, in the order of files and places.
+    fn judge(&mut self, trust_domain: &str) -> Result<Mesh, Vec<Found>> {
+        let checked = if self.complete {
+            self.manifests.check(trust_domain)
+        } else {
+            Err(Vec::new())
+        };
+        match checked {
+            Ok(mesh) if self.found.is_empty() => Ok(mesh),
+            checked => {
+                let mut found = std::mem::take(&mut self.found);
+                let problems = checked.err().unwrap_or_default().into_iter();
+                found.extend(problems.map(|problem| self.origins.place(problem)));
+                found.sort();
+                found.dedup();
+                Err(found)
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod error;
 pub mod feed;
 pub mod files;
 pub mod ingest;
+pub mod kubernetes;
 pub mod logging;
 pub mod metrics;
 pub mod peer;

@@ -27,7 +27,7 @@ pub struct Metrics {
     /// Polls that are held.
     pub polls: Gauge,
     reloads: Family<CodeLabels, Counter>,
-    /// 1 while the policy in force is what the files say.
+    /// 1 while the policy in force is what its source says.
     pub policy_current: Gauge,
     /// Agents in the policy in force.
     pub policy_agents: Gauge,
@@ -67,15 +67,11 @@ impl Metrics {
                 "batches of records that wait for the disk",
             ),
             polls: registered(&mut registry, "polls_held", "policy polls that are held"),
-            reloads: registered(
-                &mut registry,
-                "policy_reloads",
-                "reloads of the policy files by outcome",
-            ),
+            reloads: registered(&mut registry, "policy_reloads", "reloads of the policy by outcome"),
             policy_current: registered(
                 &mut registry,
                 "policy_current",
-                "1 while the policy in force is the files'",
+                "1 while the policy in force is what files or API server say",
             ),
             policy_agents: registered(&mut registry, "policy_agents", "agents in the policy in force"),
             policy_services: registered(&mut registry, "policy_services", "services in the policy in force"),
@@ -117,7 +113,7 @@ impl Metrics {
         self.batches.get_or_create(&CodeLabels { code }).inc();
     }
 
-    /// Counts a reload of the policy files.
+    /// Counts a reload of the policy.
     pub fn reload(&self, code: &'static str) {
         self.reloads.get_or_create(&CodeLabels { code }).inc();
     }

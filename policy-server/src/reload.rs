@@ -4,12 +4,14 @@
 //! symbolic links by which Kubernetes updates a mounted ConfigMap. Files that are wrong change nothing but what the
 //! log, `/readyz` and the metrics say: the last good policy stays in force.
 
+use std::fmt::Display;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use authz::manifest::Mesh;
 use tokio::sync::watch;
 
 use crate::app::{App, PolicyStatus};
@@ -18,7 +20,7 @@ use crate::policy;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The most problems that `/readyz` shows.
-const SHOWN_PROBLEMS: usize = 10;
+pub(crate) const SHOWN_PROBLEMS: usize = 10;
 
 /// Files deeper than this are not looked at.
 const MAX_DEPTH: usize = 8;
@@ -68,29 +70,35 @@ impl Watcher {
         let Ok(loaded) = tokio::task::spawn_blocking(move || policy::load(&folder, &trust_domain)).await else {
             return;
         };
-        match loaded {
-            Ok(mesh) => {
-                let (agents, services) = (mesh.agents().len(), mesh.services().len());
-                tracing::info!(agents, services, folder = %self.folder.display(), "policy in force");
-                app.metrics.reload("ok");
-                app.metrics.policy_agents.set(agents.try_into().unwrap_or(i64::MAX));
-                app.metrics.policy_services.set(services.try_into().unwrap_or(i64::MAX));
-                app.feed.set_policy(mesh);
-                app.set_policy_status(PolicyStatus {
-                    current: true,
-                    problems: Vec::new(),
-                });
+        let status = settle(app, loaded, &self.folder.display());
+        app.set_policy_status(status);
+    }
+}
+
+/// Puts what was read in force; or keeps the last good policy, and says why.
+pub(crate) fn settle(app: &App, loaded: Result<Mesh, Vec<String>>, source: &dyn Display) -> PolicyStatus {
+    match loaded {
+        Ok(mesh) => {
+            let (agents, services) = (mesh.agents().len(), mesh.services().len());
+            tracing::info!(agents, services, %source, "policy in force");
+            app.metrics.reload("ok");
+            app.metrics.policy_agents.set(agents.try_into().unwrap_or(i64::MAX));
+            app.metrics.policy_services.set(services.try_into().unwrap_or(i64::MAX));
+            app.feed.set_policy(mesh);
+            PolicyStatus {
+                current: true,
+                problems: Vec::new(),
             }
-            Err(mut problems) => {
-                for problem in &problems {
-                    tracing::error!(problem, "policy refused; the last good one stays in force");
-                }
-                app.metrics.reload("refused");
-                problems.truncate(SHOWN_PROBLEMS);
-                app.set_policy_status(PolicyStatus {
-                    current: false,
-                    problems,
-                });
+        }
+        Err(mut problems) => {
+            for problem in &problems {
+                tracing::error!(problem, "policy refused; the last good one stays in force");
+            }
+            app.metrics.reload("refused");
+            problems.truncate(SHOWN_PROBLEMS);
+            PolicyStatus {
+                current: false,
+                problems,
             }
         }
     }

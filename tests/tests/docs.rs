@@ -13,9 +13,15 @@ use std::path::{Path, PathBuf};
 use authz::denial::Code;
 
 /// Each table of `docs/configuration.md`, the struct that it describes, and whether its names are in camel case.
-const TABLES: [(&str, &str, &str, bool); 8] = [
+const TABLES: [(&str, &str, &str, bool); 9] = [
     ("filter", "filter/src/config.rs", "RawConfig", false),
     ("server", "policy-server/src/config/raw.rs", "RawConfig", true),
+    (
+        "server.policy.kubernetes",
+        "policy-server/src/config/raw.rs",
+        "RawKubernetes",
+        true,
+    ),
     ("server.token", "policy-server/src/config/raw.rs", "RawToken", true),
     ("server.state", "policy-server/src/config/raw.rs", "RawState", true),
     ("server.bundle", "policy-server/src/config/raw.rs", "RawBundle", true),

@@ -1,14 +1,17 @@
 //! The configuration as it is written, and what must hold of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use authz::identity::{Issuer, SpiffeId};
-use serde::Deserialize;
+use authz::identity::{Issuer, SpiffeId, is_label};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
-use super::{Config, ConfigError, ExternalIssuer, Limits, Listen, Role};
+use super::{Config, ConfigError, ExternalIssuer, Kubernetes, Limits, Listen, PolicySource, Role};
 use crate::peer::Authentication;
 
 #[derive(Debug, Deserialize)]
@@ -20,7 +23,7 @@ pub(super) struct RawConfig {
     issuer: Option<String>,
     listen: RawListen,
     data: PathBuf,
-    policy: PathBuf,
+    policy: RawPolicy,
     authentication: RawAuthentication,
     #[serde(default)]
     roles: BTreeMap<String, BTreeSet<Role>>,
@@ -43,6 +46,27 @@ struct RawListen {
     tcp: Option<SocketAddr>,
     /// Octal permission bits of the Unix socket, as text: "0660" where the sidecar runs as another user of one group.
     mode: Option<String>,
+}
+
+/// A folder, or the API server of Kubernetes.
+#[derive(Debug)]
+enum RawPolicy {
+    Folder(PathBuf),
+    Kubernetes(RawKubernetes),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSource {
+    kubernetes: RawKubernetes,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawKubernetes {
+    #[serde(default)]
+    namespaces: Option<BTreeSet<String>>,
+    kubeconfig: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -152,13 +176,68 @@ impl RawConfig {
             trust_domain: self.trust_domain,
             hosts: self.hosts,
             data: folder.join(self.data),
-            policy: folder.join(self.policy),
+            policy: self.policy.validate(folder)?,
             token_max_ttl_seconds: token.max_ttl_seconds,
             token_default_ttl_seconds: default_ttl,
             state_max_age_seconds: self.state.max_age_seconds,
             state_renew: Duration::from_secs(self.state.renew_seconds),
             bundle_lifetime_seconds: self.bundle.lifetime_seconds,
             limits: self.limits,
+        })
+    }
+}
+
+/// By hand, so that a mistake within `kubernetes` is told as such; an untagged enum would only say that nothing fits.
+impl<'de> Deserialize<'de> for RawPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Source;
+
+        impl<'de> Visitor<'de> for Source {
+            type Value = RawPolicy;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a folder, or `kubernetes: {}`")
+            }
+
+            fn visit_str<E>(self, folder: &str) -> Result<RawPolicy, E> {
+                Ok(RawPolicy::Folder(folder.into()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawPolicy, A::Error> {
+                let source = RawSource::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(RawPolicy::Kubernetes(source.kubernetes))
+            }
+        }
+
+        deserializer.deserialize_any(Source)
+    }
+}
+
+impl RawPolicy {
+    fn validate(self, folder: &Path) -> Result<PolicySource, ConfigError> {
+        match self {
+            Self::Folder(path) => Ok(PolicySource::Folder(folder.join(path))),
+            Self::Kubernetes(raw) => raw.validate(folder).map(PolicySource::Kubernetes),
+        }
+    }
+}
+
+impl RawKubernetes {
+    fn validate(self, folder: &Path) -> Result<Kubernetes, ConfigError> {
+        let name = "policy.kubernetes.namespaces";
+        let namespaces = match self.namespaces {
+            // Most likely a list that something was to be written into: not all namespaces are meant.
+            Some(namespaces) if namespaces.is_empty() => {
+                return Err(field(name, "is empty; leave it out to take agents and services of all"));
+            }
+            namespaces => namespaces.unwrap_or_default(),
+        };
+        if let Some(wrong) = namespaces.iter().find(|namespace| !is_label(namespace)) {
+            return Err(field(name, format!("`{wrong}` is not the name of a namespace")));
+        }
+        Ok(Kubernetes {
+            namespaces,
+            kubeconfig: self.kubeconfig.map(|path| folder.join(path)),
         })
     }
 }

@@ -98,6 +98,41 @@ fn what_cannot_be_used_is_refused_by_name() {
 }
 
 #[test]
+fn policy_is_a_folder_or_an_api_server() {
+    let load =
+        |policy: &str| load(&format!("{BASE}{LISTEN}{SIDECAR}").replace("policy: policy", policy)).map(|c| c.policy);
+    assert!(matches!(load("policy: policy"), Ok(PolicySource::Folder(folder)) if folder.ends_with("policy")));
+    let kubernetes = |policy: &str| match load(policy) {
+        Ok(PolicySource::Kubernetes(kubernetes)) => Ok(kubernetes),
+        other => Err(format!("{other:?}")),
+    };
+    let all = kubernetes("policy: { kubernetes: {} }").unwrap();
+    assert!(all.namespaces.is_empty() && all.kubeconfig.is_none());
+    let some = kubernetes("policy: { kubernetes: { namespaces: [agents, data], kubeconfig: admin.conf } }").unwrap();
+    assert_eq!(some.namespaces.into_iter().collect::<Vec<_>>(), ["agents", "data"]);
+    assert!(
+        some.kubeconfig
+            .is_some_and(|path| path.ends_with("admin.conf") && path.is_absolute())
+    );
+    for (policy, expected) in [
+        (
+            "policy: { kubernetes: { namespaces: [] } }",
+            "`policy.kubernetes.namespaces`: is empty",
+        ),
+        (
+            "policy: { kubernetes: { namespaces: [\"a*\"] } }",
+            "`a*` is not the name of a namespace",
+        ),
+        ("policy: { kubernetes: { namespace: a } }", "ostiary.yaml:5: "),
+        ("policy: { etcd: {} }", "ostiary.yaml:5: "),
+        ("policy: [a]", "ostiary.yaml:5: "),
+    ] {
+        let error = load(policy).unwrap_err();
+        assert!(error.contains(expected), "{policy}\n{error}");
+    }
+}
+
+#[test]
 fn roles_are_looked_up_by_principal() {
     let config = load(&format!(
         "{BASE}{LISTEN}{SIDECAR}roles: {{ \"spiffe://cluster.local/ns/o/sa/o\": [issuer] }}\n"

@@ -23,9 +23,10 @@ struct Readiness {
     store: bool,
     /// There is a policy in force.
     policy: bool,
-    /// The policy in force is what the files say; if not, the last good one is kept and the server stays ready.
+    /// The policy in force is what files or API server say now; if not, the last good one is kept and the server stays
+    /// ready.
     policy_current: bool,
-    /// Where the files are wrong, if they are.
+    /// What is wrong with them, if something is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     policy_problems: Vec<String>,
     /// The state list is young enough for sidecars.

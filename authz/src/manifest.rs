@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 mod agent;
+pub mod bounds;
 mod check;
 mod compile;
 mod grant;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt};
 
 use super::{
-    AgentManifest, AgentPolicy,
+    AgentManifest, AgentPolicy, bounds,
     check::Directory,
     problem::Report,
     service::{CheckedService, identity},
@@ -54,6 +54,7 @@ pub(super) fn check(
     directory: &Directory<'_>,
     report: &mut Report<'_>,
 ) -> AgentPolicy {
+    bounds::agent(&manifest.spec, report);
     let reached = reached(manifest, directory, report);
     let tools = tools(manifest, &reached, directory, report);
     let forbidden_tools = forbidden_tools(manifest, directory, report);

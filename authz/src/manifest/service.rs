@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     DEFAULT_BODY_LIMIT_BYTES, DEFAULT_MCP_PATH, DEFAULT_TOKEN_HEADER, ExemptSpec, Metadata, ProtocolName,
-    ServiceManifest, ToolSpec,
+    ServiceManifest, ToolSpec, bounds,
     problem::{Report, pointer_token},
 };
 use crate::{
@@ -50,6 +50,7 @@ pub(super) fn check(manifest: &ServiceManifest, trust_domain: &str, report: &mut
         forward_claims: spec.forward_claims,
         body_limit_bytes: spec.body_limit_bytes.unwrap_or(DEFAULT_BODY_LIMIT_BYTES),
     };
+    bounds::service(spec, report);
     check_useful(&claims, report);
     check_ports(&claims, report);
     let mut faults = Faults::default();

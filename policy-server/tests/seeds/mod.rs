@@ -369,3 +369,52 @@ pub(crate) const SEEDS: &[Seed] = &[
         "`GET`",
     ),
 ];
+
+/// Who tells of a mistake that an API server lets pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Teller {
+    /// The policy server, in the status of the resource: the mistake shows only among the other resources.
+    Status,
+    /// `ostiary check` alone, since the API server is never sent it.
+    Check,
+}
+
+/// The seeds that an API server lets pass, by what is replaced by what, and who tells then. It refuses every other.
+pub(crate) const PASSED: &[(&str, &str, Teller)] = &[
+    // kubectl puts in what anchors and tags stand for before it sends anything.
+    ("[pandas]", "&t [pandas]", Teller::Check),
+    ("2000000", "!!int 2000000", Teller::Check),
+    // `kubectl apply` leaves out what is null; a list that is not there is an empty one, and grants nothing.
+    ("[\"read:data.sales_q1_2026\"]", "", Teller::Check),
+    ("pandas: {}", "pandas:", Teller::Status),
+    // What is not there, or belongs to another, only the others show.
+    ("[warehouse, mcp]", "[warehouse, mcp, werehouse]", Teller::Status),
+    ("read:data.sales_q1_2026", "write:report.x", Teller::Status),
+    ("[pandas]", "[pandsa]", Teller::Status),
+    ("  reaches", "  mayCall: [writer-2]\n  reaches", Teller::Status),
+    (
+        "mcp.tools.svc.cluster.local",
+        "warehouse.data.svc.cluster.local",
+        Teller::Status,
+    ),
+    (
+        "namespace: tools }\nspec:\n  serviceAccount: mcp",
+        "namespace: data }\nspec:\n  serviceAccount: warehouse",
+        Teller::Status,
+    ),
+];
+
+/// The file that a seed is of, with the mistake in it.
+pub(crate) fn seeded(seed: &Seed) -> String {
+    let (file, from, to, ..) = seed;
+    let (_, text) = FILES.iter().find(|(name, _)| name == file).copied().unwrap_or_default();
+    assert!(text.contains(from), "{from:?} is not in {file}");
+    text.replace(from, to)
+}
+
+/// The three files by their names.
+pub(crate) const FILES: [(&str, &str); 3] = [
+    ("analyst-7.yaml", ANALYST),
+    ("mcp.yaml", TOOLS),
+    ("warehouse.yaml", WAREHOUSE),
+];

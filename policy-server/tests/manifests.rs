@@ -16,13 +16,16 @@ use policy_server::config::Config;
 use serde_json::Value;
 
 /// What is applied as a whole; each has its list of objects beside it.
-const BUILT: [&str; 5] = [
+const BUILT: [&str; 6] = [
     "istio/base",
     "istio/overlays/canary",
     "istio/overlays/traffic-extension",
+    CRDS,
     "k8s/overlays/kind",
     "k8s/overlays/production",
 ];
+
+const CRDS: &str = "k8s/crds";
 
 fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -153,9 +156,20 @@ fn nothing_is_fetched_from_elsewhere_and_no_tag_can_move() {
                 }
             }
         }
-        assert!(images > 0, "{folder}");
+        assert_eq!(images > 0, folder != CRDS, "{folder}");
     }
 }
+
+/// An object's kind; with its group where that is ours, since `Service` is a kind of Kubernetes' own too.
+fn kind(object: &Value) -> String {
+    match text(object, "/apiVersion") {
+        POLICY => format!("{}.ostiary.dev", text(object, "/kind")),
+        _ => text(object, "/kind").to_owned(),
+    }
+}
+
+/// The `apiVersion` of agents and services.
+const POLICY: &str = "ostiary.dev/v1alpha1";
 
 /// Hashes in names change with what they are of, which is not for this list to say.
 fn without_hash(name: &str) -> String {
@@ -173,7 +187,7 @@ fn each_overlay_applies_the_objects_on_its_list() {
             .map(|object| {
                 let name = without_hash(text(object, "/metadata/name"));
                 let namespace = text(object, "/metadata/namespace");
-                format!("{} {namespace}/{name}\n", text(object, "/kind"))
+                format!("{} {namespace}/{name}\n", kind(object))
             })
             .collect();
         objects.sort();
@@ -377,20 +391,69 @@ fn the_filter_asks_the_policy_server_where_it_is() {
 }
 
 #[test]
-fn the_policy_server_reads_the_files_that_the_manifests_come_from() {
+fn the_resources_are_the_files_that_the_manifests_come_from() {
     let objects = build("k8s/overlays/kind");
-    let map = one(&objects, "ConfigMap", "policy")["data"]
-        .as_object()
-        .unwrap()
-        .clone();
-    let folder = tempfile::tempdir().unwrap();
-    for (name, text) in &map {
-        fs::write(folder.path().join(name), text.as_str().unwrap()).unwrap();
-    }
-    let sources = files(&top().join("k8s/demo/policy"));
-    assert_eq!(sources.len(), map.len());
-    let mesh = policy_server::policy::load(folder.path(), "cluster.local").unwrap();
+    let resources: Vec<_> = objects.iter().filter(|object| object["apiVersion"] == POLICY).collect();
+    let mut sources: Vec<_> = files(&top().join("k8s/demo/policy"))
+        .values()
+        .flat_map(|file| documents(file))
+        .collect();
+    let name = |object: &Value| (kind(object), text(object, "/metadata/name").to_owned());
+    sources.sort_by_key(name);
+    let mut sorted: Vec<_> = resources.iter().map(|object| (*object).clone()).collect();
+    sorted.sort_by_key(name);
+    assert_eq!(sorted, sources);
+    let mesh = policy_server::files::read_objects(resources, "cluster.local").unwrap();
     assert_eq!((mesh.agents().len(), mesh.services().len()), (2, 4));
+}
+
+#[test]
+fn the_policy_server_alone_has_a_token_for_the_api_server_and_may_little_with_it() {
+    let objects = build("k8s/overlays/kind");
+    let token = |value: &Value| value.get("serviceAccountToken").is_some();
+    for (namespace, pod) in pods(&objects) {
+        assert_eq!(
+            values(pod).into_iter().any(token),
+            namespace == "ostiary",
+            "{namespace}"
+        );
+    }
+    let (_, pod) = pods(&objects)
+        .into_iter()
+        .find(|(namespace, _)| *namespace == "ostiary")
+        .unwrap();
+    let volumes = pod["spec"]["volumes"].as_array().unwrap();
+    let volume = volumes
+        .iter()
+        .find(|volume| values(volume).into_iter().any(token))
+        .unwrap();
+    let sources = &volume["projected"]["sources"];
+    let files = [
+        "/0/serviceAccountToken/path",
+        "/1/configMap/items/0/path",
+        "/2/downwardAPI/items/0/path",
+    ];
+    // Where `kube` looks, in the one container.
+    assert_eq!(files.map(|file| text(sources, file)), ["token", "ca.crt", "namespace"]);
+    let mounts = values(pod)
+        .into_iter()
+        .filter(|value| value["name"] == volume["name"] && value.get("mountPath").is_some());
+    let mounts: Vec<_> = mounts.map(|mount| text(mount, "/mountPath")).collect();
+    assert_eq!(mounts, ["/var/run/secrets/kubernetes.io/serviceaccount"]);
+
+    let rules = &one(&objects, "ClusterRole", "ostiary-policy-server")["rules"];
+    let expected = serde_json::json!([
+        {"apiGroups": ["ostiary.dev"], "resources": ["agents", "services"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["ostiary.dev"], "resources": ["agents/status", "services/status"], "verbs": ["patch"]},
+    ]);
+    assert_eq!(*rules, expected);
+    let binding = one(&objects, "ClusterRoleBinding", "ostiary-policy-server");
+    let account = text(pod, "/spec/serviceAccountName");
+    assert_eq!(
+        binding["subjects"],
+        serde_json::json!([{"kind": "ServiceAccount", "name": account, "namespace": "ostiary"}])
+    );
+    assert_eq!(of_kind(&objects, "ClusterRoleBinding").count(), 1);
 }
 
 #[test]
@@ -459,9 +522,12 @@ fn each_admission_policy_is_bound_to_the_mesh_refuses_when_in_doubt_and_says_why
         let binding = &one(&objects, "ValidatingAdmissionPolicyBinding", name)["spec"];
         assert_eq!(binding["policyName"], name);
         assert_eq!(binding["validationActions"], serde_json::json!(["Deny", "Audit"]));
-        assert_eq!(
-            binding["matchResources"]["namespaceSelector"]["matchLabels"],
-            serde_json::json!({"ostiary.dev/mesh": "enabled"})
-        );
+        // Agents and services count wherever they are.
+        let everywhere = name == "ostiary-policy-writers";
+        let namespaces = match everywhere {
+            true => Value::Null,
+            false => serde_json::json!({"namespaceSelector": {"matchLabels": {"ostiary.dev/mesh": "enabled"}}}),
+        };
+        assert_eq!(binding["matchResources"], namespaces, "{name}");
     }
 }

@@ -52,7 +52,7 @@ codes! {
     RequestMalformed "request_malformed" 400 "The request is malformed"
     HeaderDuplicate "header_duplicate" 400 "A header that must occur once occurs more often"
     PathNotCanonical "path_not_canonical" 400 "The path is not in canonical form"
-    MethodOverrideRefused "method_override_refused" 400 "Method override headers are refused"
+    MethodOverrideRefused "method_override_refused" 400 "Method overrides are refused"
     UpgradeRefused "upgrade_refused" 400 "Upgrades and tunnels are refused"
     TokenInQuery "token_in_query" 400 "A token in the query string is refused"
     McpMalformed "mcp_malformed" 400 "The body is not a valid MCP message"

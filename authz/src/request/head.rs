@@ -75,6 +75,9 @@ impl<'a> RequestHead<'a> {
             .path
             .ok_or_else(|| Denial::new(Code::RequestMalformed, "`:path` is missing"))?;
         let (path, query) = target::split(target)?;
+        if query.is_some_and(target::overrides_method) {
+            return Err(Denial::new(Code::MethodOverrideRefused, "send the method itself"));
+        }
         if query.is_some_and(target::holds_token) {
             return Err(Denial::new(
                 Code::TokenInQuery,
@@ -283,6 +286,13 @@ fn check_other(name: &[u8], earlier: &[(&[u8], &[u8])]) -> Result<(), Denial> {
     {
         return Err(Denial::new(Code::MethodOverrideRefused, "send the method itself"));
     }
+    // Web frameworks (Symfony, Zend, IIS with URL Rewrite) serve the path that such a header names, not the one decided on.
+    if ["x-original-url", "x-rewrite-url"]
+        .iter()
+        .any(|refused| is_spelling_of(name, refused))
+    {
+        return Err(Denial::new(Code::PathNotCanonical, "a header names another path"));
+    }
     let internal = name.get(..8).is_some_and(|prefix| is_spelling_of(prefix, "ostiary-"));
     let mcp = name.get(..4).is_some_and(|prefix| is_spelling_of(prefix, "mcp-"));
     if !internal && !mcp {
@@ -479,6 +489,12 @@ mod tests {
         for name in ["x-http-methods", "x.http-method", "x-http-metho_"] {
             assert_eq!(code(&[(name, "DELETE")]), None, "{name}");
         }
+        for name in ["x-original-url", "x-rewrite-url", "x_original_url"] {
+            assert_eq!(code(&[(name, "/v1/tables/b")]), Some(Code::PathNotCanonical), "{name}");
+        }
+        for name in ["x-original-uri", "x-original-urls", "x-original-ur_"] {
+            assert_eq!(code(&[(name, "/v1/tables/b")]), None, "{name}");
+        }
     }
 
     #[test]
@@ -516,6 +532,10 @@ mod tests {
         assert_eq!(
             code_replacing(":path", "/v1/a?access_token=1"),
             Some(Code::TokenInQuery)
+        );
+        assert_eq!(
+            code_replacing(":path", "/v1/a?_method=DELETE"),
+            Some(Code::MethodOverrideRefused)
         );
     }
 

@@ -95,9 +95,19 @@ fn not_canonical(why: &'static str) -> Denial {
 
 /// Whether the query has a parameter named `access_token` (RFC 6750, section 2.3), however it is spelt.
 pub(super) fn holds_token(query: &str) -> bool {
+    names(query, b"access_token")
+}
+
+/// Whether the query has a parameter named `_method`, by which web frameworks (Symfony, Laravel, WordPress) take a `POST`
+/// for another method.
+pub(super) fn overrides_method(query: &str) -> bool {
+    names(query, b"_method")
+}
+
+fn names(query: &str, wanted: &[u8]) -> bool {
     query.split(['&', ';']).any(|parameter| {
         let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
-        unescape(name).eq_ignore_ascii_case(b"access_token")
+        unescape(name).eq_ignore_ascii_case(wanted)
     })
 }
 
@@ -226,6 +236,22 @@ mod tests {
             "%6",
         ] {
             assert!(!holds_token(fine), "{fine}");
+        }
+    }
+
+    #[test]
+    fn a_method_in_the_query_is_found_however_it_is_spelt() {
+        for hidden in [
+            "_method=DELETE",
+            "a=b&_method",
+            "a;_METHOD=PUT",
+            "%5Fmethod=PUT",
+            "_%6Dethod=PUT",
+        ] {
+            assert!(overrides_method(hidden), "{hidden}");
+        }
+        for fine in ["", "method=DELETE", "a=_method", "_methods=1", "payment_method=card"] {
+            assert!(!overrides_method(fine), "{fine}");
         }
     }
 }

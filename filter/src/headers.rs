@@ -1,6 +1,7 @@
 //! What the filter takes out of a request's headers, and what it puts in.
 
 use authz::denial::{Code, Denial};
+use authz::policy::Service;
 use authz::request::Side;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -57,6 +58,28 @@ fn rewrite_inbound(known: &Known, host: &impl Host, pairs: &[HeaderPair]) -> Res
         host.set_request_header(CLAIMS_HEADER, &URL_SAFE_NO_PAD.encode(claims));
     }
     Ok(())
+}
+
+/// Makes the trailers what the next one in line may see: nothing that was refused or taken out as a header, because some
+/// servers merge trailers into headers (Apache's `MergeTrailers`). False if they cannot be read.
+pub(crate) fn strip_trailers(known: &Known, host: &impl Host) -> bool {
+    let Some(trailers) = host.request_trailers() else {
+        return false;
+    };
+    let token_header = known
+        .standing
+        .as_ref()
+        .filter(|_| known.side == Some(Side::Inbound))
+        .and_then(|standing| known.service(&standing.bundle.bundle))
+        .map(Service::token_header);
+    for (name, _) in &trailers {
+        // As in headers, an underscore counts as a hyphen.
+        let read = name.replace('_', "-");
+        if read.starts_with(INTERNAL_PREFIX) || token_header == Some(read.as_str()) {
+            host.remove_request_trailer(name);
+        }
+    }
+    true
 }
 
 fn internal(why: &'static str) -> Denial {

@@ -49,6 +49,9 @@ pub(crate) trait Host {
     fn header(&self, of: Message, name: &str) -> Option<Vec<u8>>;
     fn set_request_header(&self, name: &str, value: &str);
     fn remove_request_header(&self, name: &str);
+    /// All trailers of the request, once they are there.
+    fn request_trailers(&self) -> Option<Vec<HeaderPair>>;
+    fn remove_request_trailer(&self, name: &str);
     /// What is buffered of the body, at most `max` bytes.
     fn body(&self, of: Message, max: usize) -> Option<Vec<u8>>;
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
@@ -146,6 +149,14 @@ impl Host for Envoy {
 
     fn remove_request_header(&self, name: &str) {
         let _ = hostcalls::remove_map_value(MapType::HttpRequestHeaders, name);
+    }
+
+    fn request_trailers(&self) -> Option<Vec<HeaderPair>> {
+        hostcalls::get_map_bytes(MapType::HttpRequestTrailers).ok()
+    }
+
+    fn remove_request_trailer(&self, name: &str) {
+        let _ = hostcalls::remove_map_value(MapType::HttpRequestTrailers, name);
     }
 
     fn body(&self, of: Message, max: usize) -> Option<Vec<u8>> {

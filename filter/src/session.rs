@@ -264,11 +264,16 @@ impl Session {
 
     /// The request ends with trailers: then no body callback said that it was the last.
     pub(crate) fn request_trailers(&mut self, vm: &mut Vm, host: &impl Host) -> Flow {
-        match &self.phase {
+        let flow = match &self.phase {
             Phase::Passing(_) => Flow::Continue,
             Phase::Held(_) => self.decide_on_body(vm, host),
             Phase::Fresh | Phase::Denied | Phase::Withheld | Phase::Ended => Flow::Pause,
+        };
+        // What cannot be looked at stays where it is until the stream is given up.
+        if flow == Flow::Continue && !headers::strip_trailers(&self.known, host) {
+            return Flow::Pause;
         }
+        flow
     }
 
     fn decide_on_body(&mut self, vm: &mut Vm, host: &impl Host) -> Flow {

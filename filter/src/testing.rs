@@ -34,6 +34,8 @@ pub(crate) struct Sent {
 #[derive(Debug, Default)]
 struct Inner {
     headers: Vec<HeaderPair>,
+    /// None cannot be read.
+    trailers: Option<Vec<HeaderPair>>,
     bodies: HashMap<&'static str, Vec<u8>>,
     properties: HashMap<String, Vec<u8>>,
     answer_status: Option<u16>,
@@ -57,6 +59,7 @@ impl FakeHost {
         let host = Self(RefCell::new(Inner {
             wall: Duration::from_secs(NOW),
             monotonic: Duration::from_secs(1000),
+            trailers: Some(Vec::new()),
             ..Inner::default()
         }));
         host.set("xds.node.metadata.NAMESPACE", b"data");
@@ -95,6 +98,17 @@ impl FakeHost {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
         self.0.borrow_mut().headers = pairs.collect();
+    }
+
+    pub(crate) fn set_trailers(&self, trailers: Option<&[&str]>) {
+        let pairs = trailers.map(|names| names.iter().map(|name| ((*name).to_owned(), b"1".to_vec())).collect());
+        self.0.borrow_mut().trailers = pairs;
+    }
+
+    /// The names of the request's trailers as they would go on.
+    pub(crate) fn trailers(&self) -> Vec<String> {
+        let inner = self.0.borrow();
+        inner.trailers.iter().flatten().map(|(name, _)| name.clone()).collect()
     }
 
     pub(crate) fn set_body(&self, of: Message, body: &[u8]) {
@@ -244,6 +258,18 @@ impl Host for FakeHost {
 
     fn remove_request_header(&self, name: &str) {
         self.0.borrow_mut().headers.retain(|(other, _)| other != name);
+    }
+
+    fn request_trailers(&self) -> Option<Vec<HeaderPair>> {
+        self.0.borrow().trailers.clone()
+    }
+
+    fn remove_request_trailer(&self, name: &str) {
+        let mut inner = self.0.borrow_mut();
+        inner
+            .trailers
+            .iter_mut()
+            .for_each(|trailers| trailers.retain(|(other, _)| other != name));
     }
 
     fn body(&self, of: Message, max: usize) -> Option<Vec<u8>> {

@@ -1,17 +1,20 @@
 //! The applications behind the service sidecars: each logs every request that reaches it.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
+use hyper::body::Body as _;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
@@ -35,6 +38,8 @@ pub struct Seen {
     pub headers: Vec<(String, String)>,
     /// The body, as far as it came.
     pub body: Bytes,
+    /// What came after the body, names in lower case.
+    pub trailers: Vec<(String, String)>,
     /// Whether the body came to its end.
     pub complete: bool,
 }
@@ -48,9 +53,10 @@ impl Seen {
             .map(|(_, value)| value.as_str())
     }
 
-    fn whole(self, body: Bytes) -> Self {
+    fn whole(self, body: Bytes, trailers: Vec<(String, String)>) -> Self {
         Self {
             body,
+            trailers,
             complete: true,
             ..self
         }
@@ -62,6 +68,7 @@ impl Seen {
             "path": self.path,
             "headers": self.headers,
             "body": String::from_utf8_lossy(&self.body),
+            "trailers": self.trailers,
             "complete": self.complete,
         })
     }
@@ -71,11 +78,14 @@ impl Seen {
         let text = |name| entry.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
         let headers = serde_json::from_value(entry.get("headers")?.clone()).ok()?;
         let body = text("body").unwrap_or_default().into();
+        // The MCP server's log has none.
+        let trailers = entry.get("trailers").cloned().unwrap_or_else(|| json!([]));
         Some(Self {
             method: text("method")?,
             path: text("path")?,
             headers,
             body,
+            trailers: serde_json::from_value(trailers).ok()?,
             complete: entry.get("complete")?.as_bool()?,
         })
     }
@@ -169,10 +179,10 @@ pub async fn serve_tcp(address: &str, handler: Handler) -> Result<()> {
 async fn serve_logged(State(handler): State<Handler>, request: Request<Body>) -> Response {
     let (seen, body) = head(request);
     println!("{}", seen.to_json());
-    let Ok(body) = to_bytes(body, BODY_LIMIT).await else {
+    let Some((body, trailers)) = read(body).await else {
         return (StatusCode::BAD_REQUEST, "the body broke off").into_response();
     };
-    let seen = seen.whole(body);
+    let seen = seen.whole(body, trailers);
     println!("{}", seen.to_json());
     handler(&seen)
 }
@@ -180,16 +190,12 @@ async fn serve_logged(State(handler): State<Handler>, request: Request<Body>) ->
 /// A request before its body is read: a test must see headers that came without a body.
 fn head(request: Request<Body>) -> (Seen, Body) {
     let (parts, body) = request.into_parts();
-    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let seen = Seen {
         method: parts.method.to_string(),
         path: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
-        headers: parts
-            .headers
-            .iter()
-            .map(|(name, value)| (name.to_string(), text(value)))
-            .collect(),
+        headers: fields(&parts.headers),
         body: Bytes::new(),
+        trailers: Vec::new(),
         complete: false,
     };
     (seen, body)
@@ -329,16 +335,39 @@ impl Backend {
 async fn serve(State(application): State<Application>, request: Request<Body>) -> Response {
     let (seen, body) = head(request);
     let index = application.note(seen.clone());
-    let Ok(body) = to_bytes(body, BODY_LIMIT).await else {
+    let Some((body, trailers)) = read(body).await else {
         return (StatusCode::BAD_REQUEST, "the body broke off").into_response();
     };
-    let seen = seen.whole(body);
+    let seen = seen.whole(body, trailers);
     application.complete(index, &seen);
     let mut response = (application.handler)(&seen);
     response
         .headers_mut()
         .insert(header::SERVER, http::HeaderValue::from_static("backend"));
     response
+}
+
+/// A body and its trailers; None if it breaks off or is too long.
+async fn read(mut body: Body) -> Option<(Bytes, Vec<(String, String)>)> {
+    let (mut bytes, mut trailers) = (Vec::new(), Vec::new());
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        match frame.ok()?.into_data() {
+            Ok(data) => bytes.extend_from_slice(&data),
+            Err(frame) => trailers.extend(frame.into_trailers().iter().flat_map(fields)),
+        }
+        if bytes.len() > BODY_LIMIT {
+            return None;
+        }
+    }
+    Some((bytes.into(), trailers))
+}
+
+fn fields(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), text(value)))
+        .collect()
 }
 
 impl Application {
@@ -374,11 +403,13 @@ mod tests {
                 path: "/mcp".to_owned(),
                 headers: vec![("x-mark".to_owned(), "1".to_owned())],
                 body: Bytes::from_static(b"{}"),
+                trailers: vec![("x-end".to_owned(), "1".to_owned())],
                 complete,
             };
             let read = Seen::from_json(&seen.to_json()).unwrap();
             assert_eq!((read.complete, &read.body), (complete, &seen.body));
             assert_eq!(read.header("x-mark"), Some("1"));
+            assert_eq!(read.trailers, seen.trailers);
         }
     }
 }

@@ -451,9 +451,9 @@ fn outbound_routes(outbound: &Outbound) -> Value {
 
 fn cluster(name: &str, address: &Value, tls: Option<Value>, http2: bool) -> Value {
     let protocol = if http2 {
-        "http2_protocol_options"
+        json!({"http2_protocol_options": {}})
     } else {
-        "http_protocol_options"
+        json!({"http_protocol_options": {"enable_trailers": true}})
     };
     let mut cluster = json!({
         "name": name,
@@ -466,7 +466,7 @@ fn cluster(name: &str, address: &Value, tls: Option<Value>, http2: bool) -> Valu
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {protocol: {}},
+                "explicit_http_config": protocol,
             },
         },
     });

@@ -128,6 +128,33 @@ fn a_call_that_ends_without_the_body_that_it_announced_is_denied() {
 }
 
 #[test]
+fn no_trailer_says_what_no_header_may() {
+    let sent = ["x-end", "ostiary-claims", "ostiary_call", "authorization"];
+    for (host, left) in [
+        (FakeHost::inbound(), ["x-end"].as_slice()),
+        (FakeHost::outbound(), &["x-end", "authorization"]),
+    ] {
+        let mut vm = testing::ready_vm(&host);
+        host.set_trailers(Some(&sent));
+        let (mut session, _) = get_table(&host, &mut vm, "sales", &[("authorization", &bearer(&json!({})))]);
+        assert_eq!(session.request_trailers(&mut vm, &host), Flow::Continue);
+        assert_eq!(host.trailers(), left);
+    }
+    let host = FakeHost::inbound();
+    let mut vm = testing::ready_vm(&host);
+    let body = tool_call("pandas");
+    for (trailers, flow) in [(Some(sent.as_slice()), Flow::Continue), (None, Flow::Pause)] {
+        host.set_trailers(trailers);
+        let (mut session, _) = post_tool(&host, &mut vm, true);
+        host.set_body(Message::Request, &body);
+        assert_eq!(session.request_body(&mut vm, &host, body.len(), false), Flow::Pause);
+        assert_eq!(session.request_trailers(&mut vm, &host), flow);
+        finish(&mut session, &mut vm, &host, 200);
+    }
+    assert_eq!(host.responses().len(), 0);
+}
+
+#[test]
 fn a_call_whose_service_changes_its_protocol_meanwhile_is_denied() {
     let tools = |protocol: Value| {
         let mut service = json!({

@@ -12,23 +12,42 @@ use std::path::{Path, PathBuf};
 
 use authz::denial::Code;
 
-/// Each table of `docs/configuration.md`, the struct that it describes, and whether its names are in camel case.
-const TABLES: [(&str, &str, &str, bool); 9] = [
-    ("filter", "filter/src/config.rs", "RawConfig", false),
-    ("server", "policy-server/src/config/raw.rs", "RawConfig", true),
+/// Each table of fields: its page, its name, the struct that it describes, and whether its names are in camel case.
+const TABLES: [(&str, &str, &str, &str, bool); 12] = [
+    (CONFIGURATION, "filter", "filter/src/config.rs", "RawConfig", false),
+    (CONFIGURATION, "server", SERVER, "RawConfig", true),
     (
+        CONFIGURATION,
         "server.policy.kubernetes",
-        "policy-server/src/config/raw.rs",
+        SERVER,
         "RawKubernetes",
         true,
     ),
-    ("server.token", "policy-server/src/config/raw.rs", "RawToken", true),
-    ("server.state", "policy-server/src/config/raw.rs", "RawState", true),
-    ("server.bundle", "policy-server/src/config/raw.rs", "RawBundle", true),
-    ("server.limits", "policy-server/src/config.rs", "Limits", true),
-    ("agent", "authz/src/manifest.rs", "AgentSpec", true),
-    ("service", "authz/src/manifest.rs", "ServiceSpec", true),
+    (CONFIGURATION, "server.token", SERVER, "RawToken", true),
+    (CONFIGURATION, "server.state", SERVER, "RawState", true),
+    (CONFIGURATION, "server.bundle", SERVER, "RawBundle", true),
+    (
+        CONFIGURATION,
+        "server.limits",
+        "policy-server/src/config.rs",
+        "Limits",
+        true,
+    ),
+    (CONFIGURATION, "agent", "authz/src/manifest.rs", "AgentSpec", true),
+    (CONFIGURATION, "service", "authz/src/manifest.rs", "ServiceSpec", true),
+    (
+        API,
+        "token request",
+        "authz/src/manifest/grant.rs",
+        "TokenRequest",
+        false,
+    ),
+    (API, "case", "authz/src/case/written.rs", "RawCase", false),
+    (API, "verdict", "authz/src/case.rs", "Verdict", false),
 ];
+const CONFIGURATION: &str = "docs/configuration.md";
+const API: &str = "docs/api.md";
+const SERVER: &str = "policy-server/src/config/raw.rs";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -38,33 +57,93 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The first cells of the table that follows `<!-- fields: NAME -->`, without their backquotes.
-fn documented(page: &str, table: &str) -> Vec<String> {
-    let marker = format!("<!-- fields: {table} -->");
-    let start = page.find(&marker).unwrap_or_else(|| panic!("no table `{table}`"));
-    page[start..]
+/// What follows a comment of a page such as `<!-- fields: NAME -->`.
+fn after<'p>(page: &'p str, mark: &str) -> &'p str {
+    let mark = format!("<!-- {mark} -->");
+    let start = page.find(&mark).unwrap_or_else(|| panic!("no `{mark}`"));
+    page[start + mark.len()..].trim_start()
+}
+
+/// The cells of the table that follows a mark, without their backquotes.
+fn table(page: &str, mark: &str) -> Vec<Vec<String>> {
+    after(page, mark)
         .lines()
-        .skip(3)
-        .map_while(|line| line.strip_prefix("| `"))
-        .map(|row| row.split('`').next().unwrap().to_owned())
+        .skip(2)
+        .map_while(|line| line.strip_prefix("| "))
+        .map(|row| row.split(" | ").map(|cell| cell.replace('`', "")).collect())
         .collect()
 }
 
-/// The fields of a struct, as its documents spell them.
-fn fields(file: &str, name: &str, camel_case: bool) -> Vec<String> {
+/// The code that follows a mark.
+fn example<'p>(page: &'p str, mark: &str) -> &'p str {
+    let fenced = after(page, mark).split("```").nth(1).unwrap();
+    fenced.split_once('\n').unwrap().1
+}
+
+/// A field of a struct, as its documents spell it.
+struct Field {
+    name: String,
+    /// Whether a document may leave it out.
+    optional: bool,
+    /// What it is then, where the code has it as a number or text.
+    default: Option<String>,
+}
+
+fn fields(file: &str, name: &str, camel_case: bool) -> Vec<Field> {
     let source = read(file);
     let start = source
         .find(&format!("struct {name} {{"))
         .unwrap_or_else(|| panic!("no struct `{name}` in {file}"));
-    source[start..]
-        .lines()
-        .skip(1)
-        .take_while(|line| *line != "}")
-        .filter_map(|line| line.trim().trim_start_matches("pub ").split_once(": "))
-        .map(|(field, _)| field.trim_start_matches("r#").to_owned())
-        .filter(|field| field.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
-        .map(|field| if camel_case { to_camel_case(&field) } else { field })
-        .collect()
+    let attributes = source[..start].rsplit('\n').nth(1).unwrap_or_default();
+    let mut all = Vec::new();
+    let mut attribute = attributes;
+    for line in source[start..].lines().skip(1).take_while(|line| *line != "}") {
+        let line = line.trim();
+        if line.starts_with("#[") {
+            attribute = line;
+        } else if let Some((field, kind)) = field(line) {
+            let skipped = attribute == "#[serde(skip)]";
+            if !skipped {
+                all.push(Field {
+                    name: if camel_case {
+                        to_camel_case(field)
+                    } else {
+                        field.to_owned()
+                    },
+                    optional: kind.starts_with("Option<") || attribute.contains("default"),
+                    default: default(&source, name, field),
+                });
+            }
+            attribute = attributes;
+        }
+    }
+    all
+}
+
+/// The name and type of a field that a line declares.
+fn field(line: &str) -> Option<(&str, &str)> {
+    let (name, kind) = line.strip_prefix("pub ").unwrap_or(line).split_once(": ")?;
+    let name = name.trim_start_matches("r#").trim_start_matches('_');
+    let is_name = name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    (is_name && !name.is_empty()).then_some((name, kind))
+}
+
+/// A default that stands in a struct's `Default`, or in a constant that is named for the field.
+fn default(source: &str, structure: &str, field: &str) -> Option<String> {
+    let implemented = source
+        .split_once(&format!("impl Default for {structure} {{"))
+        .and_then(|(_, rest)| rest.split("\n}").next())
+        .and_then(|body| body.split_once(&format!("{field}: ")))
+        .and_then(|(_, rest)| rest.split([',', ' ', '\n']).next());
+    let constant = source
+        .split_once(&format!("const DEFAULT_{}: ", field.to_uppercase()))
+        .and_then(|(_, rest)| rest.split_once(" = "))
+        .and_then(|(_, rest)| rest.split(';').next());
+    let value = implemented.or(constant)?.trim_matches('"').replace('_', "");
+    match value.split_once(" << ") {
+        Some((one, by)) => Some((one.parse::<u64>().unwrap() << by.parse::<u32>().unwrap()).to_string()),
+        None => (value != "None").then_some(value),
+    }
 }
 
 fn to_camel_case(name: &str) -> String {
@@ -74,11 +153,150 @@ fn to_camel_case(name: &str) -> String {
 }
 
 #[test]
-fn the_configuration_page_has_the_fields_of_the_code_in_their_order() {
-    let page = read("docs/configuration.md");
-    for (table, file, name, camel_case) in TABLES {
-        assert_eq!(documented(&page, table), fields(file, name, camel_case), "{table}");
+fn every_table_of_fields_is_that_of_the_code() {
+    let mut with_defaults = 0;
+    for (page, name, file, structure, camel_case) in TABLES {
+        let page = read(page);
+        let mark = format!("fields: {name}");
+        let rows = table(&page, &mark);
+        let fields = fields(file, structure, camel_case);
+        let names: Vec<_> = fields.iter().map(|field| &field.name).collect();
+        assert_eq!(rows.iter().map(|row| &row[0]).collect::<Vec<_>>(), names, "{name}");
+        if !after(&page, &mark).lines().next().unwrap().contains("| default |") {
+            continue;
+        }
+        for (row, field) in rows.iter().zip(&fields) {
+            let documented = &row[1];
+            assert_eq!(
+                documented == "required",
+                !field.optional,
+                "`{}` of `{name}`",
+                field.name
+            );
+            if let Some(default) = &field.default {
+                assert_eq!(documented, default, "`{}` of `{name}`", field.name);
+                with_defaults += 1;
+            }
+        }
     }
+    assert!(
+        with_defaults >= 15,
+        "only {with_defaults} defaults were found in the code"
+    );
+}
+
+#[test]
+fn the_refusals_of_the_issuer_are_those_of_the_code() {
+    let source = read("authz/src/manifest/grant.rs");
+    let (_, refusals) = source.split_once("impl GrantRefusal").unwrap();
+    let words: Vec<_> = refusals
+        .lines()
+        .take_while(|line| *line != "}")
+        .filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\","))
+        .map(str::to_owned)
+        .collect();
+    assert!(words.len() > 10);
+    let rows = table(&read(API), "codes: grant");
+    assert_eq!(rows.iter().map(|row| row[0].clone()).collect::<Vec<_>>(), words);
+}
+
+#[test]
+fn the_endpoints_are_those_of_the_code() {
+    let source = read("policy-server/src/routes.rs");
+    let (routes, _) = source.split_once(".fallback(").unwrap();
+    let endpoints: BTreeSet<_> = routes
+        .split(".route(")
+        .skip(1)
+        .map(|route| {
+            let method = if route.contains("post(") { "POST" } else { "GET" };
+            format!("{method} {}", route.split('"').nth(1).unwrap())
+        })
+        .collect();
+    let rows = table(&read(API), "endpoints");
+    assert_eq!(
+        rows.into_iter()
+            .map(|mut row| row.swap_remove(0))
+            .collect::<BTreeSet<_>>(),
+        endpoints
+    );
+}
+
+#[test]
+fn the_metrics_are_those_of_the_code() {
+    let page = read(CONFIGURATION);
+    for (mark, file, prefix, before) in [
+        (
+            "metrics: filter",
+            "filter/src/meters.rs",
+            "wasmcustom.",
+            "=> \"ostiary_",
+        ),
+        (
+            "metrics: server",
+            "policy-server/src/metrics.rs",
+            "",
+            "&mut registry, \"",
+        ),
+    ] {
+        let source = read(file)
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .replace("( ", "(");
+        let mut named: BTreeSet<_> = source
+            .split(before)
+            .skip(1)
+            .map(|rest| format!("{prefix}ostiary_{}", rest.split('"').next().unwrap()))
+            .collect();
+        assert!(named.len() > 4, "{file}");
+        // Named where the code puts them together.
+        named.insert(match prefix {
+            "" => "ostiary_record_commit_seconds".to_owned(),
+            _ => format!("{prefix}ostiary_decisions.side.SIDE.verdict.VERDICT.code.CODE"),
+        });
+        let rows = table(&page, mark);
+        assert_eq!(
+            rows.into_iter()
+                .map(|mut row| row.swap_remove(0))
+                .collect::<BTreeSet<_>>(),
+            named,
+            "{mark}"
+        );
+    }
+}
+
+/// What a page shows works: the request is the demo's, the case gives the verdict that it expects.
+#[test]
+fn the_examples_work() {
+    let page = read(API);
+    let request: serde_json::Value = serde_json::from_str(example(&page, "example: token request")).unwrap();
+    assert_eq!(request, tests::demo::token_request());
+
+    let cases = tempfile::NamedTempFile::new().unwrap();
+    let policy = format!("\"policy\": {:?}", root().join("tests/mesh/policy"));
+    let case = example(&page, "example: case")
+        .replace('\n', " ")
+        .replace("\"policy\": \"policy\"", &policy);
+    for (case, code) in [(case.clone(), 0), (case.replace("token_missing", "token_expired"), 1)] {
+        std::fs::write(cases.path(), case).unwrap();
+        let decided = ostiary(&["decide", "--cases", cases.path().to_str().unwrap()]);
+        assert_eq!(
+            decided.status.code(),
+            Some(code),
+            "{}",
+            String::from_utf8_lossy(&decided.stderr)
+        );
+    }
+
+    let committed = read("tests/mesh/policy/agent-analyst-7.yaml");
+    assert!(committed.ends_with(example(&read("README.md"), "example: agent")));
+}
+
+fn ostiary(arguments: &[&str]) -> std::process::Output {
+    std::process::Command::new(tests::built::ostiary().unwrap())
+        .args(arguments)
+        .output()
+        .unwrap()
 }
 
 #[test]
@@ -97,7 +315,7 @@ fn the_formats_page_has_every_field_of_a_record() {
     let page = read("docs/formats.md");
     let canonical = fields("authz/src/audit.rs", "Record<'a>", false);
     assert!(canonical.len() > 20);
-    for field in canonical {
+    for Field { name: field, .. } in canonical {
         assert!(page.contains(&format!("`{field}`")), "`{field}` is not described");
     }
 }
@@ -152,11 +370,7 @@ fn every_make_target_that_is_named_exists() {
 
 #[test]
 fn every_command_of_ostiary_that_is_named_exists() {
-    let cli = std::process::Command::new(tests::built::ostiary().unwrap())
-        .arg("--help")
-        .output()
-        .unwrap();
-    let help = String::from_utf8(cli.stdout).unwrap();
+    let help = String::from_utf8(ostiary(&["--help"]).stdout).unwrap();
     for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();
         for word in text.split("`ostiary ").skip(1) {

@@ -17,6 +17,7 @@ pub mod feed;
 pub mod files;
 pub mod ingest;
 pub mod kubernetes;
+pub mod live;
 pub mod logging;
 pub mod metrics;
 pub mod peer;

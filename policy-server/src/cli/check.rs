@@ -1,5 +1,8 @@
 //! `ostiary check`.
 
+mod live;
+mod table;
+
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -12,18 +15,23 @@ use crate::files::{self, Diagnostic, Diagnostics, LoadError};
 /// Reads every agent and service file and tells each mistake with its file, line and column, and what to write
 /// instead. Folders are read whole (*.yaml, *.yml). Give all files of a mesh together: names in one file are looked
 /// for in the others.
+///
+/// With --live it reads instead what every sidecar of a mesh has, and tells which listeners of which pods run which
+/// version of the filter, and which do not.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Check {
     /// Files and folders of one mesh
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "live", conflicts_with = "live", value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Kubernetes manifests to hold against the files, as they are applied (`kubectl kustomize`); may be repeated
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "live")]
     manifests: Vec<PathBuf>,
     /// The trust domain of the mesh
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
     trust_domain: String,
+    #[command(flatten)]
+    live: live::Live,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -31,6 +39,8 @@ const EXAMPLES: &str = "Examples:
   ostiary check agents/ services/warehouse.yaml
   kubectl kustomize overlay/ | ostiary check policy/ --manifests /dev/stdin
   ostiary --output json check policy/ | jq -r '.diagnostics[].message'
+  ostiary check --live --context production
+  ostiary --output json check --live | jq -r '.findings[].pod'
 
 Exit codes: 0 no mistake, 1 at least one, 2 nothing could be checked";
 
@@ -41,6 +51,8 @@ pub(super) enum CheckError {
     Load(#[from] LoadError),
     #[error("there is no agent or service file (*.yaml, *.yml) in what was given")]
     NoFiles,
+    #[error(transparent)]
+    Live(#[from] live::LiveError),
 }
 
 #[derive(Serialize)]
@@ -56,6 +68,9 @@ struct Report<'a> {
 
 impl Check {
     pub(super) fn run(&self, printer: &mut Printer) -> Result<Outcome, super::Error> {
+        if self.live.live {
+            return self.live.run(printer);
+        }
         let loaded = files::load(&self.paths, &self.trust_domain).map_err(CheckError::from)?;
         if loaded.files == 0 {
             return Err(CheckError::NoFiles.into());

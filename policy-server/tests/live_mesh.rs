@@ -64,6 +64,13 @@ fn a_mesh_in_order_has_no_finding_and_each_pod_that_differs_is_named() {
     assert!(ending.ok);
     assert_eq!(ending.pods[2].excuse.as_deref(), Some("it is being ended"));
 
+    let bare = report(|answers| answers[2].0.standing = Standing::NoSidecar);
+    assert_eq!(told(&bare), [(warehouse, "no_sidecar")]);
+    let pending = report(|answers| answers[2].0.standing = Standing::NotRunning("Pending".to_owned()));
+    assert_eq!(told(&pending), [(warehouse, "not_running")]);
+    let ended = report(|answers| answers[2].0.standing = Standing::Excused("it has ended"));
+    assert!(ended.ok);
+
     let mut refused = read("warehouse.json");
     refused["configs"][0]["ecds_filters"][0]["error_state"] = json!({"details": "cannot load"});
     let refused = with(parse(&refused));

@@ -368,6 +368,16 @@ fn only_the_sidecars_own_ports_may_be_without_the_filter() {
 }
 
 #[test]
+fn what_the_agent_logs_before_its_answer_is_passed_over() {
+    let dump = fs::read(dumps().join("warehouse.json")).unwrap();
+    let logged = [
+        b"2026-11-25T19:40:49.684749Z\twarn\tOS CA Cert could not be found for agent\n",
+        &dump[..],
+    ];
+    assert_eq!(Dump::parse(&logged.concat()).unwrap(), Dump::parse(&dump).unwrap());
+}
+
+#[test]
 fn an_answer_that_is_no_dump_is_not_read_as_one_that_is_in_order() {
     for answer in ["", "null", "[]", "{}", "upstream connect error", r#"{"configs": 1}"#] {
         assert!(Dump::parse(answer.as_bytes()).is_err(), "{answer}");

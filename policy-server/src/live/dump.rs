@@ -125,13 +125,13 @@ struct RawExtension {
 }
 
 impl Dump {
-    /// Reads what `GET /config_dump` answered.
+    /// Reads what `GET /config_dump` answered through Istio's agent, which may log to the same stream first.
     ///
     /// # Errors
     ///
     /// If it is not a configuration dump, or has no listeners.
     pub fn parse(answer: &[u8]) -> Result<Self, DumpError> {
-        let RawDump { configs } = serde_json::from_slice(answer)?;
+        let RawDump { configs } = serde_json::from_slice(without_log(answer))?;
         let mut dump = Self::default();
         let extensions = dump.extensions(&configs)?;
         for config in configs
@@ -202,6 +202,16 @@ impl Dump {
         }
         Ok(())
     }
+}
+
+/// From the line on that opens Envoy's answer.
+fn without_log(answer: &[u8]) -> &[u8] {
+    let opening = b"\n{\n";
+    let start = match answer.starts_with(b"{") {
+        true => None,
+        false => answer.windows(opening.len()).position(|bytes| bytes == opening),
+    };
+    start.and_then(|start| answer.get(start + 1..)).unwrap_or(answer)
 }
 
 impl RawListener {

@@ -119,7 +119,8 @@ impl Report {
             (Standing::NotRunning(phase), _) => self.findings.push(not_running(&name, &phase)),
             (_, Answer::Dump(dump)) => {
                 told.chains = dump.chains.iter().map(chain).collect();
-                told.chains.sort_by_key(|chain| chain.direction);
+                told.chains
+                    .sort_by(|a, b| (a.direction, &a.listener).cmp(&(b.direction, &b.listener)));
                 self.findings.extend(of_dump(&name, &dump));
                 self.findings.extend(of_chains(&name, &told.chains));
             }

@@ -2,7 +2,7 @@
 //!
 //! The dumps are of real sidecars, trimmed: `warehouse` is in order, `reports-no-plugin` was labelled for a version that
 //! no WasmPlugin carried, `reports-not-loaded` for one whose module could not be fetched, and has a TCP port besides.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

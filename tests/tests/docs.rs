@@ -320,6 +320,41 @@ fn the_formats_page_has_every_field_of_a_record() {
     }
 }
 
+/// What stands between quotes behind each `before` in a source.
+fn quoted<'s>(source: &'s str, before: &str) -> impl Iterator<Item = &'s str> {
+    let behind: Vec<_> = source.split(before).skip(1).collect();
+    behind.into_iter().filter_map(|rest| rest.split('"').next())
+}
+
+#[test]
+fn the_operations_page_has_every_finding_of_a_live_mesh() {
+    let page = read("docs/operations.md");
+    let table = page.split("| code | what it found |").nth(1).unwrap();
+    let documented: BTreeSet<_> = table
+        .lines()
+        .skip(2)
+        .map_while(|line| line.strip_prefix("| `"))
+        .filter_map(|row| row.split('`').next())
+        .collect();
+    let (verdict, report) = (
+        read("policy-server/src/live/verdict.rs"),
+        read("policy-server/src/live/report.rs").replace("finding(\n        pod,\n        ", "finding(pod, "),
+    );
+    let code = verdict
+        .split("fn code(")
+        .nth(1)
+        .unwrap()
+        .split("fn advice(")
+        .next()
+        .unwrap();
+    let written: BTreeSet<_> = quoted(code, "=> \"")
+        .chain(quoted(&report, "finding(pod, \""))
+        .chain(quoted(&report, "code: \""))
+        .collect();
+    assert!(written.len() >= 18);
+    assert_eq!(documented, written);
+}
+
 fn pages() -> Vec<PathBuf> {
     let mut pages = vec![root().join("README.md"), root().join("authz/vectors/README.md")];
     pages.extend(

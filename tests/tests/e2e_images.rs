@@ -43,7 +43,8 @@ fn images() -> PathBuf {
 
 /// The names and digests that `make images` printed.
 fn digests() -> BTreeMap<String, String> {
-    let list = fs::read_to_string(images().join("digests")).expect("no images: run `make images` first");
+    let list = fs::read_to_string(images().join("digests"));
+    let list = list.unwrap_or_else(|error| panic!("{error}: run `make images` first"));
     list.lines()
         .map(|line| line.split_once(' ').unwrap())
         .map(|(name, digest)| (name.to_owned(), digest.to_owned()))

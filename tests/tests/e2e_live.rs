@@ -1,5 +1,5 @@
 //! `ostiary check --live` on real sidecars: it says that all is in order when it is, and names exactly what is not.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::fs;
 use std::process::Command;
@@ -16,7 +16,10 @@ fn look() -> (i32, Value) {
         .unwrap();
     let report = serde_json::from_slice(&output.stdout);
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output.status.code().unwrap(), report.expect(&complaint))
+    (
+        output.status.code().unwrap(),
+        report.unwrap_or_else(|error| panic!("{error}: {complaint}")),
+    )
 }
 
 /// Waits until it says `code` with exactly these findings: Istio takes a moment to tell a sidecar.
@@ -34,7 +37,7 @@ async fn says(cluster: &Cluster, code: i32, findings: &[(&str, &str)]) -> Value 
             (exit == code && told == findings).then_some(report)
         })
         .await;
-    said.expect(&last)
+    said.unwrap_or_else(|error| panic!("{error}; the last findings: {last}"))
 }
 
 /// The digest of the filter's image, as `make images` printed it.

@@ -39,7 +39,7 @@ MUTANTS     := $(TOOLS)/.cargo-mutants-$(CARGO_MUTANTS_VERSION)
 .PHONY: help demo up down test vectors-wasm check bench bench-quick bench-tools e2e cluster-tools mutants build images push set-up mesh-tools
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build ## Start a mesh of real sidecars, tell the whole story as a table, end it
 	@$(MESH) demo

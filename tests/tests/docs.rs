@@ -1,6 +1,7 @@
 //! Docs cannot lie: tables are compared with the code, links and commands with the tree.
 
 #![expect(
+    clippy::indexing_slicing,
     clippy::unwrap_used,
     clippy::panic,
     clippy::string_slice,

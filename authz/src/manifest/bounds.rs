@@ -86,7 +86,7 @@ fn hold(field: &str, listed: usize, most: usize, advice: &str, report: &mut Repo
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::indexing_slicing, reason = "tests")]
+    #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
 
     use super::*;
     use crate::manifest::{DocumentRef, Problem};
@@ -109,19 +109,9 @@ mod tests {
         });
         let mut problems: Vec<Problem> = Vec::new();
         let mut report = Report::new(DocumentRef::Agent(0), &mut problems);
-        super::agent(
-            &serde_json::from_value(agent).unwrap_or_else(|error| unreadable(&error)),
-            &mut report,
-        );
-        super::service(
-            &serde_json::from_value(service).unwrap_or_else(|error| unreadable(&error)),
-            &mut report,
-        );
+        super::agent(&serde_json::from_value(agent).unwrap(), &mut report);
+        super::service(&serde_json::from_value(service).unwrap(), &mut report);
         problems.into_iter().map(|problem| problem.field).collect()
-    }
-
-    fn unreadable<T>(error: &serde_json::Error) -> T {
-        std::panic::panic_any(error.to_string())
     }
 
     #[test]

@@ -74,6 +74,13 @@ async fn until_told(api: &ApiServer, name: (&str, &str, &str), reason: &str, gen
     .await
 }
 
+/// Waits until each object of the first policy is told that it is in force.
+async fn until_all_told(api: &ApiServer) {
+    for name in [ANALYST, MCP, WAREHOUSE] {
+        until_told(api, name, "InForce", 1).await;
+    }
+}
+
 fn knows(server: &Server, agent: &str) -> bool {
     let agent = AgentId::parse(agent).unwrap();
     server
@@ -156,7 +163,7 @@ async fn a_list_that_breaks_off_is_no_policy() {
 async fn a_wrong_object_keeps_the_last_good_policy_and_is_told_why() {
     let api = ApiServer::start();
     let server = Server::start(&place(&api, "")).await;
-    until_told(&api, ANALYST, "InForce", 1).await;
+    until_all_told(&api).await;
 
     // Its schema lets it pass: that there is no such service shows only among the others.
     api.apply(&WRITER_FILE.replace("reaches: [mcp]", "reaches: [mcp, archive]"));
@@ -236,7 +243,7 @@ async fn a_watch_that_lost_its_place_lists_again() {
 async fn without_the_api_server_the_last_good_policy_goes_on_and_readiness_says_so() {
     let mut api = ApiServer::start();
     let server = Server::start(&place(&api, "")).await;
-    until_told(&api, ANALYST, "InForce", 1).await;
+    until_all_told(&api).await;
     let patches = api.patches().len();
     api.go();
     let body = until_current(&server, false).await;
@@ -301,9 +308,7 @@ async fn only_the_namespaces_that_are_named_count() {
     let elsewhere = WRITER_FILE.replace("namespace: agents", "namespace: elsewhere");
     api.apply(&elsewhere);
     let server = Server::start(&place).await;
-    for name in [ANALYST, MCP, WAREHOUSE] {
-        until_told(&api, name, "InForce", 1).await;
-    }
+    until_all_told(&api).await;
     assert!(knows(&server, "analyst-7") && !knows(&server, "writer-2"));
     api.apply(WRITER_FILE);
     until_told(&api, WRITER, "InForce", 1).await;

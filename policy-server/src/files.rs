@@ -50,13 +50,8 @@ impl Loaded {
     /// Places problems that a further rule found in [`Loaded::manifests`].
     #[must_use]
     pub fn diagnose(&self, problems: Vec<Problem>) -> Diagnostics {
-        let mut found: Vec<_> = problems
-            .into_iter()
-            .map(|problem| self.origins.place(problem))
-            .collect();
-        found.sort();
-        found.dedup();
-        self.origins.diagnostics(found, true)
+        let found = problems.into_iter().map(|problem| self.origins.place(problem));
+        self.origins.diagnostics(found.collect(), true)
     }
 }
 
@@ -213,7 +208,9 @@ impl Origins {
         (file, place, problem.message, problem.advice)
     }
 
-    fn diagnostics(&self, found: Vec<Found>, complete: bool) -> Diagnostics {
+    fn diagnostics(&self, mut found: Vec<Found>, complete: bool) -> Diagnostics {
+        found.sort();
+        found.dedup();
         let list = found.into_iter().map(|(file, place, message, advice)| Diagnostic {
             file: self.files.get(file).cloned().unwrap_or_default(),
             line: place.line,
@@ -245,10 +242,8 @@ impl Loader {
             origins: self.origins,
         }
     }
-}
 
-impl Loader {
-    /// The mesh that was read, or all that is wrong, in the order of files and places.
+    /// The mesh that was read, or all that is wrong.
     fn judge(&mut self, trust_domain: &str) -> Result<Mesh, Vec<Found>> {
         let checked = if self.complete {
             self.manifests.check(trust_domain)
@@ -261,8 +256,6 @@ impl Loader {
                 let mut found = std::mem::take(&mut self.found);
                 let problems = checked.err().unwrap_or_default().into_iter();
                 found.extend(problems.map(|problem| self.origins.place(problem)));
-                found.sort();
-                found.dedup();
                 Err(found)
             }
         }

@@ -55,7 +55,9 @@ pub fn read_objects<'j>(
         fields.push(numbered);
         loader.file(PathBuf::new()).document(node);
     }
-    loader.judge(trust_domain).map_err(|found| {
+    loader.judge(trust_domain).map_err(|mut found| {
+        found.sort();
+        found.dedup();
         let mistakes = found.into_iter().map(|(object, place, message, advice)| ObjectMistake {
             field: fields.get(object).map(|fields| fields.at(place)).unwrap_or_default(),
             object,

@@ -1,6 +1,6 @@
 //! Policy from an API server: in force when it is whole and right, and each object told what came of it.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod api_server;
 mod support;
@@ -48,7 +48,8 @@ async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> 
         }
     };
     let met = tokio::time::timeout(Duration::from_secs(60), met).await;
-    met.unwrap_or_else(|_| std::panic::panic_any(format!("waited in vain: {what}")))
+    assert!(met.is_ok(), "waited in vain: {what}");
+    met.unwrap()
 }
 
 async fn readiness(server: &Server) -> (StatusCode, Value) {

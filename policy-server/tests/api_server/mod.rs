@@ -1,7 +1,7 @@
 //! What an API server of Kubernetes says of agents and services, on loopback: lists in pages, watches, and the patching of
 //! statuses. It can lose its log, break off, refuse, and be gone.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use authz::manifest::Mesh;
 use serde_json::Value;
 
-use reach::Reach;
+pub(crate) use istio::sidecar_hosts;
+pub(crate) use reach::{AgentReach, Reach, Workload};
 
 mod fitness;
 mod folder;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use policy_server::config::Config;
+use policy_server::render::Settings;
 use serde_json::Value;
 
 /// What is applied as a whole; each has its list of objects beside it.
@@ -462,7 +463,11 @@ fn the_check_finds_nothing_in_the_demo() {
     let file = folder.path().join("built.yaml");
     fs::write(&file, built("k8s/overlays/kind")).unwrap();
     let mesh = policy_server::policy::load(&top().join("k8s/demo/policy"), "cluster.local").unwrap();
-    let found = policy_server::files::inspect(&[file], &mesh).unwrap();
+    let settings = Settings {
+        cluster_domain: "cluster.local".to_owned(),
+        policy_server: "ostiary/policy-server:8080".parse().unwrap(),
+    };
+    let found = policy_server::files::inspect(&[file], &mesh, &settings).unwrap();
     assert!(found.list().is_empty(), "{found}");
 }
 

@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use super::Outcome;
 use super::output::{Printer, printable};
+use super::render::cluster_domain;
 use crate::files::{self, Diagnostic, Diagnostics, LoadError};
+use crate::render::{PolicyServer, Settings};
 
 /// Reads every agent and service file and tells each mistake with its file, line and column, and what to write
 /// instead. Folders are read whole (*.yaml, *.yml). Give all files of a mesh together: names in one file are looked
@@ -30,6 +32,16 @@ pub(super) struct Check {
     /// The trust domain of the mesh
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
     trust_domain: String,
+    /// The policy server's Service; its pods run under the service account of that name
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME:PORT",
+        default_value = "ostiary/policy-server:8080"
+    )]
+    policy_server: PolicyServer,
+    /// The domain of the cluster's DNS
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = cluster_domain)]
+    cluster_domain: String,
     #[command(flatten)]
     live: live::Live,
 }
@@ -67,9 +79,16 @@ struct Report<'a> {
 }
 
 impl Check {
+    fn settings(&self) -> Settings {
+        Settings {
+            cluster_domain: self.cluster_domain.clone(),
+            policy_server: self.policy_server.clone(),
+        }
+    }
+
     pub(super) fn run(&self, printer: &mut Printer) -> Result<Outcome, super::Error> {
         if self.live.live {
-            return self.live.run(printer);
+            return self.live.run(&self.policy_server.workload(), printer);
         }
         let loaded = files::load(&self.paths, &self.trust_domain).map_err(CheckError::from)?;
         if loaded.files == 0 {
@@ -78,7 +97,7 @@ impl Check {
         let diagnostics = match &loaded.mesh {
             Err(diagnostics) => Some(diagnostics.clone()),
             Ok(mesh) => {
-                let found = files::inspect(&self.manifests, mesh).map_err(CheckError::from)?;
+                let found = files::inspect(&self.manifests, mesh, &self.settings()).map_err(CheckError::from)?;
                 (!found.list().is_empty()).then_some(found)
             }
         };

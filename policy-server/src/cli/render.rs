@@ -62,7 +62,7 @@ fn trust_domain(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn cluster_domain(text: &str) -> Result<String, &'static str> {
+pub(super) fn cluster_domain(text: &str) -> Result<String, &'static str> {
     if text.split('.').all(is_label) {
         Ok(text.to_owned())
     } else {

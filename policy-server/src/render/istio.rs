@@ -32,6 +32,23 @@ pub(super) fn manifests(reach: &Reach<'_>) -> Manifests {
 
 /// The only hosts that an agent's sidecar knows; anything else has no route.
 fn sidecar(agent: &AgentReach<'_>, reach: &Reach<'_>) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "Sidecar",
+        "metadata": {
+            "name": format!("agent-{}", agent.policy.claims.id),
+            "namespace": agent.workload.namespace,
+        },
+        "spec": {
+            "workloadSelector": {"labels": {SERVICE_ACCOUNT_LABEL: agent.workload.service_account}},
+            "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"},
+            "egress": [{"hosts": sidecar_hosts(agent, reach)}],
+        },
+    })
+}
+
+/// The hosts of an agent's sidecar: the services that it reaches, istiod and the policy server.
+pub(crate) fn sidecar_hosts(agent: &AgentReach<'_>, reach: &Reach<'_>) -> BTreeSet<String> {
     let domain = reach.cluster_domain;
     let server = &reach.policy_server.id;
     let mut hosts = BTreeSet::from([
@@ -46,19 +63,7 @@ fn sidecar(agent: &AgentReach<'_>, reach: &Reach<'_>) -> Value {
     for service in &agent.services {
         hosts.extend(service_hosts(service, domain));
     }
-    json!({
-        "apiVersion": "networking.istio.io/v1",
-        "kind": "Sidecar",
-        "metadata": {
-            "name": format!("agent-{}", agent.policy.claims.id),
-            "namespace": agent.workload.namespace,
-        },
-        "spec": {
-            "workloadSelector": {"labels": {SERVICE_ACCOUNT_LABEL: agent.workload.service_account}},
-            "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"},
-            "egress": [{"hosts": hosts}],
-        },
-    })
+    hosts
 }
 
 /// A service's hosts as a Sidecar names them, with the namespace before the slash.

@@ -1,6 +1,7 @@
 //! Who reaches whom, whatever enforces it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::str::FromStr;
 
 use authz::identity::{ServiceId, SpiffeId};
@@ -11,14 +12,20 @@ use super::Settings;
 
 /// The pods of one service account in one namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Workload {
-    pub(super) namespace: String,
-    pub(super) service_account: String,
+pub(crate) struct Workload {
+    pub(crate) namespace: String,
+    pub(crate) service_account: String,
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.service_account)
+    }
 }
 
 impl Workload {
     /// The pods behind the identity of a Kubernetes service account; of another identity nothing is known.
-    pub(super) fn of(identity: &SpiffeId) -> Option<Self> {
+    pub(crate) fn of(identity: &SpiffeId) -> Option<Self> {
         let path = identity.as_str().strip_prefix("spiffe://")?;
         let mut segments = path.split('/').skip(1);
         match (
@@ -40,12 +47,12 @@ impl Workload {
 /// The policy server, written `NAMESPACE/NAME:PORT`: its Service, whose pods run under the service account of that name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyServer {
-    pub(super) id: ServiceId,
-    pub(super) port: u16,
+    pub(crate) id: ServiceId,
+    pub(crate) port: u16,
 }
 
 impl PolicyServer {
-    pub(super) fn workload(&self) -> Workload {
+    pub(crate) fn workload(&self) -> Workload {
         Workload {
             namespace: self.id.namespace().to_owned(),
             service_account: self.id.name().to_owned(),
@@ -70,32 +77,32 @@ impl FromStr for PolicyServer {
 }
 
 /// A mesh as what its workloads reach.
-pub(super) struct Reach<'m> {
-    pub(super) agents: Vec<AgentReach<'m>>,
-    pub(super) services: Vec<ServiceReach<'m>>,
-    pub(super) policy_server: &'m PolicyServer,
+pub(crate) struct Reach<'m> {
+    pub(crate) agents: Vec<AgentReach<'m>>,
+    pub(crate) services: Vec<ServiceReach<'m>>,
+    pub(crate) policy_server: &'m PolicyServer,
     /// All whose sidecars ask for policy, and all who may ask for tokens.
-    pub(super) policy_callers: BTreeMap<Workload, &'m SpiffeId>,
-    pub(super) cluster_domain: &'m str,
+    pub(crate) policy_callers: BTreeMap<Workload, &'m SpiffeId>,
+    pub(crate) cluster_domain: &'m str,
 }
 
 /// An agent and the services that it reaches.
-pub(super) struct AgentReach<'m> {
-    pub(super) policy: &'m AgentPolicy,
-    pub(super) workload: Workload,
-    pub(super) services: Vec<&'m ServiceClaims>,
+pub(crate) struct AgentReach<'m> {
+    pub(crate) policy: &'m AgentPolicy,
+    pub(crate) workload: Workload,
+    pub(crate) services: Vec<&'m ServiceClaims>,
 }
 
 /// A service and the agents that reach it.
-pub(super) struct ServiceReach<'m> {
-    pub(super) claims: &'m ServiceClaims,
-    pub(super) workload: Workload,
-    pub(super) agents: BTreeMap<Workload, &'m SpiffeId>,
+pub(crate) struct ServiceReach<'m> {
+    pub(crate) claims: &'m ServiceClaims,
+    pub(crate) workload: Workload,
+    pub(crate) agents: BTreeMap<Workload, &'m SpiffeId>,
 }
 
 impl ServiceReach<'_> {
     /// All who may open a connection: the agents, and who holds no capability.
-    pub(super) fn callers(&self) -> BTreeSet<Workload> {
+    pub(crate) fn callers(&self) -> BTreeSet<Workload> {
         let exempt = self.claims.exempt.iter();
         let exempt = exempt.filter_map(|exempt| Workload::of(&exempt.peer));
         self.agents.keys().cloned().chain(exempt).collect()
@@ -104,7 +111,7 @@ impl ServiceReach<'_> {
 
 impl<'m> Reach<'m> {
     /// Works out who reaches whom.
-    pub(super) fn of(mesh: &'m Mesh, settings: &'m Settings) -> Self {
+    pub(crate) fn of(mesh: &'m Mesh, settings: &'m Settings) -> Self {
         let agents: Vec<_> = mesh.agents().iter().filter_map(|policy| agent(mesh, policy)).collect();
         let services: Vec<_> = mesh
             .services()

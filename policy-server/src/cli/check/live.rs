@@ -19,6 +19,7 @@ use crate::cli::output::{Printer, printable};
 use crate::live::dump::Dump;
 use crate::live::pods::{self, Pod, SIDECAR, Standing};
 use crate::live::report::{Answer, Report};
+use crate::render::Workload;
 
 /// So many sidecars are asked at once: each is a process here and a stream through the API server.
 const AT_ONCE: usize = 8;
@@ -44,14 +45,6 @@ pub(in crate::cli) struct Live {
     /// This namespace alone [default: all]
     #[arg(long, value_name = "NAME", requires = "live")]
     namespace: Option<String>,
-    /// The policy server's namespace and service account: its sidecar alone is without the filter
-    #[arg(long, value_name = "NAMESPACE/NAME", default_value = "ostiary/policy-server", value_parser = pair)]
-    policy_server: (String, String),
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (namespace, name) = text.split_once('/').ok_or("write NAMESPACE/NAME")?;
-    Ok((namespace.to_owned(), name.to_owned()))
 }
 
 /// Why it could not be looked.
@@ -74,19 +67,20 @@ pub(in crate::cli) enum LiveError {
 }
 
 impl Live {
-    pub(super) fn run(&self, printer: &mut Printer) -> Result<Outcome, crate::cli::Error> {
-        let report = self.look().map_err(CheckError::from)?;
+    /// The policy server's sidecar alone is without the filter.
+    pub(super) fn run(&self, policy_server: &Workload, printer: &mut Printer) -> Result<Outcome, crate::cli::Error> {
+        let report = self.look(policy_server).map_err(CheckError::from)?;
         printer.answer(table::render(&report, printer), &report)?;
         Ok(if report.ok { Outcome::Clean } else { Outcome::Finding })
     }
 
-    fn look(&self) -> Result<Report, LiveError> {
+    fn look(&self, policy_server: &Workload) -> Result<Report, LiveError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(LiveError::Runtime)?;
         runtime.block_on(async {
-            let pods = self.pods().await?;
+            let pods = self.pods(policy_server).await?;
             if pods.is_empty() {
                 return Err(LiveError::NoPods);
             }
@@ -94,7 +88,7 @@ impl Live {
         })
     }
 
-    async fn pods(&self) -> Result<Vec<Pod>, LiveError> {
+    async fn pods(&self, policy_server: &Workload) -> Result<Vec<Pod>, LiveError> {
         let scope: &[&str] = match &self.namespace {
             Some(namespace) => &["--namespace", namespace],
             None => &["--all-namespaces"],
@@ -104,8 +98,11 @@ impl Live {
         let pods = self
             .kubectl(&[&["get", "pods", json], scope].concat(), MAX_LIST_BYTES)
             .await?;
-        let (namespace, account) = &self.policy_server;
-        Ok(pods::select(&namespaces, &pods, (namespace, account))?)
+        let Workload {
+            namespace,
+            service_account,
+        } = policy_server;
+        Ok(pods::select(&namespaces, &pods, (namespace, service_account))?)
     }
 
     /// Asks the pods that can be asked, several at a time; the answers are in the order of the pods.

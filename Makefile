@@ -130,6 +130,8 @@ CLUSTER_BIN := $(abspath $(TARGET)/cluster/bin)
 WHERE_ENVOY  = $(or $(ENVOY),$(firstword $(wildcard $(abspath $(TARGET))/envoy/lib/python3*/site-packages/envoy/_bin/envoy)),$(shell command -v envoy))
 
 e2e: images $(CRANE) mesh-tools $(if $(filter local,$(CLUSTER)),cluster-tools) ## Test on a whole cluster, CLUSTER=local or kind; ONLY=FILE,... runs a part, KEEP=1 leaves it up
+	@$(say) "set-up: the tools that manifests and networks are held against, under $(TARGET)/cluster"
+	@BIN="$(CLUSTER_BIN)" tests/cluster/tools/checkers.sh
 	@$(say) "build: the workloads of the demo, and the tests"
 	@cargo build --workspace --bin ostiary --bin workload
 	@BIN="$(CLUSTER_BIN)" CRANE="$(abspath $(TOOLS)/bin/crane)" ENVOY="$(WHERE_ENVOY)" ONLY="$(ONLY)" KEEP="$(KEEP)" tests/cluster/e2e $(CLUSTER) $(TARGET)

@@ -12,7 +12,8 @@
 //! * [`forgery`] spoils good tokens, [`mcp`] writes calls of tools;
 //! * [`stand`] is one sidecar with a feed of its own, [`trapdoor`] makes its filter crash;
 //! * [`mesh`] puts it all together, [`demo`] tells the story; [`load`] makes calls by the hundred thousand;
-//! * [`cluster`] is the Kubernetes cluster of the end-to-end tests, [`workload`] what runs in its pods.
+//! * [`cluster`] is the Kubernetes cluster of the end-to-end tests, [`workload`] what runs in its pods;
+//!   [`network`] is who reaches whom in it.
 
 pub mod backends;
 pub mod built;
@@ -27,6 +28,7 @@ pub mod loopback;
 pub mod mcp;
 pub mod mesh;
 pub mod netns;
+pub mod network;
 pub mod pki;
 pub mod policy_server;
 pub mod process;

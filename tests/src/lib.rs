@@ -13,7 +13,7 @@
 //! * [`stand`] is one sidecar with a feed of its own, [`trapdoor`] makes its filter crash;
 //! * [`mesh`] puts it all together, [`demo`] tells the story; [`load`] makes calls by the hundred thousand;
 //! * [`cluster`] is the Kubernetes cluster of the end-to-end tests, [`workload`] what runs in its pods;
-//!   [`network`] is who reaches whom in it.
+//!   [`network`] is who reaches whom in it, [`schemas`] what it takes for an object.
 
 pub mod backends;
 pub mod built;
@@ -33,6 +33,7 @@ pub mod pki;
 pub mod policy_server;
 pub mod process;
 pub mod run;
+pub mod schemas;
 pub mod sidecar;
 pub mod signing;
 pub mod stand;

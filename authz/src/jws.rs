@@ -115,6 +115,12 @@ impl<'a> CompactJws<'a> {
         })
     }
 
+    /// The id of the key that is to verify it.
+    #[must_use]
+    pub fn key_id(&self) -> &str {
+        &self.kid
+    }
+
     /// The payload; trust nothing in it before [`Self::verify`] has returned.
     #[must_use]
     pub fn unverified_payload(&self) -> &[u8] {

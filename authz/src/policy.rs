@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    identity::SpiffeId,
+    identity::{KeyId, SpiffeId},
     jwks::Jwks,
     jws::{CompactJws, JwsError, MAX_POLICY_BYTES, NoExternal},
 };
@@ -108,11 +108,12 @@ impl BundleKeys {
         if fit { Ok(Self(keys)) } else { Err(PolicyError::Keys) }
     }
 
-    /// Verifies the compact form of a document of type `typ` and gives its payload.
-    pub(crate) fn open(&self, compact: &str, typ: &str) -> Result<Vec<u8>, PolicyError> {
+    /// Verifies the compact form of a document of type `typ` and gives its payload, and the key that signed it.
+    pub(crate) fn open(&self, compact: &str, typ: &str) -> Result<(Vec<u8>, Option<KeyId>), PolicyError> {
         let jws = CompactJws::parse(compact, typ, MAX_POLICY_BYTES)?;
         jws.verify(&self.0, &NoExternal)?;
-        Ok(jws.into_payload())
+        let signed_by = self.0.find(jws.key_id()).map(|key| key.kid().clone());
+        Ok((jws.into_payload(), signed_by))
     }
 }
 
@@ -187,12 +188,13 @@ impl<'a> RawBundle<'a> {
         held: Option<Version>,
         now: u64,
     ) -> Result<PendingBundle, PolicyError> {
-        let payload = keys.open(self.0, BUNDLE_TYPE)?;
-        match wire::format(&payload)? {
+        let (payload, signed_by) = keys.open(self.0, BUNDLE_TYPE)?;
+        let bundle = match wire::format(&payload)? {
             FORMAT => PendingBundle::whole(wire::read_checked(&payload)?, aud, held, now),
             PAGED_FORMAT => PendingBundle::paged(wire::read_checked(&payload)?, aud, held, now),
             format => Err(PolicyError::Format(format)),
-        }
+        };
+        Ok(bundle?.signed_by(signed_by))
     }
 
     /// Verifies and indexes a bundle that needs no pages beside it.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    identity::{AgentId, Issuer, Jti},
+    identity::{AgentId, Issuer, Jti, KeyId},
     policy::{self, BundleKeys, PolicyError, Version},
     token::SKEW_SECONDS,
 };
@@ -57,6 +57,8 @@ pub struct RawStateList<'a>(&'a str);
 /// A verified state list.
 #[derive(Debug, Clone)]
 pub struct StateList {
+    /// None if nobody signed it.
+    signed_by: Option<KeyId>,
     version: Version,
     issued_at: u64,
     agents: BTreeMap<AgentId, AgentState>,
@@ -77,8 +79,9 @@ impl<'a> RawStateList<'a> {
     ///
     /// [`PolicyError`].
     pub fn verify(self, keys: &BundleKeys, held: Option<Version>, now: u64) -> Result<StateList, PolicyError> {
-        let claims = policy::read(&keys.open(self.0, STATE_TYPE)?)?;
-        StateList::check(claims, held, now)
+        let (payload, signed_by) = keys.open(self.0, STATE_TYPE)?;
+        let list = StateList::check(policy::read(&payload)?, held, now)?;
+        Ok(StateList { signed_by, ..list })
     }
 }
 
@@ -114,12 +117,19 @@ impl StateList {
             revoked,
         } = claims;
         Ok(Self {
+            signed_by: None,
             version,
             issued_at,
             agents: agents.into_iter().collect(),
             not_before: not_before.into_iter().collect(),
             revoked: revoked.into_keys().collect(),
         })
+    }
+
+    /// The key that signed it; none if it was made by [`Self::from_own_claims`].
+    #[must_use]
+    pub fn key(&self) -> Option<&KeyId> {
+        self.signed_by.as_ref()
     }
 
     /// Its version.

@@ -5,11 +5,14 @@
 
 use std::time::Duration;
 
-use authz::identity::is_trust_domain;
+use authz::identity::{KeyId, is_trust_domain};
 use authz::json::{self, JsonError, Limits};
-use authz::jwks::Jwks;
+use authz::jwks::{Jwks, PublicKey};
 use authz::policy::{BundleKeys, PolicyError};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 const DEFAULT_RECORD_QUEUE: usize = 8192;
 const DEFAULT_TOKEN_CACHE: usize = 4096;
@@ -48,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) bundle_keys: BundleKeys,
     /// The same keys, to compare with those of the next configuration.
     keys: Jwks,
+    /// The ids of those that the policy server is told of, with spaces between.
+    pub(crate) reported_keys: String,
     /// Whether Envoy's `allow_on_headers_stop_iteration` is set for this plugin. Then request headers are held until
     /// the verdict on the body; otherwise the application sees them, and no byte of the body, before it.
     pub(crate) headers_stop_iteration: bool,
@@ -82,14 +87,28 @@ impl Config {
         json::strict::<RawConfig>(document, &Limits::REQUEST)?.try_into()
     }
 
-    /// Whether every key that `earlier` trusted is still trusted.
-    pub(crate) fn trusts_all_keys_of(&self, earlier: &Self) -> bool {
-        earlier
-            .keys
-            .keys()
-            .iter()
-            .all(|key| self.keys.find(key.kid().as_str()) == Some(key))
+    /// Whether the key that `earlier` trusted under this id is still trusted.
+    pub(crate) fn still_trusts(&self, earlier: &Self, key: &KeyId) -> bool {
+        let key = earlier.keys.find(key.as_str());
+        key.is_some_and(|key| self.keys.find(key.kid().as_str()) == Some(key))
     }
+}
+
+/// The ids that a policy server is told of: of keys that bear their own thumbprint (RFC 7638), as all keys of a policy
+/// server do, so that a key pasted with a slip is not taken for the one that it names.
+fn reported_keys(keys: &Jwks) -> String {
+    let reported = keys.keys().iter().filter(|key| match key.key() {
+        PublicKey::Ed25519(point) => {
+            let members = format!(
+                r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#,
+                URL_SAFE_NO_PAD.encode(point)
+            );
+            URL_SAFE_NO_PAD.encode(Sha256::digest(members)) == key.kid().as_str()
+        }
+        _ => false,
+    });
+    let ids: Vec<&str> = reported.map(|key| key.kid().as_str()).collect();
+    ids.join(" ")
 }
 
 impl TryFrom<RawConfig> for Config {
@@ -127,6 +146,7 @@ impl TryFrom<RawConfig> for Config {
             policy_authority: filled("policy_authority", policy_authority)?,
             trust_domain,
             bundle_keys,
+            reported_keys: reported_keys(&keys),
             keys,
             headers_stop_iteration,
             record_queue,
@@ -185,6 +205,25 @@ mod tests {
             let config = Config::parse(document.as_bytes()).unwrap();
             // A WasmPlugin cannot set Envoy's flag, so the filter must not rely on it.
             assert!(!config.headers_stop_iteration, "{file}");
+        }
+    }
+
+    /// The key and thumbprint of RFC 8037, appendix A.
+    #[test]
+    fn keys_are_reported_that_are_what_they_are_called() {
+        const X: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+        const KID: &str = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
+        let jwk = |kid: &str, x: &str| json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x});
+        let own = serde_json::from_slice::<serde_json::Value>(&config(BUNDLE_KEY, &json!({}))).unwrap();
+        let other = own.pointer("/bundle_keys/keys/0/x").unwrap().as_str().unwrap();
+        for (keys, reported) in [
+            (json!([jwk(KID, X)]), KID),
+            (json!([jwk("b1", other), jwk(KID, X)]), KID),
+            (json!([jwk(KID, other)]), ""),
+            (json!([jwk("b1", X)]), ""),
+        ] {
+            let config = Config::parse(&config(BUNDLE_KEY, &json!({"bundle_keys": {"keys": keys}}))).unwrap();
+            assert_eq!(config.reported_keys, reported, "{keys}");
         }
     }
 

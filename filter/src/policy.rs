@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use authz::identity::SpiffeId;
+use authz::identity::{KeyId, SpiffeId};
 use authz::json::{self, JsonError, Limits};
 use authz::policy::{Bundle, BundleKeys, MAX_PAGES_ASKED, PageDigest, PendingBundle, PolicyError, RawBundle, Version};
 use authz::state::{RawStateList, StateList};
@@ -173,8 +173,15 @@ impl Policy {
         Ok(changed)
     }
 
-    /// Forgets everything: the keys that vouched for it are no longer trusted.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+    /// Forgets what was signed by a key that is no longer trusted; says whether there was any.
+    ///
+    /// What another key vouched for stays, so that the last step of a rotation, taking the old key out, denies nothing.
+    pub(crate) fn keep_signed_by(&mut self, trusted: impl Fn(&KeyId) -> bool) -> bool {
+        let stays = |key: Option<&KeyId>| key.is_some_and(&trusted);
+        let before = (self.bundle.is_some(), self.pending.is_some(), self.state.is_some());
+        self.bundle.take_if(|held| !stays(held.bundle.key()));
+        self.pending.take_if(|pending| !stays(pending.key()));
+        self.state.take_if(|held| !stays(held.list.key()));
+        before != (self.bundle.is_some(), self.pending.is_some(), self.state.is_some())
     }
 }

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::host::{Callout, CalloutError, HeaderPair, Host, Message, MetricKind};
 use crate::session::{Flow, Session};
@@ -28,6 +29,7 @@ pub(crate) const NOW: u64 = 1_800_000_000;
 pub(crate) struct Sent {
     pub(crate) token: u32,
     pub(crate) path: String,
+    pub(crate) headers: HashMap<String, String>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -311,6 +313,11 @@ impl Host for FakeHost {
         inner.sent.push(Sent {
             token,
             path,
+            headers: callout
+                .headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             body: callout.body.unwrap_or_default().to_vec(),
         });
         Ok(token)
@@ -348,7 +355,7 @@ fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
 
-fn jwk(kid: &str, seed: u8) -> Value {
+pub(crate) fn jwk(kid: &str, seed: u8) -> Value {
     let x = URL_SAFE_NO_PAD.encode(key(seed).verifying_key().to_bytes());
     json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": kid, "x": x})
 }
@@ -385,6 +392,25 @@ pub(crate) fn config(bundle_key: u8, fields: &Value) -> Vec<u8> {
 /// The seed of the bundle key in use.
 pub(crate) const BUNDLE_KEY: u8 = 1;
 const TOKEN_KEY: u8 = 2;
+
+/// The key of a seed under its RFC 7638 thumbprint, as a policy server names its keys.
+pub(crate) fn named_key(seed: u8) -> (String, Value) {
+    let x = URL_SAFE_NO_PAD.encode(key(seed).verifying_key().to_bytes());
+    let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+    let kid = URL_SAFE_NO_PAD.encode(Sha256::digest(members));
+    let jwk = jwk(&kid, seed);
+    (kid, jwk)
+}
+
+/// A bundle and a state list for the warehouse, signed by the key of a seed under its thumbprint.
+pub(crate) fn policy_by(seed: u8, version: u64) -> Value {
+    let (kid, _) = named_key(seed);
+    let bundle = bundle_claims(SERVICE, version, &json!({}));
+    json!({
+        "bundle": sign("policy-bundle+jwt", &kid, seed, &bundle),
+        "state": sign("agent-state+jwt", &kid, seed, &state_claims(version, &json!({}))),
+    })
+}
 
 /// A bundle for `workload`, with `fields` replaced.
 pub(crate) fn bundle(workload: &str, version: u64, fields: &Value) -> String {
@@ -457,11 +483,15 @@ pub(crate) fn bundle_claims(workload: &str, version: u64, fields: &Value) -> Val
 
 /// A state list, with `fields` replaced.
 pub(crate) fn state(version: u64, fields: &Value) -> String {
+    sign("agent-state+jwt", "b1", BUNDLE_KEY, &state_claims(version, fields))
+}
+
+fn state_claims(version: u64, fields: &Value) -> Value {
     let claims = json!({
         "format": 1, "iss": POLICY_SERVER, "epoch": 1, "version": version, "issued_at": NOW,
         "agents": {}, "not_before": {}, "revoked": {},
     });
-    sign("agent-state+jwt", "b1", BUNDLE_KEY, &with(claims, fields))
+    with(claims, fields)
 }
 
 /// A token of `analyst-7`, with `fields` replaced.

@@ -6,6 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use authz::audit::SourceId;
 use authz::denial::{Code, Denial};
 use authz::identity::SpiffeId;
 use authz::jws::KeyTables;
@@ -38,6 +39,8 @@ const MOST_ANSWER_BYTES: usize = 33 << 20;
 /// The state of one VM.
 #[derive(Debug)]
 pub(crate) struct Vm {
+    /// By which the policy server tells the polls of this VM from those of others.
+    name: Option<SourceId>,
     config: Option<Rc<Config>>,
     workload: Option<SpiffeId>,
     policy: Policy,
@@ -63,6 +66,7 @@ pub(crate) struct Standing {
 impl Default for Vm {
     fn default() -> Self {
         Self {
+            name: None,
             config: None,
             workload: None,
             policy: Policy::default(),
@@ -96,9 +100,10 @@ impl Vm {
         if self.workload.is_none() {
             log::error!("node metadata NAMESPACE and SERVICE_ACCOUNT name no workload: every request will be denied");
         }
-        if self.config.as_ref().is_some_and(|old| !config.trusts_all_keys_of(old)) {
-            log::warn!("a bundle key was withdrawn: the policy that it may have signed is forgotten");
-            self.policy.clear();
+        if let Some(old) = &self.config
+            && self.policy.keep_signed_by(|key| config.still_trusts(old, key))
+        {
+            log::warn!("a bundle key was withdrawn: the policy that it signed is forgotten");
             self.tokens.clear();
             self.key_tables = KeyTables::default();
         }

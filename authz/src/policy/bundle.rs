@@ -10,7 +10,7 @@ use super::{
     pending::PendingBundle,
 };
 use crate::{
-    identity::{Issuer, ServiceId, SpiffeId},
+    identity::{Issuer, KeyId, ServiceId, SpiffeId},
     token::{Issuers, SKEW_SECONDS, TokenLimits},
 };
 
@@ -32,6 +32,8 @@ pub struct PolicyServer {
 pub struct Bundle {
     issuer: Issuer,
     workload: SpiffeId,
+    /// None if nobody signed it.
+    pub(super) signed_by: Option<KeyId>,
     version: Version,
     expires_at: u64,
     max_state_age_seconds: u64,
@@ -112,6 +114,7 @@ impl Bundle {
         let services = services(&claims.services, faults);
         let bundle = Self {
             issuer: claims.iss,
+            signed_by: None,
             version,
             expires_at: claims.expires_at,
             max_state_age_seconds: claims.max_state_age_seconds,
@@ -134,6 +137,12 @@ impl Bundle {
     #[must_use]
     pub fn issuer(&self) -> &Issuer {
         &self.issuer
+    }
+
+    /// The key that signed it; none if it was made by [`Self::from_own_claims`].
+    #[must_use]
+    pub fn key(&self) -> Option<&KeyId> {
+        self.signed_by.as_ref()
     }
 
     /// The workload that it is for (`aud`).

@@ -1,7 +1,7 @@
 //! A bundle on its way: signed and read, but for pages of agents that have not come yet.
 
 use super::{AgentClaims, Bundle, BundleClaims, PageDigest, PolicyError, Version, pages::Pages};
-use crate::identity::SpiffeId;
+use crate::identity::{KeyId, SpiffeId};
 
 /// A bundle whose signature is good, and which nothing is decided by until all of its pages are there.
 #[derive(Debug, Clone)]
@@ -36,6 +36,18 @@ impl PendingBundle {
             error,
         })?;
         Ok(Self(bundle))
+    }
+
+    /// Notes the key whose signature was good.
+    pub(super) fn signed_by(mut self, key: Option<KeyId>) -> Self {
+        self.0.signed_by = key;
+        self
+    }
+
+    /// The key that signed it.
+    #[must_use]
+    pub fn key(&self) -> Option<&KeyId> {
+        self.0.key()
     }
 
     /// Its version.

@@ -150,6 +150,85 @@ fn policy_by_a_withdrawn_key_is_forgotten() {
     );
 }
 
+/// A configuration that trusts the keys of these seeds, each under its thumbprint.
+fn trusting(seeds: &[u8]) -> Vec<u8> {
+    let keys: Vec<Value> = seeds.iter().map(|&seed| testing::named_key(seed).1).collect();
+    testing::config(BUNDLE_KEY, &json!({"bundle_keys": {"keys": keys}}))
+}
+
+fn reported(host: &FakeHost, header: &str) -> Option<String> {
+    host.last_sent("/v1/policy").unwrap().headers.get(header).cloned()
+}
+
+#[test]
+fn polls_report_the_vm_its_keys_and_the_bundle_in_use() {
+    let host = FakeHost::inbound();
+    let mut vm = Vm::default();
+    vm.configure(&host, &trusting(&[5])).unwrap();
+    vm.tick(&host);
+    let name = reported(&host, "ostiary-vm").unwrap();
+    assert!(SourceId::parse(&name).is_some(), "{name}");
+    let (old, next) = (testing::named_key(5).0, testing::named_key(6).0);
+    assert_eq!(reported(&host, "ostiary-bundle-keys").as_ref(), Some(&old));
+    assert_eq!(reported(&host, "ostiary-bundle-in-use"), None);
+
+    host.answer_poll(&mut vm, 200, &testing::policy_by(5, 3));
+    assert_eq!(reported(&host, "ostiary-bundle-in-use").as_deref(), Some("1.3"));
+    vm.configure(&host, &trusting(&[5, 6])).unwrap();
+    vm.tick(&host);
+    assert_eq!(
+        reported(&host, "ostiary-bundle-keys"),
+        Some(format!("{old} {next}")),
+        "a changed configuration is told at once"
+    );
+    assert_eq!(reported(&host, "ostiary-vm"), Some(name), "as long as the VM lives");
+}
+
+#[test]
+fn a_vm_without_randomness_polls_without_a_name() {
+    let host = FakeHost::inbound();
+    host.set_random_absent(true);
+    let mut vm = testing::fresh_vm(&host);
+    assert_eq!((polls(&host).len(), reported(&host, "ostiary-vm")), (1, None));
+    host.set_random_absent(false);
+    host.answer_poll(&mut vm, 200, &policy(1, &json!({})));
+    assert!(reported(&host, "ostiary-vm").is_some());
+}
+
+#[test]
+fn a_rotation_of_the_bundle_key_denies_nothing() {
+    let host = FakeHost::inbound();
+    let mut vm = Vm::default();
+    let step = |vm: &mut Vm, seeds: &[u8]| {
+        vm.configure(&host, &trusting(seeds)).unwrap();
+        vm.tick(&host);
+    };
+    step(&mut vm, &[5]);
+    host.answer_poll(&mut vm, 200, &testing::policy_by(5, 1));
+    assert_eq!(flow(&host, &mut vm), Flow::Continue);
+    step(&mut vm, &[5, 6]);
+    assert_eq!(flow(&host, &mut vm), Flow::Continue);
+    host.answer_poll(&mut vm, 200, &testing::policy_by(6, 2));
+    step(&mut vm, &[6]);
+    assert_eq!(
+        flow(&host, &mut vm),
+        Flow::Continue,
+        "the old key signed nothing in use"
+    );
+    // A list or a bundle that the withdrawn key did sign goes with it, each for itself.
+    let by_both = json!({"bundle": testing::policy_by(6, 3)["bundle"], "state": testing::policy_by(5, 3)["state"]});
+    step(&mut vm, &[5, 6]);
+    host.answer_poll(&mut vm, 200, &by_both);
+    assert_eq!(flow(&host, &mut vm), Flow::Continue);
+    step(&mut vm, &[6]);
+    assert_eq!(
+        (flow(&host, &mut vm), host.denial().as_deref()),
+        (Flow::Pause, Some("policy_unavailable"))
+    );
+    host.answer_poll(&mut vm, 200, &testing::policy_by(6, 3));
+    assert_eq!(flow(&host, &mut vm), Flow::Continue);
+}
+
 #[test]
 fn a_node_without_a_workload_denies() {
     let host = FakeHost::inbound();

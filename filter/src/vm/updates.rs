@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use authz::audit::SourceId;
 use authz::jws::KeyTables;
 use authz::policy::{MAX_PAGES_ANSWER_BYTES, PageDigest};
 
@@ -16,7 +17,8 @@ use crate::poll::Outcome;
 pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Vm {
-    /// Asks for news, and says what is held.
+    /// Asks for news, and says what is held: by the query what there is to be told, by headers what tells whether keys may
+    /// change. Older policy servers do not look at those headers, and would refuse a query that they do not know.
     pub(super) fn poll(&mut self, host: &impl Host, config: &Config, now: Duration) {
         let mut path = String::from("/v1/policy?formats=1,2");
         if let Some(version) = self.policy.version_known() {
@@ -27,10 +29,31 @@ impl Vm {
             path.push_str("&state=");
             path.push_str(&state.version);
         }
-        match get(host, config, &path, "application/json", config.poll_timeout) {
+        let name = self.name(host).map(|name| name.to_string());
+        let in_use = self.policy.bundle().map(|bundle| bundle.version.as_str());
+        let report = [
+            ("accept", Some("application/json")),
+            ("ostiary-vm", name.as_deref()),
+            ("ostiary-bundle-in-use", in_use),
+            ("ostiary-bundle-keys", Some(config.reported_keys.as_str())),
+        ];
+        let report: Vec<_> = report
+            .into_iter()
+            .filter_map(|(header, value)| Some((header, value.filter(|value| !value.is_empty())?)))
+            .collect();
+        match get(host, config, &path, &report, config.poll_timeout) {
             Ok(token) => self.poller.sent(token, now),
             Err(CalloutError) => self.poller.settle(Outcome::Failed, now, jitter(host)),
         }
+    }
+
+    /// The name of this VM, as long as it lives; none while no randomness can be had.
+    fn name(&mut self, host: &impl Host) -> Option<SourceId> {
+        if self.name.is_none() {
+            let mut name = [0; 16];
+            self.name = host.random(&mut name).then_some(SourceId(name));
+        }
+        self.name
     }
 
     /// Asks for pages that are missing, if any are.
@@ -41,7 +64,13 @@ impl Vm {
         }
         let missing: Vec<String> = missing.iter().map(PageDigest::to_string).collect();
         let path = format!("/v1/policy/pages?digests={}", missing.join(","));
-        match get(host, config, &path, "application/x-ndjson", FETCH_TIMEOUT) {
+        match get(
+            host,
+            config,
+            &path,
+            &[("accept", "application/x-ndjson")],
+            FETCH_TIMEOUT,
+        ) {
             Ok(token) => self.fetcher.sent(token, now),
             Err(CalloutError) => self.fetcher.settle(Outcome::Failed, now, jitter(host)),
         }
@@ -131,14 +160,20 @@ impl Vm {
 }
 
 /// Sends a request that has no body.
-fn get(host: &impl Host, config: &Config, path: &str, accept: &str, timeout: Duration) -> Result<u32, CalloutError> {
-    let headers = [
+fn get(
+    host: &impl Host,
+    config: &Config,
+    path: &str,
+    more: &[(&str, &str)],
+    timeout: Duration,
+) -> Result<u32, CalloutError> {
+    let mut headers = vec![
         (":method", "GET"),
         (":path", path),
         (":authority", config.policy_authority.as_str()),
-        ("accept", accept),
         CALLOUT_HEADER,
     ];
+    headers.extend(more);
     host.call(&Callout {
         cluster: &config.policy_cluster,
         headers: &headers,

@@ -22,6 +22,11 @@ fn asked(host: &FakeHost) -> usize {
     sent.filter(|sent| sent.path.starts_with("/v1/policy/pages")).count()
 }
 
+fn in_use(host: &FakeHost) -> Option<String> {
+    let poll = host.last_sent("/v1/policy").unwrap();
+    poll.headers.get("ostiary-bundle-in-use").cloned()
+}
+
 fn last_poll(host: &FakeHost) -> String {
     host.last_sent("/v1/policy").unwrap().path
 }
@@ -69,6 +74,7 @@ fn a_bundle_in_pages_counts_once_all_are_there() {
         "/v1/policy?formats=1,2&bundle=1.1&state=1.1",
         "asked again at once"
     );
+    assert_eq!(in_use(&host), None, "it need not come again, and yet is not in use");
     let all = pages.digests().count();
     assert!(all > MAX_PAGES_ASKED);
     assert_eq!((asked(&host), host.pages_asked().len()), (1, MAX_PAGES_ASKED));
@@ -87,10 +93,12 @@ fn a_bundle_in_pages_counts_once_all_are_there() {
     assert_eq!(verdict(&host, &mut vm).as_deref(), Some("policy_unavailable"));
     serve(&host, &mut vm, &pages);
     assert_eq!(verdict(&host, &mut vm), None);
+    host.answer_poll(&mut vm, 204, &json!(null));
     let settled = asked(&host);
     host.advance(Duration::from_secs(60));
     vm.tick(&host);
     assert_eq!(asked(&host), settled, "nothing is missing");
+    assert_eq!(in_use(&host).as_deref(), Some("1.1"));
 }
 
 #[test]

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use authz::identity::SpiffeId;
-use authz::jwks::{JwkError, Jwks};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -15,14 +14,20 @@ use crate::clock::Clock;
 use crate::config::{Config, PolicySource};
 use crate::feed::{Feed, Settings};
 use crate::ingest::Ingest;
+use crate::keys::KeyError;
+use crate::keys::ring::Keyring;
+use crate::keys::rotation;
+use crate::keys::sources::Sources;
 use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::reload;
 use crate::secret::SecretError;
 use crate::shares::{PerMinute, Shares};
-use crate::signer::{SignerError, Signers};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Refusal, Store, StoreError};
+
+/// The database's file in the data folder.
+pub const DATABASE: &str = "ostiary.db";
 
 /// How often counts of refusals are written down.
 const REFUSALS_EVERY: Duration = Duration::from_secs(5);
@@ -49,10 +54,7 @@ pub enum StartError {
     },
     /// The keys cannot be used.
     #[error(transparent)]
-    Signer(#[from] SignerError),
-    /// The token key makes no key set.
-    #[error("the token key makes no key set: {0}")]
-    Jwk(#[from] JwkError),
+    Keys(#[from] KeyError),
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -73,9 +75,11 @@ pub struct App {
     /// The configuration.
     pub config: Config,
     /// The keys.
-    pub signers: Arc<Signers>,
-    /// The public keys of tokens.
-    pub jwks: Jwks,
+    pub keys: Arc<Keyring>,
+    /// Held while keys are changed.
+    pub key_changes: tokio::sync::Mutex<()>,
+    /// Which sidecars live, and what they know.
+    pub sources: Sources,
     /// Policy and state.
     pub feed: Arc<Feed>,
     /// Where records go.
@@ -122,19 +126,19 @@ impl App {
     pub async fn start(config: Config, clock: Clock) -> Result<(Arc<Self>, Tasks), StartError> {
         crate::secret::make_private_folder(&config.data)?;
         let lock = lock(&config)?;
-        let signers = Arc::new(Signers::open(&config.data)?);
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&config.data.join(DATABASE)).await?);
+        let keys = Keyring::open(config.keys.clone(), Arc::clone(&store), clock.seconds()).await?;
+        let keys = Arc::new(keys);
         tracing::info!(
-            token_key = signers.token.kid(),
-            bundle_key = signers.bundle.kid(),
-            folder = %config.data.join("keys").display(),
+            token_key = keys.in_force().token.kid(),
+            bundle_key = keys.in_force().bundle.kid(),
+            folder = %config.keys.path.display(),
             "keys"
         );
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&config.data.join("ostiary.db")).await?);
         let metrics = Arc::new(Metrics::new());
-        let settings = Settings::new(&config, &signers)?;
         let feed = Feed::new(
-            settings,
-            Arc::clone(&signers),
+            Settings::new(&config),
+            Arc::clone(&keys),
             Arc::clone(&store),
             Arc::clone(&metrics),
             clock.clone(),
@@ -148,13 +152,19 @@ impl App {
         );
         let (stop, stopped) = watch::channel(false);
         let app = Arc::new(Self {
-            jwks: Jwks::new(vec![signers.token.public().clone()])?,
+            sources: Sources::new(
+                clock.clone(),
+                Duration::from_secs(config.state_max_age_seconds),
+                // Those that are gone are noted for a while beside those that took their place.
+                config.limits.polls_per_peer.saturating_mul(2),
+            ),
+            key_changes: tokio::sync::Mutex::default(),
             poll_shares: Shares::new(config.limits.polls_per_peer),
             record_shares: Shares::new(config.limits.record_batches_per_peer),
             token_shares: Shares::new(config.limits.token_requests_per_peer),
             new_sources: PerMinute::new(config.limits.new_sources_per_minute),
             config,
-            signers,
+            keys,
             feed,
             ingest,
             metrics,
@@ -168,6 +178,7 @@ impl App {
         let beside = vec![
             start_policy(&app, stopped.clone()).await,
             tokio::spawn(keep_state_young(Arc::clone(&app), stopped.clone())),
+            tokio::spawn(rotation::end_overlaps(Arc::clone(&app), stopped.clone())),
             tokio::spawn(write_refusals(Arc::clone(&app), stopped)),
         ];
         Ok((

@@ -11,6 +11,7 @@ mod keys;
 mod output;
 mod render;
 mod serve;
+mod server;
 mod tls;
 
 use std::ffi::OsString;
@@ -46,7 +47,7 @@ enum Command {
     Serve(serve::Serve),
     /// Ask the policy server for a capability token
     Issue(Box<issue::Issue>),
-    /// Show the public keys of a policy server
+    /// Show, make, rotate and retire the keys of a policy server
     #[command(subcommand)]
     Keys(keys::Keys),
     /// Check agent and service files before they are applied
@@ -114,7 +115,7 @@ enum Error {
     #[error(transparent)]
     Serve(#[from] serve::ServeError),
     #[error(transparent)]
-    Issue(#[from] issue::IssueError),
+    Server(#[from] server::ServerError),
     #[error(transparent)]
     Keys(#[from] keys::KeysError),
     #[error(transparent)]

@@ -9,6 +9,7 @@ use authz::identity::{Issuer, SpiffeId};
 use authz::jwks::Jwks;
 use serde::Deserialize;
 
+use crate::keys::folder::KeyFolder;
 use crate::peer::Authentication;
 use crate::secret::SecretError;
 
@@ -151,8 +152,10 @@ pub struct Config {
     pub issuer: Issuer,
     /// Where the server listens.
     pub listen: Listen,
-    /// The folder with keys and database.
+    /// The folder with the database, and with the keys if no other is named.
     pub data: PathBuf,
+    /// The folder with the signing keys.
+    pub keys: KeyFolder,
     /// Where the agents and services come from.
     pub policy: PolicySource,
     /// How callers are authenticated.

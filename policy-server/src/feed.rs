@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use authz::identity::{AgentId, Issuer, Jti, SpiffeId};
+use authz::jwks::Jwks;
 use authz::manifest::Mesh;
 use authz::policy::{BUNDLE_TYPE, ContentError, FORMAT, IssuerClaims, PageDigest, PolicyServerClaims, Version};
 use authz::state::{AgentState, STATE_TYPE, StateClaims};
@@ -15,10 +16,12 @@ use tokio::sync::{Mutex, watch};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::keys::KeyError;
+use crate::keys::ring::{InForce as KeysInForce, Keyring};
 use crate::metrics::Metrics;
 use crate::policy;
-use crate::signer::{SignerError, Signers};
-use crate::store::{Store, StoreError, Stream};
+use crate::signer::SignerError;
+use crate::store::{KeyChange, Store, StoreError, Stream};
 
 mod bundle;
 
@@ -40,6 +43,9 @@ pub enum FeedError {
     /// Versions could not be reserved, or states not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It is not known which keys sign.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// Signing failed.
     #[error(transparent)]
     Signer(#[from] SignerError),
@@ -58,8 +64,8 @@ pub struct Settings {
     pub issuer: Issuer,
     /// How sidecars name this server.
     pub policy_server: PolicyServerClaims,
-    /// The token issuers, this server first.
-    pub issuers: Vec<IssuerClaims>,
+    /// The token issuers beside this server.
+    pub external_issuers: Vec<IssuerClaims>,
     /// The age from which sidecars refuse a state list.
     pub max_state_age_seconds: u64,
     /// The longest lifetime of a token.
@@ -69,33 +75,35 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What the configuration and the token key say.
-    ///
-    /// # Errors
-    ///
-    /// If the token key does not make a key set.
-    pub fn new(config: &Config, signers: &Signers) -> Result<Self, authz::jwks::JwkError> {
-        let own = authz::jwks::Jwks::new(vec![signers.token.public().clone()])?;
-        let own = IssuerClaims {
-            iss: config.issuer.clone(),
-            jwks: own,
-        };
+    /// What the configuration says.
+    pub fn new(config: &Config) -> Self {
         let external = config.external_issuers.iter();
         let external = external.map(|issuer| IssuerClaims {
             iss: issuer.iss.clone(),
             jwks: issuer.jwks.clone(),
         });
-        Ok(Self {
+        Self {
             issuer: config.issuer.clone(),
             policy_server: PolicyServerClaims {
                 identity: config.identity.clone(),
                 hosts: config.hosts.clone(),
             },
-            issuers: std::iter::once(own).chain(external).collect(),
+            external_issuers: external.collect(),
             max_state_age_seconds: config.state_max_age_seconds,
             max_token_ttl_seconds: config.token_max_ttl_seconds,
             bundle_lifetime_seconds: config.bundle_lifetime_seconds,
-        })
+        }
+    }
+
+    /// The token issuers, this server with these keys first.
+    fn issuers(&self, own: &Jwks) -> Vec<IssuerClaims> {
+        let own = IssuerClaims {
+            iss: self.issuer.clone(),
+            jwks: own.clone(),
+        };
+        std::iter::once(own)
+            .chain(self.external_issuers.iter().cloned())
+            .collect()
     }
 }
 
@@ -136,7 +144,7 @@ pub struct News {
 /// Signs and hands out policy and state.
 pub struct Feed {
     settings: Settings,
-    signers: Arc<Signers>,
+    keys: Arc<Keyring>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
     clock: Clock,
@@ -157,14 +165,14 @@ impl Feed {
     /// A feed that has neither policy nor state yet.
     pub fn new(
         settings: Settings,
-        signers: Arc<Signers>,
+        keys: Arc<Keyring>,
         store: Arc<dyn Store>,
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Self {
         Self {
             settings,
-            signers,
+            keys,
             store,
             metrics,
             clock,
@@ -253,15 +261,24 @@ impl Feed {
     async fn bundle(&self, workload: &SpiffeId, format: Format) -> Result<SignedBundle, FeedError> {
         let mut bundles = self.bundles.lock().await;
         let in_force = self.in_force().ok_or(FeedError::NoPolicy)?;
+        // A bundle by other keys than those that are stored would have a version that says it was signed by these.
+        self.keys.settle().await?;
+        let keys = self.keys.in_force();
+        let generation = (in_force.generation, keys.generation);
         let now = self.clock.seconds();
         let key = (workload.clone(), format);
         if let Some(bundle) = bundles.signed.get(&key)
-            && bundle.generation == in_force.generation
+            && bundle.generation == generation
             && now < bundle.renew_at
         {
             return Ok(bundle.clone());
         }
-        let Some(claims) = policy::compile(workload, &in_force.mesh, &self.settings) else {
+        let Some(claims) = policy::compile(
+            workload,
+            &in_force.mesh,
+            &self.settings,
+            self.settings.issuers(&keys.published),
+        ) else {
             bundles.signed.remove(&key);
             return Err(FeedError::WorkloadUnknown);
         };
@@ -273,15 +290,16 @@ impl Feed {
         } = Unsigned::new(claims, format)?;
         if let Some(bundle) = bundles.signed.get_mut(&key)
             && bundle.content == content
+            && bundle.signed_by == keys.bundle.kid()
             && now < bundle.renew_at
         {
-            bundle.generation = in_force.generation;
+            bundle.generation = generation;
             return Ok(bundle.clone());
         }
         let version = bundles.versions.next(&*self.store).await?;
         let lifetime = self.settings.bundle_lifetime_seconds;
         claims.stamp(version, now, now.saturating_add(lifetime));
-        let jws = self.signers.bundle.sign(BUNDLE_TYPE, &claims)?.into();
+        let jws = keys.bundle.sign(BUNDLE_TYPE, &claims)?.into();
         tracing::info!(%workload, %version, agents, services, "bundle");
         let bundle = SignedBundle {
             signed: Signed {
@@ -290,7 +308,8 @@ impl Feed {
                 jws,
             },
             renew_at: now.saturating_add(lifetime / 2),
-            generation: in_force.generation,
+            generation,
+            signed_by: keys.bundle.kid().to_owned(),
             content,
             pages: Arc::new(pages),
         };
@@ -319,7 +338,7 @@ impl Feed {
             not_before: states.not_before,
             revoked: states.revoked,
         };
-        let jws = self.signers.bundle.sign(STATE_TYPE, &claims)?.into();
+        let jws = self.keys.in_force().bundle.sign(STATE_TYPE, &claims)?.into();
         let listed = Listed {
             signed: Signed {
                 version,
@@ -333,6 +352,43 @@ impl Feed {
         self.wake();
         drop(versions);
         Ok(version)
+    }
+
+    /// Changes keys, durably, and tells every sidecar.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails; what it holds then is in force as soon as it can be read.
+    pub async fn change_keys(&self, changes: &[KeyChange]) -> Result<Arc<KeysInForce>, KeyError> {
+        let changed = {
+            // INVARIANT: no bundle is signed meanwhile, and the next one has a version that is reserved after the change:
+            // so the version alone says whether a bundle names the key, or is signed by it.
+            let mut bundles = self.bundles.lock().await;
+            bundles.versions.left = 0;
+            self.keys.change(changes).await
+        };
+        if let Err(error) = self.renew_state().await {
+            // Tried again within a second; until then sidecars go by a list of the key that still is published.
+            tracing::error!(%error, "the state list could not be renewed after a change of keys");
+            self.wake();
+        }
+        changed
+    }
+
+    /// Puts in force what a change of keys left behind, if that could not be read when it was made.
+    ///
+    /// # Errors
+    ///
+    /// If it still cannot be read; no bundle is signed until it can.
+    pub async fn settle_keys(&self) -> Result<(), KeyError> {
+        let settled = {
+            let _unsigned = self.bundles.lock().await;
+            self.keys.settle().await?
+        };
+        if settled {
+            self.wake();
+        }
+        Ok(())
     }
 
     /// Sets an agent's state, durably, and tells every sidecar.

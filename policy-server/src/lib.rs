@@ -2,7 +2,7 @@
 //!
 //! The server issues capability tokens ([`routes::tokens`]), tells sidecars their policy and which agents may act
 //! ([`feed`]), and keeps the records of what passed ([`ingest`], [`store`]). What it may grant and what a bundle says
-//! is decided in `authz`; this crate authenticates callers ([`peer`]), signs ([`signer`]), stores and serves.
+//! is decided in `authz`; this crate authenticates callers ([`peer`]), signs ([`keys`]), stores and serves.
 //!
 //! An attacker who owns this process can issue any token and change any policy; one who owns its database can make
 //! records vanish, but not change them unseen by whoever kept a newer hash; one who owns a caller gets what that
@@ -16,10 +16,12 @@ pub mod error;
 pub mod feed;
 pub mod files;
 pub mod ingest;
+pub mod keys;
 pub mod kubernetes;
 pub mod live;
 pub mod logging;
 pub mod metrics;
+pub mod operator;
 pub mod peer;
 pub mod policy;
 pub mod reload;

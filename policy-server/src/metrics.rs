@@ -37,6 +37,9 @@ pub struct Metrics {
     pub state_issued_at: Gauge<u64, AtomicU64>,
     /// Failures of the store.
     pub store_failures: Counter,
+    keys: Family<KeyLabels, Gauge>,
+    sources: Gauge,
+    sources_without_key: Family<KindLabels, Gauge>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -49,6 +52,18 @@ struct RequestLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CodeLabels {
     code: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KeyLabels {
+    kind: &'static str,
+    kid: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
 }
 
 impl Metrics {
@@ -81,6 +96,17 @@ impl Metrics {
                 "when the state list was signed",
             ),
             store_failures: registered(&mut registry, "store_failures", "failures of the store"),
+            keys: registered(
+                &mut registry,
+                "key_info",
+                "keys and what they are for: since when, in seconds",
+            ),
+            sources: registered(&mut registry, "sources", "sidecar VMs that live"),
+            sources_without_key: registered(
+                &mut registry,
+                "sources_without_key",
+                "sidecar VMs that live and cannot verify what the key that signs signs",
+            ),
             registry: Registry::default(),
         };
         registry.register_with_unit(
@@ -121,6 +147,25 @@ impl Metrics {
     /// Counts a durable group of batches.
     pub fn commit(&self, duration: Duration) {
         self.commit_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// Sets the keys that there are: kind, id, state, and since when.
+    pub fn set_keys<'a>(&self, keys: impl Iterator<Item = (&'static str, &'a str, &'static str, u64)>) {
+        self.keys.clear();
+        for (kind, kid, state, since) in keys {
+            let kid = kid.to_owned();
+            let since = i64::try_from(since).unwrap_or(i64::MAX);
+            self.keys.get_or_create(&KeyLabels { kind, kid, state }).set(since);
+        }
+    }
+
+    /// Sets how many sources live, and how many of them lack the key of a kind that signs.
+    pub fn set_sources(&self, kind: &'static str, live: usize, lacking: usize) {
+        let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.sources.set(gauge(live));
+        self.sources_without_key
+            .get_or_create(&KindLabels { kind })
+            .set(gauge(lacking));
     }
 
     /// The OpenMetrics text.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use authz::identity::SpiffeId;
 use authz::manifest::{BundleHeader, Mesh};
-use authz::policy::BundleClaims;
+use authz::policy::{BundleClaims, IssuerClaims};
 
 use crate::feed::Settings;
 use crate::files;
@@ -28,7 +28,12 @@ fn describe(error: &dyn std::error::Error) -> String {
 }
 
 /// What a workload's bundle would say, with version and times left zero; nothing if the mesh does not name it.
-pub fn compile(workload: &SpiffeId, mesh: &Mesh, settings: &Settings) -> Option<BundleClaims> {
+pub fn compile(
+    workload: &SpiffeId,
+    mesh: &Mesh,
+    settings: &Settings,
+    issuers: Vec<IssuerClaims>,
+) -> Option<BundleClaims> {
     mesh.names(workload).then(|| {
         mesh.compile(
             workload,
@@ -40,7 +45,7 @@ pub fn compile(workload: &SpiffeId, mesh: &Mesh, settings: &Settings) -> Option<
                 expires_at: 0,
                 max_state_age_seconds: settings.max_state_age_seconds,
                 max_token_ttl_seconds: settings.max_token_ttl_seconds,
-                issuers: settings.issuers.clone(),
+                issuers,
                 policy_server: settings.policy_server.clone(),
             },
         )

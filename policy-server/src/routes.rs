@@ -2,6 +2,7 @@
 
 pub mod health;
 pub mod jwks;
+pub mod keys;
 pub mod metrics;
 pub mod pages;
 pub mod policy;
@@ -12,12 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use authz::identity::SpiffeId;
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use http::{HeaderMap, StatusCode};
 
 use crate::app::App;
@@ -35,6 +36,15 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Says that a request is a sidecar's own and not its application's; the sidecar strips it from what applications send.
 pub const CALLOUT: &str = "ostiary-callout";
 
+/// What operators ask about keys, here and on a socket of their own.
+fn key_routes() -> Router<Arc<App>> {
+    let limit = || DefaultBodyLimit::max(keys::MAX_KEY_REQUEST_BYTES);
+    Router::new()
+        .route("/v1/keys", get(keys::show))
+        .route("/v1/keys/rotate", post(keys::rotate).layer(limit()))
+        .route("/v1/keys/retire", post(keys::retire).layer(limit()))
+}
+
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
@@ -48,6 +58,7 @@ pub fn router(app: Arc<App>) -> Router {
             "/v1/records",
             post(records::append).layer(DefaultBodyLimit::max(MAX_RECORDS_BYTES)),
         )
+        .merge(key_routes())
         .route("/.well-known/jwks.json", get(jwks::show))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
@@ -60,6 +71,15 @@ pub fn router(app: Arc<App>) -> Router {
                 "this resource has other methods",
             )
         })
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), observe))
+        .with_state(app)
+}
+
+/// What the server's own user may ask, on a socket that nobody else can open: see [`crate::operator`].
+pub fn operator_router(app: Arc<App>) -> Router {
+    key_routes()
+        .layer(Extension(keys::OwnUser))
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here") })
         .layer(middleware::from_fn_with_state(Arc::clone(&app), observe))
         .with_state(app)
 }

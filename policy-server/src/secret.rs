@@ -88,12 +88,40 @@ pub fn read_or_create(
     read(path)
 }
 
-/// Reads a secret file.
+/// Who may read a secret file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// Its owner.
+    Owner,
+    /// Its owner and its group, who may not write it: as Kubernetes mounts a Secret for a container that is not root.
+    Group,
+}
+
+impl Readers {
+    /// Permission bits that let in somebody else.
+    fn exposing(self) -> u32 {
+        match self {
+            Self::Owner => 0o077,
+            Self::Group => 0o037,
+        }
+    }
+}
+
+/// Reads a secret file that its owner alone may read.
+///
+/// # Errors
+///
+/// As [`read_by`].
+pub fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
+    read_by(path, Readers::Owner)
+}
+
+/// Reads a secret file that nobody but `readers` may read.
 ///
 /// # Errors
 ///
 /// If the file cannot be read, is no ordinary file, or others may read it.
-pub fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
+pub fn read_by(path: &Path, readers: Readers) -> Result<Vec<u8>, SecretError> {
     let file = File::open(path).map_err(io_error(path))?;
     let metadata = file.metadata().map_err(io_error(path))?;
     if !metadata.is_file() {
@@ -103,7 +131,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
         });
     }
     let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    if mode & readers.exposing() != 0 {
         return Err(SecretError::Exposed {
             path: path.to_owned(),
             mode,

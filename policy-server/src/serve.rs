@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::app::{App, StartError};
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
+use crate::operator;
 use crate::routes;
 
 /// How long the headers of a request may take, so that slow callers do not keep connections.
@@ -86,24 +87,18 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()>) -> Result<(),
     let (app, tasks) = App::start(config, Clock::system()).await?;
     let listener = Listener::bind(&listen).await?;
     tracing::info!(listen = %listener.address(), "serving");
-    let server = Server {
-        router: routes::router(Arc::clone(&app)),
-        places: Arc::new(Semaphore::new(connections)),
-        stop: app.stop.clone(),
-        open: JoinSet::new(),
-    };
-    let mut server = server.accept_until(&listener, stop).await;
+    let operators = operator::start(&app).await;
+    let server = Server::new(routes::router(Arc::clone(&app)), connections, app.stop.clone());
+    let server = server.accept_until(&listener, stop).await;
     tracing::info!(connections = server.open.len(), "stopping");
     tasks.stop();
     listener.remove();
-    if tokio::time::timeout(DRAIN, async { while server.open.join_next().await.is_some() {} })
-        .await
-        .is_err()
-    {
-        tracing::warn!(connections = server.open.len(), "connections did not end in time");
-        server.open.shutdown().await;
+    server.drain().await;
+    if let Some(operators) = operators {
+        // It was told to stop, and failed only if it panicked: then nothing of it is left.
+        let _ = operators.await;
     }
-    drop((server, app));
+    drop(app);
     tasks.finish().await;
     tracing::info!("stopped");
     Ok(())
@@ -180,7 +175,7 @@ impl Listener {
     }
 
     /// Takes the socket away, so that new callers are refused at once while open requests end.
-    fn remove(self) {
+    pub(crate) fn remove(self) {
         if let Self::Unix(_, path) = self {
             let _ = std::fs::remove_file(path);
         }
@@ -206,15 +201,42 @@ async fn refuse_if_used(path: &Path) -> Result<(), ServeError> {
     }
 }
 
-struct Server {
+/// Serves the connections of one listener.
+pub(crate) struct Server {
     router: Router,
     places: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
     open: JoinSet<()>,
+    only_user: Option<u32>,
 }
 
 impl Server {
-    async fn accept_until(mut self, listener: &Listener, stop: impl Future<Output = ()>) -> Self {
+    pub(crate) fn new(router: Router, connections: usize, stop: watch::Receiver<bool>) -> Self {
+        Self {
+            router,
+            places: Arc::new(Semaphore::new(connections)),
+            stop,
+            open: JoinSet::new(),
+            only_user: None,
+        }
+    }
+
+    /// Hangs up on every process but this user's.
+    pub(crate) fn only_user(mut self, user: u32) -> Self {
+        self.only_user = Some(user);
+        self
+    }
+
+    /// Waits until open requests have ended, and ends those that take too long.
+    pub(crate) async fn drain(mut self) {
+        let ended = async { while self.open.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, ended).await.is_err() {
+            tracing::warn!(connections = self.open.len(), "connections did not end in time");
+            self.open.shutdown().await;
+        }
+    }
+
+    pub(crate) async fn accept_until(mut self, listener: &Listener, stop: impl Future<Output = ()>) -> Self {
         tokio::pin!(stop);
         loop {
             // A place before accepting: what waits, waits in the kernel's queue.
@@ -238,7 +260,15 @@ impl Server {
 
     async fn accept(&mut self, listener: &Listener, place: OwnedSemaphorePermit) -> io::Result<()> {
         match listener {
-            Listener::Unix(listener, _) => self.spawn(listener.accept().await?.0, place),
+            Listener::Unix(listener, _) => {
+                let stream = listener.accept().await?.0;
+                match self.only_user {
+                    Some(user) if stream.peer_cred()?.uid() != user => {
+                        tracing::warn!(user = stream.peer_cred()?.uid(), "another user was refused");
+                    }
+                    _ => self.spawn(stream, place),
+                }
+            }
             Listener::Tcp(listener) => {
                 let stream = listener.accept().await?.0;
                 stream.set_nodelay(true)?;

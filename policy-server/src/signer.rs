@@ -1,7 +1,4 @@
-//! The two signing keys: one for tokens, one for bundles and state lists.
-//!
-//! They are kept apart because filters are told different things by them: the bundle key is a filter's root of trust
-//! and stands in its configuration; the token key is named inside bundles and can change without touching a sidecar.
+//! One signing key.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +9,7 @@ use jwt_simple::claims::JWTClaims;
 use jwt_simple::prelude::HeaderOptions;
 use serde::Serialize;
 
-use crate::secret::{self, SecretError};
+use crate::secret::{self, Readers, SecretError};
 
 /// Why something could not be signed or a key not be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,22 +44,41 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Opens a key file, a private JWK; makes one if there is none.
+    /// Reads a key file, a private JWK, that nobody but `readers` may read.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, others may read it, or it holds no Ed25519 key.
+    pub fn read(path: &Path, readers: Readers) -> Result<Self, SignerError> {
+        Self::parse(path, &secret::read_by(path, readers)?)
+    }
+
+    /// Reads a key file; makes one if there is none.
     ///
     /// # Errors
     ///
     /// If the file cannot be read or made, others may read it, or it holds no Ed25519 key.
-    pub fn open(path: &Path) -> Result<Self, SignerError> {
+    pub fn read_or_make(path: &Path) -> Result<Self, SignerError> {
+        Self::parse(path, &secret::read_or_create(path, || Ok(new_jwk().1))?)
+    }
+
+    /// Makes a key file in a folder, named by `prefix` and the key's id.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be made.
+    pub fn make(folder: &Path, prefix: &str) -> Result<Self, SignerError> {
+        let (kid, jwk) = new_jwk();
+        let path = folder.join(format!("{prefix}-{kid}.json"));
+        Self::parse(&path, &secret::read_or_create(&path, || Ok(jwk))?)
+    }
+
+    fn parse(path: &Path, jwk: &[u8]) -> Result<Self, SignerError> {
         let invalid = |reason| SecretError::Invalid {
             path: path.to_owned(),
             reason,
         };
-        let jwk = secret::read_or_create(path, || {
-            let pair = Ed25519KeyPair::generate();
-            let kid = pair.jwk_thumbprint();
-            Ok(pair.with_key_id(&kid).to_jwk().into_bytes())
-        })?;
-        let jwk = str::from_utf8(&jwk).map_err(|_| invalid("not UTF-8"))?;
+        let jwk = str::from_utf8(jwk).map_err(|_| invalid("not UTF-8"))?;
         let pair = Ed25519KeyPair::from_jwk(jwk).map_err(|_| invalid("not a private Ed25519 JWK"))?;
         // RFC 7638: the key's own digest, so that two keys never share an id and nobody has to choose one.
         let kid = pair.jwk_thumbprint();
@@ -125,6 +141,14 @@ impl Signer {
     }
 }
 
+/// A new key's id and private JWK.
+fn new_jwk() -> (String, Vec<u8>) {
+    let pair = Ed25519KeyPair::generate();
+    let kid = pair.jwk_thumbprint();
+    let jwk = pair.with_key_id(&kid).to_jwk().into_bytes();
+    (kid, jwk)
+}
+
 /// Reads back what the library exports, through the same strict reader that filters use.
 fn public_jwk(jwk: &str) -> Result<Jwk, String> {
     let set = format!("{{\"keys\":[{jwk}]}}");
@@ -138,31 +162,6 @@ impl std::fmt::Debug for Signer {
     }
 }
 
-/// Both keys of a server.
-#[derive(Debug)]
-pub struct Signers {
-    /// Signs capability tokens.
-    pub token: Signer,
-    /// Signs bundles and state lists.
-    pub bundle: Signer,
-}
-
-impl Signers {
-    /// Opens both keys in a data folder (`keys/token.json`, `keys/bundle.json`), making them at the first start.
-    ///
-    /// # Errors
-    ///
-    /// As [`Signer::open`].
-    pub fn open(data: &Path) -> Result<Self, SignerError> {
-        let keys = data.join("keys");
-        secret::make_private_folder(&keys)?;
-        Ok(Self {
-            token: Signer::open(&keys.join("token.json"))?,
-            bundle: Signer::open(&keys.join("bundle.json"))?,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -173,14 +172,20 @@ mod tests {
 
     use super::*;
 
+    fn made(folder: &tempfile::TempDir) -> Signer {
+        Signer::make(folder.path(), "token").unwrap()
+    }
+
     #[test]
-    fn keys_survive_a_restart_and_differ() {
+    fn a_key_file_is_made_once_and_read_again() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Signers::open(folder.path()).unwrap();
-        let second = Signers::open(folder.path()).unwrap();
-        assert_eq!(first.token.kid(), second.token.kid());
-        assert_eq!(first.bundle.kid(), second.bundle.kid());
-        assert_ne!(first.token.kid(), first.bundle.kid());
+        let path = folder.path().join("key.json");
+        let first = Signer::read_or_make(&path).unwrap();
+        assert_eq!(Signer::read_or_make(&path).unwrap().kid(), first.kid());
+        assert_eq!(Signer::read(&path, Readers::Owner).unwrap().kid(), first.kid());
+        let other = made(&folder);
+        assert_ne!(other.kid(), first.kid());
+        assert_eq!(other.path(), folder.path().join(format!("token-{}.json", other.kid())));
     }
 
     #[test]
@@ -190,7 +195,7 @@ mod tests {
         let jwk = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
         secret::read_or_create(&path, || Ok(jwk.into())).unwrap();
         assert_eq!(
-            Signer::open(&path).unwrap().kid(),
+            Signer::read(&path, Readers::Owner).unwrap().kid(),
             "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
         );
     }
@@ -198,7 +203,7 @@ mod tests {
     #[test]
     fn a_signature_carries_type_and_key_id_and_no_claim_of_the_library() {
         let folder = tempfile::tempdir().unwrap();
-        let signer = Signers::open(folder.path()).unwrap().token;
+        let signer = made(&folder);
         let jws = signer.sign("cap+jwt", &serde_json::json!({"a": 1})).unwrap();
         let mut parts = jws.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).unwrap());
         let header: serde_json::Value = serde_json::from_slice(&parts.next().unwrap()).unwrap();
@@ -217,10 +222,10 @@ mod tests {
     #[test]
     fn nothing_secret_is_printed() {
         let folder = tempfile::tempdir().unwrap();
-        let signers = Signers::open(folder.path()).unwrap();
-        let file = std::fs::read_to_string(signers.token.path()).unwrap();
+        let signer = made(&folder);
+        let file = std::fs::read_to_string(signer.path()).unwrap();
         let private: serde_json::Value = serde_json::from_str(&file).unwrap();
         let secret = private.get("d").unwrap().as_str().unwrap();
-        assert!(!format!("{signers:?}").contains(secret));
+        assert!(!format!("{signer:?}").contains(secret));
     }
 }

@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 
-use authz::identity::{AgentId, Jti, SpiffeId};
+use authz::identity::{AgentId, Jti, KeyId, SpiffeId};
+use authz::jwks::Jwk;
 use authz::policy::Version;
 use authz::state::AgentState;
+
+use crate::keys::{KeyKind, KeyState};
 
 /// A future answer of a store.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -73,6 +76,17 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// The stored records of a source, from a sequence number on, in order.
     fn records<'a>(&'a self, source: &'a str, from_seq: u64, limit: u32) -> Answer<'a, Vec<StoredRecord>>;
 
+    /// Every key that there was, those whose time is over too.
+    fn keys(&self) -> Answer<'_, Vec<StoredKey>>;
+
+    /// Stores changes of keys in their order, all or none.
+    ///
+    /// At most one key of a kind signs and at most one is next, whatever the changes say: others fail.
+    fn change_keys<'a>(&'a self, changes: &'a [KeyChange]) -> Answer<'a, ()>;
+
+    /// The tokens that expire after `now` and were issued by the second `issued_by`.
+    fn live_tokens(&self, now: u64, issued_by: u64) -> Answer<'_, LiveTokens>;
+
     /// Writes something and makes it durable, to see whether that still works.
     fn probe(&self) -> Answer<'_, ()>;
 
@@ -87,6 +101,48 @@ pub enum Stream {
     Bundle,
     /// State lists.
     State,
+}
+
+/// A signing key as the store knows it: all but its private half, which is a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredKey {
+    /// What it signs.
+    pub kind: KeyKind,
+    /// What it is for now.
+    pub state: KeyState,
+    /// The public half.
+    pub public: Jwk,
+    /// When the state began, in seconds.
+    pub since: u64,
+    /// When nothing that it signed can be alive any more, in seconds; for one that is retiring.
+    pub until: Option<u64>,
+    /// Bundles from this version on name it among the token keys, or are signed by it.
+    pub from: Version,
+}
+
+impl StoredKey {
+    /// Its id.
+    pub fn kid(&self) -> &KeyId {
+        self.public.kid()
+    }
+}
+
+/// A key as it shall be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyChange {
+    /// The key.
+    pub key: StoredKey,
+    /// Its `from` becomes the first version of bundles that has not been reserved yet.
+    pub from_now: bool,
+}
+
+/// Tokens that have not expired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LiveTokens {
+    /// How many.
+    pub count: u64,
+    /// When the last of them expires, in seconds.
+    pub last_expires_at: Option<u64>,
 }
 
 /// Why a store could not do what it was asked.

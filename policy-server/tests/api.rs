@@ -414,10 +414,11 @@ async fn keys_versions_and_states_survive_a_restart() {
         .await
         .unwrap();
     let (bundle, state) = server.first(WAREHOUSE).await;
-    let keys = (
-        server.app.signers.token.kid().to_owned(),
-        server.app.signers.bundle.kid().to_owned(),
-    );
+    let kids = |server: &Server| {
+        let keys = server.app.keys.in_force();
+        (keys.token.kid().to_owned(), keys.bundle.kid().to_owned())
+    };
+    let keys = kids(&server);
     let second = App::start(Config::load(&place.config()).unwrap(), Clock::system()).await;
     assert!(
         matches!(second, Err(StartError::InUse(_))),
@@ -426,10 +427,7 @@ async fn keys_versions_and_states_survive_a_restart() {
     server.stop().await;
 
     let server = Server::start(&place).await;
-    assert_eq!(
-        (server.app.signers.token.kid(), server.app.signers.bundle.kid()),
-        (keys.0.as_str(), keys.1.as_str())
-    );
+    assert_eq!(kids(&server), keys);
     let (newer, newer_state) = server.first(WAREHOUSE).await;
     assert!(newer.version() > bundle.version());
     assert!(newer_state.version() > state.version());

@@ -192,7 +192,7 @@ fn keys_are_shown_without_their_private_halves() {
     let run = server.run(&["keys", "show", "--data", "data"]);
     assert_eq!((run.code, run.stderr.as_str()), (0, ""));
     assert!(
-        run.stdout.contains("bundle_keys") && run.stdout.contains("thumbprint (RFC 7638)"),
+        run.stdout.contains("bundle_keys") && run.stdout.contains("thumbprints (RFC 7638)"),
         "{}",
         run.stdout
     );

@@ -1,13 +1,22 @@
 //! The contract of [`Store`], held against every store there is.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use authz::identity::KeyId;
+use authz::jwks::{Jwk, PublicKey};
+use authz::policy::Version;
 use authz::state::AgentState;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use policy_server::keys::{KeyKind, KeyState};
 use policy_server::store::sqlite::SqliteStore;
-use policy_server::store::{Appended, Batch, BatchRecord, IssuedToken, Refusal, Refused, States, Store, Stream};
+use policy_server::store::{
+    Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveTokens, Refusal, Refused, States, Store, StoredKey,
+    Stream,
+};
 
 const WORKLOAD: &str = "spiffe://cluster.local/ns/data/sa/warehouse";
 const OTHER: &str = "spiffe://cluster.local/ns/data/sa/reports";
@@ -285,4 +294,109 @@ async fn a_token_is_recorded_once() {
     };
     store.refused(&[refusal.clone(), refusal]).await.unwrap();
     store.probe().await.unwrap();
+}
+
+/// A point of the curve, so that it is a key; which one does not matter.
+const POINTS: [&str; 3] = [
+    "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+    "PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw",
+    "_FHNjmIYoaONpH7QAjDwWAgW7RO6MwOsXeuRFUiQgCU",
+];
+
+fn key(number: usize, state: KeyState) -> KeyChange {
+    let x = URL_SAFE_NO_PAD.decode(POINTS[number]).unwrap().try_into().unwrap();
+    let kid = KeyId::parse(&format!("k{number}")).unwrap();
+    KeyChange {
+        key: StoredKey {
+            kind: KeyKind::Token,
+            state,
+            public: Jwk::new(kid, PublicKey::Ed25519(x)).unwrap(),
+            since: 7,
+            until: (state == KeyState::Retiring).then_some(9),
+            from: Version { epoch: 0, counter: 0 },
+        },
+        from_now: false,
+    }
+}
+
+#[tokio::test]
+async fn keys_change_all_or_not_and_one_of_a_kind_signs() {
+    for end in [End::Closed, End::Killed] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ostiary.db");
+        let mut store = SqliteStore::open(&path).await.unwrap();
+        let states = async |store: &SqliteStore| {
+            let keys = store.keys().await.unwrap().into_iter();
+            keys.map(|key| (key.kid().to_string(), key.state)).collect::<Vec<_>>()
+        };
+        let start = [key(0, KeyState::Signing), key(1, KeyState::Next)];
+        store.change_keys(&start).await.unwrap();
+        for refused in [
+            vec![key(2, KeyState::Retired), key(1, KeyState::Signing)],
+            vec![key(2, KeyState::Next)],
+        ] {
+            assert!(store.change_keys(&refused).await.is_err());
+            store = reopen(store, &path, end).await;
+            let before = [("k0".to_owned(), KeyState::Signing), ("k1".to_owned(), KeyState::Next)];
+            assert_eq!(states(&store).await, before);
+        }
+        let switch = [key(0, KeyState::Retiring), key(1, KeyState::Signing)];
+        store.change_keys(&switch).await.unwrap();
+        store = reopen(store, &path, end).await;
+        let keys = store.keys().await.unwrap();
+        assert_eq!(keys, [switch[0].key.clone(), switch[1].key.clone()]);
+        assert_eq!(SqliteStore::peek_keys(&path).await.unwrap(), keys);
+    }
+    assert_eq!(SqliteStore::peek_keys(Path::new("nowhere.db")).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_key_is_stamped_with_the_first_version_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("ostiary.db")).await.unwrap();
+    let stamped = async |number| {
+        let change = KeyChange {
+            from_now: true,
+            ..key(number, KeyState::Retired)
+        };
+        store.change_keys(&[change]).await.unwrap();
+        let keys = store.keys().await.unwrap();
+        let name = format!("k{number}");
+        keys.iter()
+            .find(|key| key.kid().as_str() == name)
+            .unwrap()
+            .from
+            .to_string()
+    };
+    assert_eq!(stamped(0).await, "1.1");
+    store.reserve_versions(Stream::Bundle, 10).await.unwrap();
+    store.reserve_versions(Stream::State, 99).await.unwrap();
+    assert_eq!(stamped(1).await, "1.11");
+    assert_eq!(store.reserve_versions(Stream::Bundle, 1).await.unwrap().counter, 11);
+    store.new_epoch().await.unwrap();
+    assert_eq!(stamped(2).await, "2.12");
+}
+
+#[tokio::test]
+async fn live_tokens_are_counted_by_when_they_were_issued() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("ostiary.db")).await.unwrap();
+    for (jti, issued_at, expires_at) in [("a", 10, 20), ("b", 15, 40), ("c", 20, 30)] {
+        let text = String::from;
+        let token = IssuedToken {
+            jti: text(jti),
+            agent_id: text("analyst-7"),
+            operation_id: text("o"),
+            txn: text("t"),
+            issued_by: text("i"),
+            issued_at,
+            expires_at,
+        };
+        store.issued(&token).await.unwrap();
+    }
+    let live = |count, last_expires_at| LiveTokens { count, last_expires_at };
+    assert_eq!(store.live_tokens(19, 20).await.unwrap(), live(3, Some(40)));
+    assert_eq!(store.live_tokens(20, 20).await.unwrap(), live(2, Some(40)));
+    assert_eq!(store.live_tokens(19, 10).await.unwrap(), live(1, Some(20)));
+    assert_eq!(store.live_tokens(40, 99).await.unwrap(), live(0, None));
 }

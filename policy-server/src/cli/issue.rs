@@ -1,31 +1,20 @@
 //! `ostiary issue`.
 
-use std::fmt::Write;
-use std::fs;
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use reqwest::{Client, StatusCode, Url};
+use reqwest::Method;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::Outcome;
 use super::output::{Printer, note, printable};
-use super::tls::{self, TlsError};
-
-/// The server answers after one database write; a slower one is not there.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// An answer is a token of at most 8 KiB and a few words; what claims to be more is not our server.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
+use super::server::{self, Server};
 
 /// Asks the policy server for a capability token and prints it.
 ///
 /// The caller is known to the server by its client certificate (--cert, --key), by a key file (--key-file, what a
 /// server on a laptop makes), or by the sidecar that the request goes through (none of these).
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, group = clap::ArgGroup::new("where").args(["server", "unix"]).required(true))]
 pub(super) struct Issue {
     #[command(flatten)]
     capability: Capability,
@@ -78,57 +67,6 @@ struct Capability {
     aud: Vec<String>,
 }
 
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "The server")]
-struct Server {
-    /// The server's address, such as https://127.0.0.1:8443
-    #[arg(long, value_name = "URL", required_unless_present = "unix")]
-    server: Option<Url>,
-    /// The server's Unix socket
-    #[arg(long, value_name = "PATH", conflicts_with = "server")]
-    unix: Option<PathBuf>,
-    /// The caller's certificate chain (PEM)
-    #[arg(long, value_name = "FILE", requires = "key")]
-    cert: Option<PathBuf>,
-    /// The private key of the certificate (PEM)
-    #[arg(long, value_name = "FILE", requires = "cert")]
-    key: Option<PathBuf>,
-    /// The authority that signed the server's certificate (PEM)
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// The SPIFFE ID that the server must have, instead of the host name
-    #[arg(long, value_name = "SPIFFE_ID", requires = "ca")]
-    server_identity: Option<String>,
-    /// The caller's key, which is sent as a bearer token
-    #[arg(long, value_name = "FILE", conflicts_with = "cert")]
-    key_file: Option<PathBuf>,
-}
-
-/// Why the server could not be asked.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum IssueError {
-    #[error("cannot read `{}`", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("`{}` holds no key: one line of printable characters is expected", path.display())]
-    Key { path: PathBuf },
-    #[error("the key would travel readably to `{0}`: write https://… (or http:// on this machine's own loopback)")]
-    KeyInTheClear(Url),
-    #[error("`{0}` is no address of a server: write http:// or https://, a host and a port")]
-    Address(Url),
-    #[error("no server is named: add --server URL or --unix PATH")]
-    NoServer,
-    #[error("`{0}` needs to know whom to trust: add --ca FILE")]
-    NoAuthority(Url),
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error("cannot ask the policy server")]
-    Http(#[from] reqwest::Error),
-    #[error("cannot start the runtime")]
-    Runtime(#[source] io::Error),
-    #[error("the answer is not one of a policy server (status {0})")]
-    Answer(StatusCode),
-}
-
 /// What the server answers when it issues.
 #[derive(Debug, Deserialize, Serialize)]
 struct Issued {
@@ -140,138 +78,25 @@ struct Issued {
 
 impl Issue {
     pub(super) fn run(&self, printer: &mut Printer) -> Result<Outcome, super::Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(IssueError::Runtime)?;
-        let (status, answer) = runtime.block_on(self.server.ask(&self.capability))?;
-        if status.is_success() {
-            let issued: Issued = serde_json::from_slice(&answer).map_err(|_| IssueError::Answer(status))?;
-            printer.answer(printable(&issued.token), &issued)?;
-            if io::stderr().is_terminal() {
-                note(format_args!(
-                    "jti {}, txn {}, expires at {}",
-                    issued.jti, issued.txn, issued.expires_at
-                ));
-            }
-            return Ok(Outcome::Clean);
-        }
-        let problem = serde_json::from_slice::<Value>(&answer)
-            .ok()
-            .filter(|problem| problem.get("code").is_some());
-        let problem = problem.ok_or(IssueError::Answer(status))?;
-        printer.answer(printable(&render(status, &problem, printer)), &problem)?;
-        Ok(Outcome::Finding)
-    }
-}
-
-/// A problem (RFC 9457) in words.
-fn render(status: StatusCode, problem: &Value, printer: &Printer) -> String {
-    let member = |name: &str| problem.get(name).and_then(Value::as_str).map(printable);
-    let code = member("code").unwrap_or_default();
-    let mut text = format!("{} {code} ({})", printer.bad("refused:"), status.as_u16());
-    // Writing to a string cannot fail.
-    for (label, name) in [("", "detail"), ("field: ", "field"), ("trace: ", "trace_id")] {
-        if let Some(value) = member(name) {
-            let _ = write!(text, "\n  {label}{value}");
-        }
-    }
-    if let Some(needed) = problem.get("needed").filter(|needed| !needed.is_null()) {
-        let _ = write!(text, "\n  needed: {needed}");
-    }
-    text
-}
-
-impl Server {
-    async fn ask(&self, capability: &Capability) -> Result<(StatusCode, Vec<u8>), IssueError> {
-        let base = self.base()?;
-        let address = base.join("/v1/tokens").map_err(|_| IssueError::Address(base.clone()))?;
-        let mut request = self.client(&base)?.post(address).json(capability);
-        if let Some(path) = &self.key_file {
-            self.refuse_clear_text(&base)?;
-            request = request.bearer_auth(read_key(path)?);
-        }
-        let mut response = request.send().await?;
-        let status = response.status();
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_ANSWER_BYTES {
-                return Err(IssueError::Answer(status));
-            }
-        }
-        Ok((status, body))
-    }
-
-    fn base(&self) -> Result<Url, IssueError> {
-        let url = match &self.server {
-            Some(url) => url.clone(),
-            // The host of a socket is a name for nothing.
-            None => Url::parse("http://localhost/").map_err(|_| IssueError::NoServer)?,
+        let runtime = server::runtime()?;
+        let answer = runtime.block_on(self.server.ask(Method::POST, "/v1/tokens", Some(&self.capability)))?;
+        let issued: Issued = match answer.read()? {
+            Ok(issued) => issued,
+            Err(problem) => return problem.print(printer),
         };
-        let usable = matches!(url.scheme(), "http" | "https") && url.has_host();
-        if usable { Ok(url) } else { Err(IssueError::Address(url)) }
-    }
-
-    fn client(&self, base: &Url) -> Result<Client, IssueError> {
-        // A redirect would carry the key elsewhere, and so would a proxy from the environment.
-        let mut client = Client::builder()
-            .timeout(TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy();
-        if base.scheme() == "https" && self.ca.is_none() {
-            return Err(IssueError::NoAuthority(base.clone()));
+        printer.answer(printable(&issued.token), &issued)?;
+        if io::stderr().is_terminal() {
+            note(format_args!(
+                "jti {}, txn {}, expires at {}",
+                issued.jti, issued.txn, issued.expires_at
+            ));
         }
-        let authority = self.ca.as_deref().map(read).transpose()?;
-        let identity = match (&self.cert, &self.key) {
-            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
-            _ => None,
-        };
-        client = client.tls_backend_preconfigured(tls::client_config(
-            authority.as_deref(),
-            identity.as_ref().map(|(cert, key)| (cert.as_slice(), key.as_slice())),
-            self.server_identity.as_deref(),
-        )?);
-        if let Some(path) = &self.unix {
-            client = client.unix_socket(path.as_path());
-        }
-        Ok(client.build()?)
-    }
-
-    /// Whoever reads the key on its way can ask for tokens from then on.
-    fn refuse_clear_text(&self, base: &Url) -> Result<(), IssueError> {
-        let loopback = match base.host_str() {
-            Some("localhost") => true,
-            Some(host) => host
-                .trim_matches(['[', ']'])
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|address| address.is_loopback()),
-            None => false,
-        };
-        if base.scheme() == "https" || loopback || self.unix.is_some() {
-            Ok(())
-        } else {
-            Err(IssueError::KeyInTheClear(base.clone()))
-        }
+        Ok(Outcome::Clean)
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, IssueError> {
-    fs::read(path).map_err(|source| IssueError::Read {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn read_key(path: &Path) -> Result<String, IssueError> {
-    let invalid = || IssueError::Key { path: path.to_owned() };
-    let key = String::from_utf8(read(path)?).map_err(|_| invalid())?;
-    let key = key.trim();
-    let usable = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
-    if usable { Ok(key.to_owned()) } else { Err(invalid()) }
-}
-
-fn seconds(text: &str) -> Result<u64, String> {
+/// Reads a time: seconds, or a number with a unit.
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let (number, unit) = text
         .find(|c: char| !c.is_ascii_digit())
         .map_or((text, "s"), |at| text.split_at(at));

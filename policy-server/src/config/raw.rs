@@ -12,6 +12,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{Config, ConfigError, ExternalIssuer, Kubernetes, Limits, Listen, PolicySource, Role};
+use crate::keys::folder::KeyFolder;
 use crate::peer::Authentication;
 
 #[derive(Debug, Deserialize)]
@@ -23,6 +24,7 @@ pub(super) struct RawConfig {
     issuer: Option<String>,
     listen: RawListen,
     data: PathBuf,
+    keys: Option<PathBuf>,
     policy: RawPolicy,
     authentication: RawAuthentication,
     #[serde(default)]
@@ -175,6 +177,10 @@ impl RawConfig {
             identity,
             trust_domain: self.trust_domain,
             hosts: self.hosts,
+            keys: KeyFolder {
+                own: self.keys.is_none(),
+                path: folder.join(self.keys.unwrap_or_else(|| self.data.join("keys"))),
+            },
             data: folder.join(self.data),
             policy: self.policy.validate(folder)?,
             token_max_ttl_seconds: token.max_ttl_seconds,

@@ -38,7 +38,9 @@ impl Format {
 pub(super) struct SignedBundle {
     pub(super) signed: Signed,
     pub(super) renew_at: u64,
-    pub(super) generation: u64,
+    /// Of the policy and of the keys.
+    pub(super) generation: (u64, u64),
+    pub(super) signed_by: String,
     pub(super) content: [u8; 32],
     pub(super) pages: Arc<PageTexts>,
 }

@@ -31,7 +31,7 @@ struct Readiness {
     policy_problems: Vec<String>,
     /// The state list is young enough for sidecars.
     state: bool,
-    /// The ids of the keys in use.
+    /// The ids of the keys that sign.
     keys: [String; 2],
 }
 
@@ -44,6 +44,7 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
     let state = state.is_some_and(|s| now.saturating_sub(s.issued_at) <= app.config.state_max_age_seconds);
     let policy = app.feed.policy().is_some();
     let ready = store && policy && state;
+    let keys = app.keys.in_force();
     let body = Readiness {
         status: if ready { "ready" } else { "not ready" },
         store,
@@ -51,7 +52,7 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
         policy_current: status.current,
         policy_problems: status.problems,
         state,
-        keys: [app.signers.token.kid().to_owned(), app.signers.bundle.kid().to_owned()],
+        keys: [keys.token.kid().to_owned(), keys.bundle.kid().to_owned()],
     };
     let code = if ready {
         StatusCode::OK

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use authz::audit::SourceId;
+use authz::identity::{KeyId, SpiffeId};
 use authz::policy::Version;
 use axum::Json;
 use axum::extract::{RawQuery, State};
@@ -14,9 +16,22 @@ use super::{authenticate, require_callout};
 use crate::app::App;
 use crate::error::Problem;
 use crate::feed::{FeedError, Format, News};
+use crate::keys::known::{self, Reason};
+use crate::keys::sources::{Polling, Report, Source};
+use crate::keys::{KeyKind, KeyState};
 
 /// How long a poll is held while nothing changes.
 const HOLD: Duration = Duration::from_secs(20);
+
+/// Names the Wasm VM that asks.
+const VM: &str = "ostiary-vm";
+/// The version of the bundle that it decides by.
+const BUNDLE_IN_USE: &str = "ostiary-bundle-in-use";
+/// The ids of the bundle keys in its configuration, with spaces between.
+const BUNDLE_KEYS: &str = "ostiary-bundle-keys";
+
+/// A filter's configuration holds no more.
+const MAX_REPORTED_KEYS: usize = 3;
 
 #[derive(Debug, Serialize)]
 struct Answer<'a> {
@@ -53,6 +68,10 @@ async fn news(app: &App, query: &str, headers: &HeaderMap) -> Result<Option<News
     let workload = authenticate(app, headers)?;
     require_callout(headers)?;
     let held = parse_query(query)?;
+    let report = report(headers, &held)?;
+    // A workload that no file names is told nothing, so that it does not count.
+    let named = app.feed.policy().is_some_and(|mesh| mesh.names(&workload));
+    let _polling = named.then(|| note(app, &workload, report));
     let _place = app
         .poll_shares
         .take(&workload)
@@ -84,6 +103,55 @@ async fn news(app: &App, query: &str, headers: &HeaderMap) -> Result<Option<News
     }
 }
 
+/// What the sidecar says that it knows. Older filters send none of these headers.
+fn report(headers: &HeaderMap, held: &Held) -> Result<Report, Problem> {
+    let malformed = |header: &str, what: &str| Problem::malformed(what).field(header);
+    let vm = single(headers, VM)?;
+    let vm = vm.map(|vm| SourceId::parse(vm).ok_or_else(|| malformed(VM, "must be 128 bits in base64url")));
+    let vm = vm.transpose()?;
+    let in_use = single(headers, BUNDLE_IN_USE)?;
+    let in_use = in_use.map(|value| version(BUNDLE_IN_USE, value)).transpose()?;
+    let keys = single(headers, BUNDLE_KEYS)?.unwrap_or_default();
+    if keys.split(' ').nth(MAX_REPORTED_KEYS).is_some() {
+        return Err(malformed(BUNDLE_KEYS, "names more keys than a filter trusts"));
+    }
+    let keys = keys.split(' ').filter(|kid| !kid.is_empty());
+    let keys = keys.map(|kid| KeyId::parse(kid).map_err(|error| malformed(BUNDLE_KEYS, &error.to_string())));
+    Ok(Report {
+        bundle: if vm.is_some() { in_use } else { held.bundle },
+        vm,
+        keys: keys.collect::<Result<_, _>>()?,
+    })
+}
+
+/// The value of a header that stands there once, if it stands there.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().map(http::HeaderValue::to_str).transpose();
+    match (value, values.next()) {
+        (Ok(value), None) => Ok(value),
+        _ => Err(Problem::malformed("must stand there once, in visible ASCII").field(name)),
+    }
+}
+
+/// Notes that a source lives, and says so if it cannot verify what is signed now.
+fn note(app: &App, workload: &SpiffeId, report: Report) -> Option<Polling> {
+    let (polling, news) = app.sources.polls(workload, report.clone());
+    let keys = app.keys.in_force();
+    let source = Source {
+        workload: workload.clone(),
+        report,
+    };
+    let signing = keys.key(KeyKind::Bundle, KeyState::Signing);
+    if news
+        && let Some(key) = signing
+        && known::lacks(&source, key, &keys) == Some(Reason::KeyNotConfigured)
+    {
+        tracing::warn!(%workload, kid = %key.kid(), "a sidecar does not trust the bundle key that signs: it denies every call");
+    }
+    polling
+}
+
 /// Runs something when it is dropped: also when the caller goes away and the poll's future with it.
 fn scopeguard<F: Fn()>(run: F) -> impl Drop {
     struct Guard<F: Fn()>(F);
@@ -101,6 +169,10 @@ pub(super) fn problem(error: FeedError) -> Problem {
         FeedError::NoPolicy => Problem::unavailable("policy_unavailable", "no valid policy has been read yet"),
         FeedError::Store(error) => {
             tracing::error!(%error, "a version could not be reserved");
+            Problem::unavailable("policy_unavailable", "policy cannot be signed now")
+        }
+        FeedError::Keys(error) => {
+            tracing::error!(%error, "it is not known which key signs");
             Problem::unavailable("policy_unavailable", "policy cannot be signed now")
         }
         error => Problem::internal(&error),
@@ -136,7 +208,7 @@ fn version(name: &str, value: &str) -> Result<Version, Problem> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
     use super::*;
 
@@ -154,6 +226,49 @@ mod tests {
             format: Format::Paged,
         };
         assert_eq!(parse_query("bundle=1.7&state=2.3&formats=1,2").unwrap(), all);
+    }
+
+    fn reported(headers: &[(&str, &str)]) -> Result<Report, Problem> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
+        }
+        report(&map, &parse_query("bundle=1.7").unwrap())
+    }
+
+    #[test]
+    fn a_report_says_what_a_vm_trusts_and_decides_by() {
+        let vm = SourceId([7; 16]);
+        let name = vm.to_string();
+        let whole = [(VM, name.as_str()), (BUNDLE_IN_USE, "1.6"), (BUNDLE_KEYS, "k1 k2 k3")];
+        let report = reported(&whole).unwrap();
+        assert_eq!(
+            (report.vm, report.bundle.unwrap().to_string().as_str()),
+            (Some(vm), "1.6")
+        );
+        let keys: Vec<&str> = report.keys.iter().map(KeyId::as_str).collect();
+        assert_eq!(keys, ["k1", "k2", "k3"]);
+        let nothing_in_use = reported(&[(VM, name.as_str())]).unwrap();
+        assert_eq!((nothing_in_use.bundle, nothing_in_use.keys.len()), (None, 0));
+        let older = reported(&[]).unwrap();
+        assert_eq!((older.vm, older.bundle.unwrap().counter), (None, 7));
+    }
+
+    #[test]
+    fn a_report_that_is_not_exact_is_refused() {
+        let long = "k".repeat(129);
+        for headers in [
+            &[(VM, "short")][..],
+            &[(VM, "AAAAAAAAAAAAAAAAAAAAAA"), (VM, "AAAAAAAAAAAAAAAAAAAAAA")],
+            &[(BUNDLE_IN_USE, "7")],
+            &[(BUNDLE_KEYS, "a b c d")],
+            &[(BUNDLE_KEYS, long.as_str())],
+            &[(BUNDLE_KEYS, "\u{e4}")],
+        ] {
+            let problem = reported(headers).unwrap_err();
+            assert_eq!(problem.status(), StatusCode::BAD_REQUEST, "{headers:?}");
+            assert_eq!(problem.named_field(), Some(headers[0].0));
+        }
     }
 
     #[test]

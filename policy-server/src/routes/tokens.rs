@@ -185,8 +185,9 @@ async fn sign(app: &App, principal: SpiffeId, mut grant: Grant) -> Result<Issued
     grant.txn = Some(txn.clone());
     let jti: Jti = random_name()?;
     let claims = grant.into_claims(app.config.issuer.clone(), principal, jti.clone(), app.clock.seconds());
-    let token = app
-        .signers
+    // Taken after the time: what a key signs was issued before it gave way, so that it is known when the last expires.
+    let keys = app.keys.in_force();
+    let token = keys
         .token
         .sign(authz::claims::TOKEN_TYPE, &claims)
         .map_err(|error| Problem::internal(&error))?;

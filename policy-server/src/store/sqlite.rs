@@ -13,15 +13,20 @@ use authz::state::AgentState;
 use authz::token::SKEW_SECONDS;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{QueryBuilder, Row, SqlStr, Sqlite, SqliteConnection, Transaction};
+use sqlx::{ConnectOptions, Connection, QueryBuilder, Row, SqlStr, Sqlite, SqliteConnection, Transaction};
 
 use super::{
-    Answer, Appended, Batch, BatchRecord, IssuedToken, Refusal, Refused, States, Store, StoreError, StoredRecord,
-    Stream,
+    Answer, Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveTokens, Refusal, Refused, States, Store,
+    StoreError, StoredKey, StoredRecord, Stream,
 };
 
+mod keys;
+
 /// The schema's steps, in order; one that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "start", include_str!("../../migrations/0001_start.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "start", include_str!("../../migrations/0001_start.sql")),
+    (2, "keys", include_str!("../../migrations/0002_keys.sql")),
+];
 
 /// SQLite takes so many rows of a multi-row insert at once that one statement holds a fair share of a batch.
 const ROWS_A_STATEMENT: usize = 128;
@@ -59,6 +64,23 @@ impl SqliteStore {
             .await
             .map_err(StoreError::Failed)?;
         Ok(Self { writer, readers })
+    }
+
+    /// What a database that a server may be using says of its keys; nothing, if there is no database or it is older
+    /// than keys in it. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub async fn peek_keys(path: &Path) -> Result<Vec<StoredKey>, StoreError> {
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let options = SqliteConnectOptions::new().filename(path).read_only(true);
+        let mut connection = options.connect().await.map_err(StoreError::Failed)?;
+        let found = keys::peek(&mut connection).await;
+        connection.close().await.map_err(StoreError::Failed)?;
+        found
     }
 
     async fn begin(&self) -> Result<Transaction<'_, Sqlite>, StoreError> {
@@ -305,6 +327,28 @@ impl Store for SqliteStore {
                     })
                 })
                 .collect()
+        })
+    }
+
+    fn keys(&self) -> Answer<'_, Vec<StoredKey>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            keys::all(&mut connection).await
+        })
+    }
+
+    fn change_keys<'a>(&'a self, changes: &'a [KeyChange]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            keys::change(&mut transaction, changes).await?;
+            commit(transaction).await
+        })
+    }
+
+    fn live_tokens(&self, now: u64, issued_by: u64) -> Answer<'_, LiveTokens> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            keys::live_tokens(&mut connection, now, issued_by).await
         })
     }
 

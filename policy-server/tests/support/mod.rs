@@ -203,7 +203,7 @@ impl Server {
     }
 
     pub(crate) fn bundle_keys(&self) -> BundleKeys {
-        BundleKeys::new(Jwks::new(vec![self.app.signers.bundle.public().clone()]).unwrap()).unwrap()
+        BundleKeys::new(Jwks::new(vec![self.app.keys.in_force().bundle.public().clone()]).unwrap()).unwrap()
     }
 
     pub(crate) fn verify_bundle(

@@ -1,0 +1,288 @@
+//! Which sidecars live, and what they say that they know: a key signs only once all of them can verify it.
+//!
+//! A source is the Wasm VM of a sidecar, which names itself and reports its keys with each poll. Older filters do
+//! neither: for each version of the bundle that one of a workload holds, the workload has one nameless source.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use authz::audit::SourceId;
+use authz::identity::{KeyId, SpiffeId};
+use authz::policy::Version;
+
+use crate::clock::Clock;
+
+/// What a poll reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The VM, if the filter is new enough to name it.
+    pub vm: Option<SourceId>,
+    /// The bundle in use; of an older filter, the newest that it has.
+    pub bundle: Option<Version>,
+    /// The bundle keys of its configuration; an older filter does not say.
+    pub keys: BTreeSet<KeyId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Name {
+    Vm(SourceId),
+    /// An older filter that holds this.
+    Holding(Option<Version>),
+}
+
+#[derive(Debug)]
+struct Seen {
+    report: Report,
+    /// Polls that are held.
+    held: u32,
+    last: Duration,
+}
+
+/// A source that can be alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Its workload.
+    pub workload: SpiffeId,
+    /// What it said last.
+    pub report: Report,
+}
+
+/// Notes polls.
+#[derive(Debug)]
+pub struct Sources {
+    seen: Arc<Mutex<Table>>,
+    clock: Clock,
+    started: Duration,
+    /// How long a source may be silent before it decides by nothing that it was told.
+    max_age: Duration,
+    most_a_workload: usize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    workloads: BTreeMap<SpiffeId, BTreeMap<Name, Seen>>,
+    /// Workloads with more sources than are noted, and when that was last so.
+    crowded: BTreeMap<SpiffeId, Duration>,
+}
+
+/// A poll that goes on: its source lives.
+#[derive(Debug)]
+pub struct Polling {
+    seen: Arc<Mutex<Table>>,
+    clock: Clock,
+    workload: SpiffeId,
+    name: Name,
+}
+
+impl Sources {
+    /// Nobody has polled yet. A source that is silent for `max_age` counts no more; at most `most_a_workload` of a
+    /// workload are noted, so that none can fill the memory.
+    pub fn new(clock: Clock, max_age: Duration, most_a_workload: usize) -> Self {
+        Self {
+            seen: Arc::default(),
+            started: clock.monotonic(),
+            clock,
+            max_age,
+            most_a_workload,
+        }
+    }
+
+    /// Notes a poll, and whether its report is news; the source lives at least until what is returned is dropped.
+    pub fn polls(&self, workload: &SpiffeId, report: Report) -> (Option<Polling>, bool) {
+        let now = self.clock.monotonic();
+        let name = report.vm.map_or(Name::Holding(report.bundle), Name::Vm);
+        let mut table = lock(&self.seen);
+        let sources = table.workloads.entry(workload.clone()).or_default();
+        sources.retain(|_, seen| self.lives(seen.held, seen.last, now));
+        if sources.len() >= self.most_a_workload && !sources.contains_key(&name) {
+            table.crowded.insert(workload.clone(), now);
+            return (None, true);
+        }
+        let seen = sources.entry(name).or_insert_with(|| Seen {
+            report: Report {
+                vm: None,
+                bundle: None,
+                keys: BTreeSet::new(),
+            },
+            held: 0,
+            last: now,
+        });
+        let news = seen.report != report;
+        seen.report = report;
+        seen.held += 1;
+        seen.last = now;
+        drop(table);
+        let polling = Polling {
+            seen: Arc::clone(&self.seen),
+            clock: self.clock.clone(),
+            workload: workload.clone(),
+            name,
+        };
+        (Some(polling), news)
+    }
+
+    /// The sources that can be alive, and the workloads of which more are than are noted.
+    pub fn living(&self) -> (Vec<Source>, Vec<SpiffeId>) {
+        let now = self.clock.monotonic();
+        let table = lock(&self.seen);
+        let mut living = Vec::new();
+        for (workload, sources) in &table.workloads {
+            let sources = sources.values().filter(|seen| self.lives(seen.held, seen.last, now));
+            living.extend(sources.map(|seen| Source {
+                workload: workload.clone(),
+                report: seen.report.clone(),
+            }));
+        }
+        let crowded = table.crowded.iter().filter(|(_, last)| self.lives(0, **last, now));
+        (living, crowded.map(|(workload, _)| workload.clone()).collect())
+    }
+
+    /// How long it takes until every source that lives has polled this server since it started.
+    pub fn all_known_in(&self) -> Duration {
+        let up = self.clock.monotonic().saturating_sub(self.started);
+        self.max_age.saturating_sub(up)
+    }
+
+    fn lives(&self, held: u32, last: Duration, now: Duration) -> bool {
+        held > 0 || now.saturating_sub(last) <= self.max_age
+    }
+}
+
+impl Drop for Polling {
+    fn drop(&mut self) {
+        let mut table = lock(&self.seen);
+        let sources = table.workloads.get_mut(&self.workload);
+        if let Some(seen) = sources.and_then(|sources| sources.get_mut(&self.name)) {
+            seen.held = seen.held.saturating_sub(1);
+            seen.last = self.clock.monotonic();
+        }
+    }
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    const MAX_AGE: Duration = Duration::from_secs(60);
+
+    struct Bench {
+        now: Arc<AtomicU64>,
+        sources: Sources,
+    }
+
+    impl Bench {
+        fn new(most: usize) -> Self {
+            let now = Arc::new(AtomicU64::new(1_000_000));
+            let told = Arc::clone(&now);
+            let clock = Clock::from_millis(move || told.load(Ordering::Relaxed));
+            Self {
+                now,
+                sources: Sources::new(clock, MAX_AGE, most),
+            }
+        }
+
+        fn advance(&self, seconds: u64) {
+            self.now.fetch_add(seconds * 1000, Ordering::Relaxed);
+        }
+
+        fn living(&self) -> usize {
+            self.sources.living().0.len()
+        }
+    }
+
+    fn workload(name: &str) -> SpiffeId {
+        format!("spiffe://cluster.local/ns/data/sa/{name}").parse().unwrap()
+    }
+
+    fn vm(id: u8) -> Report {
+        Report {
+            vm: Some(SourceId([id; 16])),
+            bundle: None,
+            keys: BTreeSet::new(),
+        }
+    }
+
+    fn older(counter: u64) -> Report {
+        Report {
+            vm: None,
+            bundle: Some(Version { epoch: 1, counter }),
+            keys: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn a_source_lives_while_it_polls_and_a_while_longer() {
+        let bench = Bench::new(8);
+        let (held, news) = bench.sources.polls(&workload("a"), vm(1));
+        assert!(held.is_some() && news);
+        bench.advance(600);
+        assert_eq!(bench.living(), 1, "a held poll counts, however long");
+        drop(held);
+        bench.advance(60);
+        assert_eq!(bench.living(), 1);
+        bench.advance(1);
+        assert_eq!(bench.living(), 0);
+    }
+
+    #[test]
+    fn a_source_is_known_by_its_vm_and_its_last_report_counts() {
+        let bench = Bench::new(8);
+        let first = bench.sources.polls(&workload("a"), vm(1));
+        assert!(!bench.sources.polls(&workload("a"), vm(1)).1, "no news");
+        let changed = Report {
+            bundle: Some(Version { epoch: 1, counter: 2 }),
+            ..vm(1)
+        };
+        assert!(bench.sources.polls(&workload("a"), changed.clone()).1);
+        drop(first);
+        let (living, _) = bench.sources.living();
+        assert_eq!(living.len(), 1);
+        assert_eq!(living.first().unwrap().report, changed);
+        drop(bench.sources.polls(&workload("b"), vm(1)));
+        drop(bench.sources.polls(&workload("a"), vm(2)));
+        assert_eq!(bench.living(), 3, "another workload, another VM");
+    }
+
+    #[test]
+    fn an_older_filter_is_known_by_what_it_holds_until_that_is_old() {
+        let bench = Bench::new(8);
+        drop(bench.sources.polls(&workload("a"), older(1)));
+        bench.advance(30);
+        drop(bench.sources.polls(&workload("a"), older(2)));
+        assert_eq!(bench.living(), 2, "another one may still hold the older version");
+        bench.advance(31);
+        assert_eq!(bench.living(), 1);
+    }
+
+    #[test]
+    fn a_workload_with_too_many_sources_is_named_and_fills_nothing() {
+        let bench = Bench::new(2);
+        for id in 1..=3 {
+            drop(bench.sources.polls(&workload("a"), vm(id)));
+        }
+        drop(bench.sources.polls(&workload("b"), vm(9)));
+        let (living, crowded) = bench.sources.living();
+        assert_eq!((living.len(), crowded), (3, vec![workload("a")]));
+        bench.advance(61);
+        assert_eq!(bench.sources.living(), (vec![], vec![]));
+    }
+
+    #[test]
+    fn all_are_known_once_the_silent_ones_are_dead() {
+        let bench = Bench::new(2);
+        assert_eq!(bench.sources.all_known_in(), MAX_AGE);
+        bench.advance(45);
+        assert_eq!(bench.sources.all_known_in(), Duration::from_secs(15));
+        bench.advance(45);
+        assert_eq!(bench.sources.all_known_in(), Duration::ZERO);
+    }
+}

@@ -18,6 +18,11 @@ pub const POLICY_CLUSTER: &str = "policy-server";
 /// The authority of the policy server.
 pub const POLICY_AUTHORITY: &str = "policy-server.ostiary.svc.cluster.local";
 
+const WASM_TYPE: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+
+/// The name of a filter whose configuration is discovered.
+const DISCOVERED: &str = "ostiary";
+
 /// The filter in a sidecar.
 #[derive(Debug, Clone)]
 pub struct Plugin {
@@ -90,23 +95,45 @@ impl Plugin {
     }
 
     fn filter(&self) -> Value {
+        json!({"name": "envoy.filters.http.wasm", "typed_config": self.typed_config()})
+    }
+
+    /// A filter whose configuration is read from the file that [`Self::discovery_response`] is written to.
+    fn discovered_filter(file: &Path) -> Value {
         json!({
-            "name": "envoy.filters.http.wasm",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
-                "config": {
-                    "name": "ostiary",
-                    "root_id": "ostiary",
-                    "failure_policy": self.failure_policy.as_str(),
-                    "allow_on_headers_stop_iteration": self.allow_on_headers_stop_iteration,
-                    "configuration": {
-                        "@type": "type.googleapis.com/google.protobuf.StringValue",
-                        "value": self.configuration.to_string(),
-                    },
-                    "vm_config": {
-                        "runtime": "envoy.wasm.runtime.v8",
-                        "code": {"local": {"filename": self.wasm}},
-                    },
+            "name": DISCOVERED,
+            "config_discovery": {
+                "config_source": {"path_config_source": {"path": file}, "resource_api_version": "V3"},
+                "type_urls": [WASM_TYPE],
+            },
+        })
+    }
+
+    fn discovery_response(&self) -> Value {
+        json!({
+            "resources": [{
+                "@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+                "name": DISCOVERED,
+                "typed_config": self.typed_config(),
+            }],
+        })
+    }
+
+    fn typed_config(&self) -> Value {
+        json!({
+            "@type": WASM_TYPE,
+            "config": {
+                "name": "ostiary",
+                "root_id": "ostiary",
+                "failure_policy": self.failure_policy.as_str(),
+                "allow_on_headers_stop_iteration": self.allow_on_headers_stop_iteration,
+                "configuration": {
+                    "@type": "type.googleapis.com/google.protobuf.StringValue",
+                    "value": self.configuration.to_string(),
+                },
+                "vm_config": {
+                    "runtime": "envoy.wasm.runtime.v8",
+                    "code": {"local": {"filename": self.wasm}},
                 },
             },
         })
@@ -193,6 +220,9 @@ pub struct Sidecar {
     pub guarded: bool,
     /// The filter; the policy server's own sidecar alone has none.
     pub plugin: Option<Plugin>,
+    /// The file that Envoy reads the filter's configuration from, again whenever it changes, as it comes from istiod; none
+    /// if it stands in the listeners, for good.
+    pub discovery: Option<PathBuf>,
     /// Where callouts go.
     pub policy: Option<PolicyUpstream>,
     /// The service, if the workload is one.
@@ -213,6 +243,7 @@ impl Sidecar {
             buffer_limit_bytes: 2 << 20,
             guarded: true,
             plugin: None,
+            discovery: None,
             policy: None,
             inbound: None,
             outbound: None,
@@ -224,6 +255,28 @@ impl Sidecar {
     pub fn with_filter(mut self, plugin: Plugin, policy: PolicyUpstream) -> Self {
         (self.plugin, self.policy) = (Some(plugin), Some(policy));
         self
+    }
+
+    /// Lets the filter's configuration be discovered, so that [`Self::publish`] can change it.
+    #[must_use]
+    pub fn discovered(mut self, run: &RunDirectory) -> Self {
+        self.discovery = Some(run.file(&format!("{}.filter.json", self.name)));
+        self
+    }
+
+    /// Writes the filter's configuration where Envoy discovers it.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn publish(&self) -> Result<()> {
+        if let (Some(file), Some(plugin)) = (&self.discovery, &self.plugin) {
+            let draft = file.with_extension("draft");
+            std::fs::write(&draft, serde_json::to_vec_pretty(&plugin.discovery_response())?)?;
+            // Envoy sees files that are moved into place.
+            std::fs::rename(&draft, file)?;
+        }
+        Ok(())
     }
 
     /// Adds the inbound side.
@@ -257,6 +310,7 @@ impl Sidecar {
     ///
     /// When Envoy cannot be started.
     pub fn spawn(&self, run: &RunDirectory) -> Result<Envoy> {
+        self.publish()?;
         Envoy::spawn(&self.name, &self.config(run), self.admin, self.concurrency, run)
     }
 
@@ -325,7 +379,11 @@ impl Sidecar {
     }
 
     fn manager(&self, side: &str, log: &Path, routes: &Value, forward_client_cert: &str) -> Value {
-        let mut filters: Vec<Value> = self.plugin.iter().map(Plugin::filter).collect();
+        let filter = |plugin: &Plugin| {
+            let discovered = self.discovery.as_deref().map(Plugin::discovered_filter);
+            discovered.unwrap_or_else(|| plugin.filter())
+        };
+        let mut filters: Vec<Value> = self.plugin.iter().map(filter).collect();
         filters.extend(self.guarded.then(guard).filter(|_| self.plugin.is_some()));
         filters.push(json!({
             "name": "envoy.filters.http.router",

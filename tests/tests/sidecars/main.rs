@@ -10,5 +10,6 @@ mod failclosed_server;
 mod failclosed_vm;
 mod harness;
 mod pages;
+mod rotation;
 mod story;
 mod traps;

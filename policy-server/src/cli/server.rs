@@ -15,8 +15,8 @@ use super::Outcome;
 use super::output::{Printer, printable};
 use super::tls::{self, TlsError};
 
-/// The server answers after one database write; a slower one is not there.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// The server answers after a few database writes; a slower one is not there.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An answer is a token of at most 8 KiB and a few words, or a list of workloads; what claims to be more is not our server.
 const MAX_ANSWER_BYTES: usize = 1 << 20;

@@ -18,6 +18,7 @@ use crate::wait;
 use crate::workload::{Came, Line, Load, Tally};
 
 pub mod identity;
+pub mod scene;
 pub mod stage;
 
 /// How long the cluster may take for what it does by itself: a pod's start, a rollout, a push of configuration.

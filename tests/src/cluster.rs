@@ -232,6 +232,8 @@ impl Pod {
     pub fn load(&self, load: &Load) -> Result<UnderLoad> {
         let mut child = Command::new(&self.cluster.kubectl)
             .args(self.exec("load"))
+            // Over WebSockets kubectl loses its pings at times, and ends after a minute without them.
+            .env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

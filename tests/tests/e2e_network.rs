@@ -48,9 +48,11 @@ impl Network {
         }
     }
 
-    /// Whether a way should be open. To the node and the API server nobody of the mesh may send.
+    /// Whether a way should be open. To the node and the API server nobody of the mesh may send, but the policy server that
+    /// watches agents and services there.
     fn expects(&self, way: &Way) -> bool {
         match way.to.as_str() {
+            API_SERVER if way.from == POLICY_SERVER => true,
             API_SERVER | NODE => !self.declared.is_closed(&way.from),
             POLICY_SERVER if way.from == SCHEDULER && way.port == 8080 => way.protocol == Protocol::Tcp,
             _ => self.declared.opens(way),

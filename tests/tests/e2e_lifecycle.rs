@@ -235,6 +235,7 @@ fn keys(scene: &Scene, arguments: &[&str]) -> (bool, Value, String) {
     (said.ok, answer, said.stderr + &said.stdout)
 }
 
+/// Once a cluster: the overlap lasts longer than the tests.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_rotated_once_every_sidecar_knows_the_next_one() {
     let scene = Scene::new().unwrap();

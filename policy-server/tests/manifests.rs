@@ -392,6 +392,26 @@ fn the_filter_asks_the_policy_server_where_it_is() {
 }
 
 #[test]
+fn a_secret_of_keys_is_mounted_where_the_configuration_looks_for_it() {
+    for (folder, in_secret) in [("k8s/overlays/production", true), ("k8s/overlays/kind", false)] {
+        let objects = build(folder);
+        let pod = &one(&objects, "Deployment", "policy-server")["spec"]["template"]["spec"];
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["secret"]["secretName"] == "keys");
+        assert_eq!(volume.is_some(), in_secret, "{folder}");
+        let config = fs::read_to_string(top().join(folder).join("ostiary.yaml")).unwrap();
+        let named = documents(&config)[0].get("keys").cloned();
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        let mount = volume.and_then(|volume| mounts.iter().find(|mount| mount["name"] == volume["name"]));
+        assert_eq!(named.as_ref(), mount.map(|mount| &mount["mountPath"]), "{folder}");
+        if let (Some(volume), Some(mount)) = (volume, mount) {
+            assert_eq!(volume["secret"]["defaultMode"], 0o440);
+            assert_eq!(mount["readOnly"], true);
+        }
+    }
+}
+
+#[test]
 fn the_resources_are_the_files_that_the_manifests_come_from() {
     let objects = build("k8s/overlays/kind");
     let resources: Vec<_> = objects.iter().filter(|object| object["apiVersion"] == POLICY).collect();

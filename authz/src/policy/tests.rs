@@ -282,6 +282,8 @@ fn who_may_sign_policy() {
     };
     let [one, two, three, four] = [1, 2, 3, 4].map(|seed| TestKey::new(seed).jwk());
     assert_eq!(by(vec![three.clone(), two.clone(), one.clone()]), Ok(()));
+    let bundle = verify(&claims()).unwrap();
+    assert_eq!(bundle.key(), Some(one.kid()));
     assert_eq!(by(vec![two.clone()]), Err(PolicyError::Jws(JwsError::KeyUnknown)));
     assert_eq!(by(vec![]), Err(PolicyError::Keys));
     assert_eq!(by(vec![one, two, three, four]), Err(PolicyError::Keys));

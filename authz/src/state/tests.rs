@@ -48,6 +48,14 @@ fn answers_for_each_agent_and_token() {
 }
 
 #[test]
+fn names_the_key_that_signed_it() {
+    let key = TestKey::new(1).jwk();
+    assert_eq!(verify(&claims(), None).unwrap().key(), Some(key.kid()));
+    let own = serde_json::from_value(claims()).unwrap();
+    assert_eq!(StateList::from_own_claims(own, NOW).unwrap().key(), None);
+}
+
+#[test]
 fn versions_never_fall() {
     for held in [None, Some((1, 7)), Some((1, 6)), Some((0, 9))] {
         assert!(verify(&claims(), held).is_ok(), "{held:?}");

@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::backends::Seen;
 use crate::client::{Answer, Call};
@@ -20,6 +21,7 @@ use crate::workload::{Came, Line, Load, Tally};
 pub mod identity;
 pub mod scene;
 pub mod stage;
+pub mod straight;
 
 /// How long the cluster may take for what it does by itself: a pod's start, a rollout, a push of configuration.
 pub const ROLLOUT: Duration = Duration::from_secs(120);
@@ -133,20 +135,20 @@ impl Cluster {
         }
     }
 
-    /// The address of the first running pod with a label.
+    /// The address of a running pod with a label, none that is about to end.
     ///
     /// # Errors
     ///
     /// When there is none.
     pub fn pod_ip(&self, namespace: &str, label: &str) -> Result<IpAddr> {
         let running = "--field-selector=status.phase=Running";
-        let address = "jsonpath={.items[0].status.podIP}";
-        let address = self.kubectl([
-            "-n", namespace, "get", "pods", "-l", label, running, "--output", address,
-        ])?;
-        address
-            .parse()
-            .with_context(|| format!("no pod with {label} in {namespace}"))
+        let pods = self.kubectl(["-n", namespace, "get", "pods", "-l", label, running, "--output=json"])?;
+        let pods: Value = serde_json::from_str(&pods)?;
+        let mut pods = pods.pointer("/items").and_then(Value::as_array).into_iter().flatten();
+        let stays = pods.find(|pod| pod.pointer("/metadata/deletionTimestamp").is_none());
+        let address = stays.and_then(|pod| pod.pointer("/status/podIP")?.as_str());
+        let address = address.with_context(|| format!("no pod with {label} in {namespace}"))?;
+        Ok(address.parse()?)
     }
 
     /// The network of the node, from which every pod is reached as kubelet reaches it.

@@ -18,6 +18,9 @@ use crate::run::RunDirectory;
 /// Brings the loopback device up by sysfs (the `ip` tool may be missing), says so, and stays.
 const HOLD: &str = "mount -t sysfs none /sys && echo 0x9 > /sys/class/net/lo/flags && echo up && exec sleep infinity";
 
+/// How long a connection may take to open. It is waited for by a thread that nothing else can end.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
 /// A network namespace with a loopback device and no other.
 #[derive(Debug, Clone)]
 pub struct Netns {
@@ -88,7 +91,7 @@ impl Netns {
         let connect = move || -> Result<TcpStream> {
             let namespace = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
             setns(namespace, CloneFlags::CLONE_NEWNET)?;
-            TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))
+            TcpStream::connect_timeout(&address, CONNECT_LIMIT).with_context(|| format!("cannot connect to {address}"))
         };
         // The thread enters the namespace for good, so it is used once.
         std::thread::spawn(connect)

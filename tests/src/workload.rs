@@ -185,7 +185,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn note(&mut self, name: &str, answer: &Result<Answer>) {
+    /// Counts what came of a call.
+    pub fn note(&mut self, name: &str, answer: &Result<Answer>) {
         let outcome = match answer {
             Ok(answer) => match answer.code() {
                 Some(code) => format!("{} {code}", answer.status),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tests::cluster::scene::{ALLOWED, ASKED, Scene, table, told};
 use tests::cluster::stage::{authority, namespace};
+use tests::cluster::straight::{self, Thief};
 use tests::cluster::{Cluster, ROLLOUT};
 use tests::workload::Tally;
 use tests::{built, wait};
@@ -80,10 +81,31 @@ fn label(scene: &Scene, service: &str, version: &str) {
     scene.cluster.rolled_out(namespace(service), service).unwrap();
 }
 
+/// A digest as sidecars tell it.
+fn bare(digest: &str) -> &str {
+    digest.trim_start_matches("sha256:")
+}
+
+/// The versions that read requests in a service's sidecars, each once; none while they are unknown.
+fn runs(scene: &Scene, service: &str) -> Option<Vec<String>> {
+    let (_, said) = scene.live().ok()?;
+    let report: Value = serde_json::from_str(&said).ok()?;
+    let of_it = |pod: &&Value| pod["pod"].as_str().is_some_and(|name| name.starts_with(service));
+    let pods = report["pods"].as_array()?.iter().filter(of_it);
+    let chains = pods.filter_map(|pod| pod["chains"].as_array()).flatten();
+    // What is its own (health, metrics) has no filter.
+    let reading = chains.filter(|chain| chain["carries"] == "http" && chain["direction"] != "own");
+    let modules = reading.map(|chain| chain["module"]["sha256"].as_str().map(ToOwned::to_owned));
+    let mut versions: Vec<_> = modules.collect::<Option<_>>()?;
+    versions.sort();
+    versions.dedup();
+    Some(versions)
+}
+
 /// Waits until all sidecars are in order and run nothing but this version.
 async fn all_run(scene: &Scene, digest: &str, other: &str) -> Duration {
     let start = Instant::now();
-    let [digest, other] = [digest, other].map(|digest| digest.trim_start_matches("sha256:"));
+    let [digest, other] = [digest, other].map(bare);
     scene
         .cluster
         .until("every sidecar to run one version", async || {
@@ -104,6 +126,12 @@ async fn a_new_version_of_the_filter_goes_to_one_workload_first_then_to_all_and_
     let load = scene.load().await.unwrap();
     canary(&scene, &new);
     label(&scene, "reports", "canary");
+    let first = scene
+        .cluster
+        .until("the canary, alone, to run the new version", async || {
+            (runs(&scene, "reports")? == [bare(&new)] && runs(&scene, "warehouse")? == [bare(&old)]).then_some(())
+        });
+    first.await.unwrap();
     named(&scene, "wasmplugin/ostiary", &new);
     label(&scene, "reports", "stable");
     let upgraded = all_run(&scene, &new, &old).await;
@@ -120,6 +148,11 @@ async fn a_new_version_of_the_filter_goes_to_one_workload_first_then_to_all_and_
         told(&tally)
     );
     scene.none_passed(&tally).unwrap();
+    for name in ALLOWED {
+        let for_want_of_policy = tally.count(name, "503 policy_unavailable");
+        let accounted = tally.count(name, "2") + for_want_of_policy;
+        assert_eq!(accounted, tally.made(name), "{:?}", tally.outcomes);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,28 +214,38 @@ async fn a_restart_of_the_policy_server_denies_no_call() {
     }
 }
 
+/// The policy server's container, and how often it has been started again.
+fn server(scene: &Scene) -> (String, u64) {
+    let pods = scene.object("ostiary", "pods").unwrap();
+    let containers = pods["items"][0]["status"]["containerStatuses"].as_array().unwrap();
+    let named = containers.iter().find(|container| container["name"] == "policy-server");
+    let server = named.unwrap();
+    let id = server["containerID"].as_str().unwrap().split("//").nth(1).unwrap();
+    (id.to_owned(), server["restartCount"].as_u64().unwrap())
+}
+
+/// The process in a container. By its cgroup: other clusters may be on this machine, with servers started by the same line.
+fn process_of(container: &str) -> String {
+    let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap());
+    let mut inside = processes.filter(|process| {
+        let cgroups = std::fs::read_to_string(process.path().join("cgroup"));
+        cgroups.is_ok_and(|cgroups| cgroups.contains(container))
+    });
+    let process = inside.next().unwrap();
+    assert!(inside.next().is_none(), "more than the server runs in its container");
+    process.file_name().into_string().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_server_that_is_killed_comes_back_and_no_call_is_denied() {
     let scene = Scene::new().unwrap();
     let (load, asking) = (scene.load().await.unwrap(), scene.asking().unwrap());
-    let restarts = |scene: &Scene| -> u64 {
-        let pods = scene.object("ostiary", "pods").unwrap();
-        let containers = pods["items"][0]["status"]["containerStatuses"]
-            .as_array()
-            .unwrap()
-            .clone();
-        let server = containers.iter().find(|container| container["name"] == "policy-server");
-        server.unwrap()["restartCount"].as_u64().unwrap()
-    };
-    let before = restarts(&scene);
-    let killed = Command::new("pkill")
-        .args(["-KILL", "-f", "^/bin/ostiary serve --config /etc/ostiary/ostiary.yaml$"])
-        .status()
-        .unwrap();
-    assert!(killed.success(), "there is no policy server on this machine");
+    let (container, before) = server(&scene);
+    let kill = ["-KILL".to_owned(), process_of(&container)];
+    assert!(Command::new("kill").args(kill).status().unwrap().success());
     let restarted = scene
         .cluster
-        .until("a new server", async || (restarts(&scene) > before).then_some(()));
+        .until("a new server", async || (server(&scene).1 > before).then_some(()));
     restarted.await.unwrap();
     scene.cluster.rolled_out("ostiary", "policy-server").unwrap();
     let again = scene.cluster.until("tokens", async || scene.token().await.ok());
@@ -387,9 +430,10 @@ async fn a_service_whose_sidecar_starts_anew_lets_nothing_pass_meanwhile() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_istiod_for_a_minute_calls_go_on_and_policy_arrives() {
     let scene = Scene::new().unwrap();
+    // It is istiod that the certificate is stolen from.
+    let load = scene.load().await.unwrap();
     scene.scale("istio-system", "istiod", "app=istiod", 0).unwrap();
     let start = Instant::now();
-    let load = scene.load().await.unwrap();
     // Taken away and given back: the API server asks no webhook of istiod's about our kinds.
     let edit = |tools: Value| scene.patch("agents", "agent/analyst-7", &json!({"spec": {"tools": tools}}));
     let token = scene.token().await.unwrap();
@@ -432,6 +476,8 @@ fn restart_all(cluster: &Cluster) {
 async fn sidecars_that_start_before_the_policy_server_deny_and_recover_by_themselves() {
     let scene = Scene::new().unwrap();
     let token = scene.token().await.unwrap();
+    let thief = Thief::new(&scene.cluster).await.unwrap();
+    let calls = thief.begin(&token);
     scene
         .scale(
             "ostiary",
@@ -443,6 +489,15 @@ async fn sidecars_that_start_before_the_policy_server_deny_and_recover_by_themse
     restart_all(&scene.cluster);
     let code = scene.outcome(table("sales_q1_2026").bearer(&token)).await.unwrap();
     assert_eq!(code, "policy_unavailable");
+    // And at every service's own sidecar.
+    for service in straight::SERVICES {
+        let denied = scene.cluster.until("a new sidecar to answer", async || {
+            let answer = thief.permitted(service, &token).await.ok()?;
+            assert_ne!(answer.status, 200, "{service} answers without policy");
+            (answer.code()? == "policy_unavailable").then_some(())
+        });
+        denied.await.unwrap();
+    }
     scene
         .scale(
             "ostiary",
@@ -457,4 +512,6 @@ async fn sidecars_that_start_before_the_policy_server_deny_and_recover_by_themse
         "permitted calls pass {:.1?} after the policy server was ready",
         start.elapsed()
     );
+    straight::none_passed(&calls.end().unwrap()).unwrap();
+    scene.none_seen().unwrap();
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::stage::{authority, namespace};
+use super::straight::{self, Straight, Thief};
 use super::{Cluster, UnderLoad};
 use crate::client::Call;
 use crate::workload::{Line, Load, Tally};
@@ -19,6 +20,9 @@ pub const DENIED: [&str; 3] = ["reads another table", "reads without a token", "
 
 /// What the orchestrator does ten times a second.
 pub const ASKED: &str = "asks for a token";
+
+/// The header that carries a call's name to the service's log.
+pub const MARK: &str = "x-e2e-call";
 
 /// Calls a second, of all of them together.
 const PER_SECOND: u32 = 50;
@@ -67,12 +71,13 @@ impl Scene {
         token.with_context(|| format!("no token: {} {}", answer.status, String::from_utf8_lossy(&answer.body)))
     }
 
-    /// analyst-7 begins to make the calls of [`ALLOWED`] and [`DENIED`] in turn.
+    /// analyst-7 begins to make the calls of [`ALLOWED`] and [`DENIED`] in turn, and a thief of its certificate others
+    /// straight at the services' sidecars.
     ///
     /// # Errors
     ///
-    /// When it cannot.
-    pub async fn load(&self) -> Result<UnderLoad> {
+    /// When they cannot.
+    pub async fn load(&self) -> Result<Calls> {
         let token = self.token().await?;
         let tool = |name| mcp::call_tool(&authority("mcp"), name, &json!({})).bearer(&token);
         let calls = [
@@ -82,12 +87,16 @@ impl Scene {
             table("sales_q1_2026"),
             tool("bash"),
         ];
-        let names = ALLOWED.iter().chain(&DENIED).map(ToString::to_string);
+        let named = ALLOWED.iter().chain(&DENIED).zip(calls);
         let load = Load {
-            calls: names.zip(calls.iter().map(Line::from)).collect(),
+            calls: named
+                .map(|(name, call)| (name.to_string(), Line::from(&call.header(MARK, name))))
+                .collect(),
             per_second: PER_SECOND,
         };
-        self.cluster.pod("agents", "analyst-7").load(&load)
+        let straight = Thief::new(&self.cluster).await?.begin(&token);
+        let through = self.cluster.pod("agents", "analyst-7").load(&load)?;
+        Ok(Calls { through, straight })
     }
 
     /// The orchestrator begins to ask for tokens, which tells how long the policy server was away.
@@ -138,7 +147,8 @@ impl Scene {
             .await
     }
 
-    /// Of what nothing permits, nothing has passed; and no service's log has any of it.
+    /// Of what nothing permits, nothing has passed, through the caller's sidecar or straight at the service's; and no
+    /// service's log has any of it.
     ///
     /// # Errors
     ///
@@ -148,10 +158,21 @@ impl Scene {
             ensure!(tally.made(name) > 0, "`{name}` was never tried");
             ensure!(tally.count(name, "2") == 0, "`{name}` passed: {:?}", tally.outcomes);
         }
-        for service in ["warehouse", "mcp"] {
+        straight::none_passed(tally)?;
+        self.none_seen()
+    }
+
+    /// No service's log has a call that nothing permits.
+    ///
+    /// # Errors
+    ///
+    /// When one has.
+    pub fn none_seen(&self) -> Result<()> {
+        for service in straight::SERVICES {
             let seen = self.cluster.pod(namespace(service), service).seen()?;
             let stray = seen.iter().filter(|seen| seen.complete).find(|seen| {
-                seen.path.contains("hr_salaries") || String::from_utf8_lossy(&seen.body).contains("\"bash\"")
+                let mark = seen.header(MARK);
+                mark.is_some_and(|mark| DENIED.contains(&mark) || straight::forbids(mark))
             });
             ensure!(stray.is_none(), "{service} saw {stray:?}");
         }
@@ -219,6 +240,27 @@ impl Scene {
             said.status.success(),
             String::from_utf8_lossy(&said.stdout).into_owned(),
         ))
+    }
+}
+
+/// Calls that are being made, through the caller's own sidecar and around it.
+#[derive(Debug)]
+pub struct Calls {
+    through: UnderLoad,
+    straight: Straight,
+}
+
+impl Calls {
+    /// Ends them and tells what came of them.
+    ///
+    /// # Errors
+    ///
+    /// When they have ended by themselves.
+    pub fn end(self) -> Result<Tally> {
+        let straight = self.straight.end();
+        let mut tally = self.through.end()?;
+        tally.outcomes.extend(straight?.outcomes);
+        Ok(tally)
     }
 }
 

@@ -44,4 +44,4 @@ say() { printf '   %5.1f s  %s\n' "$(bc <<<"${EPOCHREALTIME/,/.} - $started")" "
 # filled FILE: with the variables that it names
 # shellcheck disable=SC2016 # envsubst wants the names, not what they stand for
 filled() { envsubst '$NODE_IP $POD_CIDR $DNS_IP $PKI $STATE $CGROUP $REGISTRY' <"$1"; }
-export CGROUP=/ostiary-e2e
+export CGROUP=${CGROUP:-/ostiary-e2e}

@@ -114,13 +114,31 @@ impl<'a> Lane<'a> {
         self.chain.kind
     }
 
+    /// Turn by turn, as what follows: a sidecar denies what it cannot record, and its policy feed shares a core with the
+    /// generator.
     async fn warm_up(&mut self) -> Result<()> {
         let before = self.records_at_rest().await;
-        let count = self.count * WARM_UP;
-        saturate(&mut self.connections, &self.requests, self.sent, count).await?;
-        self.sent += count;
-        self.records_a_request = (self.records_at_rest().await - before) / count as u64;
+        self.saturate().await?;
+        self.records_a_request = (self.records_at_rest().await - before) / self.count as u64;
+        for _ in 1..WARM_UP {
+            let records = self.chain.records();
+            self.saturate().await?;
+            self.recorded_since(records).await?;
+        }
         Ok(())
+    }
+
+    /// The requests of one turn, as fast as they go.
+    async fn saturate(&mut self) -> Result<()> {
+        saturate(&mut self.connections, &self.requests, self.sent, self.count).await?;
+        self.sent += self.count;
+        Ok(())
+    }
+
+    /// Waits until the records of one turn have been taken, that began when so many had been.
+    async fn recorded_since(&self, records: u64) -> Result<()> {
+        let expected = records + self.records_a_request * self.count as u64;
+        self.chain.recorded(expected).await
     }
 
     /// The records that have been taken when no more come.
@@ -146,14 +164,11 @@ impl<'a> Lane<'a> {
     pub(super) async fn slice(&mut self) -> Result<()> {
         let records = self.chain.records();
         let (used, start) = (self.chain.used()?, Instant::now());
-        saturate(&mut self.connections, &self.requests, self.sent, self.count).await?;
-        self.sent += self.count;
+        self.saturate().await?;
         let elapsed = start.elapsed();
         tokio::time::sleep(REST).await;
         let busy = self.chain.used()? - used;
-        self.chain
-            .recorded(records + self.records_a_request * self.count as u64)
-            .await?;
+        self.recorded_since(records).await?;
         tokio::time::sleep(REST).await;
         let cost = self.chain.used()? - used;
         self.slice_costs.push(cost.as_secs_f64() * 1e6 / self.count as f64);

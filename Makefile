@@ -134,6 +134,8 @@ e2e: images $(CRANE) mesh-tools $(if $(filter local,$(CLUSTER)),cluster-tools) #
 	@BIN="$(CLUSTER_BIN)" tests/cluster/tools/checkers.sh
 	@$(say) "build: the workloads of the demo, and the tests"
 	@cargo build --workspace --bin ostiary --bin workload
+	@$(say) "build: the version before this one, to be mixed with it"
+	@tests/cluster/previous $(TARGET)
 	@BIN="$(CLUSTER_BIN)" CRANE="$(abspath $(TOOLS)/bin/crane)" ENVOY="$(WHERE_ENVOY)" ONLY="$(ONLY)" KEEP="$(KEEP)" tests/cluster/e2e $(CLUSTER) $(TARGET)
 
 cluster-tools:

@@ -22,6 +22,7 @@ pub mod identity;
 pub mod scene;
 pub mod stage;
 pub mod straight;
+pub mod versions;
 
 /// How long the cluster may take for what it does by itself: a pod's start, a rollout, a push of configuration.
 pub const ROLLOUT: Duration = Duration::from_secs(120);
@@ -30,6 +31,17 @@ pub const ROLLOUT: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone)]
 pub struct Cluster {
     kubectl: PathBuf,
+}
+
+/// Leaves the mesh to the next test as it was, also when this one fails: does at its end what is to be done, which harms
+/// nothing where it has been done already.
+#[derive(Debug)]
+pub struct Undo<F: FnMut()>(pub F);
+
+impl<F: FnMut()> Drop for Undo<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 /// What came of a command.

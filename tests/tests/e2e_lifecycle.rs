@@ -2,7 +2,6 @@
 //! should is denied no longer than it must be. Every test leaves the mesh as it was, and prints its figures.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -10,184 +9,9 @@ use serde_json::{Value, json};
 use tests::cluster::scene::{ALLOWED, ASKED, Scene, table, told};
 use tests::cluster::stage::{authority, namespace};
 use tests::cluster::straight::{self, Thief};
-use tests::cluster::{Cluster, ROLLOUT};
+use tests::cluster::{Cluster, ROLLOUT, Undo};
 use tests::workload::Tally;
 use tests::{built, wait};
-
-/// The folder of the cluster's scripts, where its kubectl is.
-fn scripts() -> std::path::PathBuf {
-    let kubectl = std::env::var_os("KUBECTL").unwrap();
-    Path::new(&kubectl).parent().unwrap().to_owned()
-}
-
-/// Packs another version of the filter, the same with a section that says nothing, and pushes it; gives its digest.
-fn another_filter() -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let mut module = std::fs::read(built::filter().unwrap()).unwrap();
-    // A custom section: 0, the length, and a name with its own length.
-    module.extend(b"\x00\x06\x05later");
-    std::fs::create_dir(folder.path().join("root")).unwrap();
-    std::fs::write(folder.path().join("root/plugin.wasm"), module).unwrap();
-    let layout = folder.path().join("layout");
-    let said = Command::new(built::workspace().join(".ci/oci-layout"))
-        .arg(&layout)
-        .arg("--root")
-        .arg(folder.path().join("root"))
-        .args(["--platform", "wasip1/wasm"])
-        .output()
-        .unwrap();
-    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    let push = format!(
-        ". {} && push {} ostiary/filter",
-        scripts().join("registry").display(),
-        layout.display()
-    );
-    let pushed = Command::new("bash")
-        .args(["-euo", "pipefail", "-c", &push])
-        .output()
-        .unwrap();
-    assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
-    String::from_utf8(said.stdout).unwrap().trim().to_owned()
-}
-
-/// Names a version of the filter in a plugin.
-fn named(scene: &Scene, plugin: &str, digest: &str) {
-    let url = scene.object("istio-system", "wasmplugin/ostiary").unwrap()["spec"]["url"].clone();
-    let repository = url.as_str().unwrap().split('@').next().unwrap().to_owned();
-    let spec =
-        json!({"spec": {"url": format!("{repository}@{digest}"), "sha256": digest.trim_start_matches("sha256:")}});
-    scene.patch("istio-system", plugin, &spec).unwrap();
-}
-
-/// The canary's plugin: the stable one for other pods and with another version.
-fn canary(scene: &Scene, digest: &str) {
-    let stable = scene.object("istio-system", "wasmplugin/ostiary").unwrap();
-    let mut plugin = json!({
-        "apiVersion": "extensions.istio.io/v1alpha1",
-        "kind": "WasmPlugin",
-        "metadata": {"name": "ostiary-canary", "namespace": "istio-system"},
-        "spec": stable["spec"],
-    });
-    plugin["spec"]["selector"]["matchLabels"]["ostiary.dev/filter"] = json!("canary");
-    scene.cluster.apply(&plugin.to_string()).unwrap();
-    named(scene, "wasmplugin/ostiary-canary", digest);
-}
-
-/// Gives a service's pods one version of the filter or the other.
-fn label(scene: &Scene, service: &str, version: &str) {
-    let patch = json!({"spec": {"template": {"metadata": {"labels": {"ostiary.dev/filter": version}}}}});
-    let target = format!("deployment/{service}");
-    scene.patch(namespace(service), &target, &patch).unwrap();
-    scene.cluster.rolled_out(namespace(service), service).unwrap();
-}
-
-/// A digest as sidecars tell it.
-fn bare(digest: &str) -> &str {
-    digest.trim_start_matches("sha256:")
-}
-
-/// The versions that read requests in a service's sidecars, each once; none while they are unknown.
-fn runs(scene: &Scene, service: &str) -> Option<Vec<String>> {
-    let (_, said) = scene.live().ok()?;
-    let report: Value = serde_json::from_str(&said).ok()?;
-    let of_it = |pod: &&Value| pod["pod"].as_str().is_some_and(|name| name.starts_with(service));
-    let pods = report["pods"].as_array()?.iter().filter(of_it);
-    let chains = pods.filter_map(|pod| pod["chains"].as_array()).flatten();
-    // What is its own (health, metrics) has no filter.
-    let reading = chains.filter(|chain| chain["carries"] == "http" && chain["direction"] != "own");
-    let modules = reading.map(|chain| chain["module"]["sha256"].as_str().map(ToOwned::to_owned));
-    let mut versions: Vec<_> = modules.collect::<Option<_>>()?;
-    versions.sort();
-    versions.dedup();
-    Some(versions)
-}
-
-/// Waits until all sidecars are in order and run nothing but this version.
-async fn all_run(scene: &Scene, digest: &str, other: &str) -> Duration {
-    let start = Instant::now();
-    let [digest, other] = [digest, other].map(bare);
-    scene
-        .cluster
-        .until("every sidecar to run one version", async || {
-            let (in_order, said) = scene.live().ok()?;
-            (in_order && said.contains(digest) && !said.contains(other)).then_some(())
-        })
-        .await
-        .unwrap();
-    start.elapsed()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_version_of_the_filter_goes_to_one_workload_first_then_to_all_and_back() {
-    let scene = Scene::new().unwrap();
-    let stable = scene.object("istio-system", "wasmplugin/ostiary").unwrap();
-    let old = format!("sha256:{}", stable["spec"]["sha256"].as_str().unwrap());
-    let new = another_filter();
-    let load = scene.load().await.unwrap();
-    canary(&scene, &new);
-    label(&scene, "reports", "canary");
-    let first = scene
-        .cluster
-        .until("the canary, alone, to run the new version", async || {
-            (runs(&scene, "reports")? == [bare(&new)] && runs(&scene, "warehouse")? == [bare(&old)]).then_some(())
-        });
-    first.await.unwrap();
-    named(&scene, "wasmplugin/ostiary", &new);
-    label(&scene, "reports", "stable");
-    let upgraded = all_run(&scene, &new, &old).await;
-    named(&scene, "wasmplugin/ostiary", &old);
-    let rolled_back = all_run(&scene, &old, &new).await;
-    scene
-        .cluster
-        .kubectl(["-n", "istio-system", "delete", "wasmplugin", "ostiary-canary"])
-        .unwrap();
-    scene.passes().await.unwrap();
-    let tally = load.end().unwrap();
-    println!(
-        "upgraded after {upgraded:.1?}, rolled back after {rolled_back:.1?}; {}",
-        told(&tally)
-    );
-    scene.none_passed(&tally).unwrap();
-    for name in ALLOWED {
-        let for_want_of_policy = tally.count(name, "503 policy_unavailable");
-        let accounted = tally.count(name, "2") + for_want_of_policy;
-        assert_eq!(accounted, tally.made(name), "{:?}", tally.outcomes);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_is_not_there_denies_where_it_is_named_and_nowhere_else() {
-    let scene = Scene::new().unwrap();
-    let load = scene.load().await.unwrap();
-    canary(&scene, &format!("sha256:{}", "0".repeat(64)));
-    label(&scene, "reports", "canary");
-    let token = scene.token().await.unwrap();
-    let report = || {
-        tests::client::Call::new("PUT", &authority("reports"), "/v1/reports/2026q1")
-            .json(&json!({}))
-            .bearer(&token)
-    };
-    // By Istio's own denial, and so without a code of ours.
-    let denied = scene.cluster.until("Istio to deny", async || {
-        (scene.outcome(report()).await.ok()? == "403").then_some(())
-    });
-    denied.await.unwrap();
-    label(&scene, "reports", "stable");
-    let passes = scene.cluster.until("the report to be taken", async || {
-        (scene.outcome(report()).await.ok()? == "200").then_some(())
-    });
-    passes.await.unwrap();
-    scene
-        .cluster
-        .kubectl(["-n", "istio-system", "delete", "wasmplugin", "ostiary-canary"])
-        .unwrap();
-    let tally = load.end().unwrap();
-    println!("{}", told(&tally));
-    scene.none_passed(&tally).unwrap();
-    for name in ALLOWED {
-        assert_eq!(tally.count(name, "2"), tally.made(name), "{:?}", tally.outcomes);
-    }
-}
 
 /// How long no token was to be had: ten are asked for a second.
 fn away(asked: &Tally) -> String {
@@ -355,6 +179,23 @@ fn new_agent(scene: &Scene, name: &str) -> String {
     format!("{agent}\n---\n{built}\n---\n{account}\n---\n{deployment}\n")
 }
 
+/// Takes away all that [`new_agent`] made, as far as it is there, and puts back what is rendered of the others.
+fn forget_agent(scene: &Scene, name: &str) {
+    let of_it = [
+        format!("agent/{name}"),
+        format!("deployment/{name}"),
+        format!("networkpolicy/agent-{name}"),
+        format!("sidecars.networking.istio.io/agent-{name}"),
+        format!("serviceaccount/{name}"),
+    ];
+    let delete = ["-n", "agents", "delete", "--ignore-not-found"].map(ToOwned::to_owned);
+    scene.cluster.kubectl(delete.into_iter().chain(of_it)).unwrap();
+    let rendered = built::workspace().join("k8s/demo/rendered");
+    let apply = ["apply", "--server-side", "--force-conflicts", "-k"].map(Into::into);
+    let apply: Vec<std::ffi::OsString> = apply.into_iter().chain([rendered.into_os_string()]).collect();
+    scene.cluster.kubectl(apply).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_is_added_by_applying_one_file_and_gone_when_it_is_deleted() {
     let scene = Scene::new().unwrap();
@@ -365,6 +206,7 @@ async fn an_agent_is_added_by_applying_one_file_and_gone_when_it_is_deleted() {
         request["agent_id"] = json!(name);
         request
     };
+    let _undo = Undo(|| forget_agent(&scene, name));
     let start = Instant::now();
     scene.cluster.apply(&new_agent(&scene, name)).unwrap();
     let first = scene.cluster.until("the new agent's first permitted call", async || {
@@ -388,20 +230,6 @@ async fn an_agent_is_added_by_applying_one_file_and_gone_when_it_is_deleted() {
     let gone = start.elapsed();
     let refused = scene.token_by(&request).await.unwrap_err();
     assert!(refused.to_string().contains("unknown"), "{refused}");
-    let of_it = [
-        format!("deployment/{name}"),
-        format!("networkpolicy/agent-{name}"),
-        format!("sidecars.networking.istio.io/agent-{name}"),
-        format!("serviceaccount/{name}"),
-    ];
-    let delete = ["-n", "agents", "delete"].map(ToOwned::to_owned).into_iter();
-    scene.cluster.kubectl(delete.chain(of_it)).unwrap();
-    let rendered = built::workspace().join("k8s/demo/rendered");
-    let apply = ["apply", "--server-side", "--force-conflicts", "-k"]
-        .map(Into::into)
-        .into_iter();
-    let apply: Vec<std::ffi::OsString> = apply.chain([rendered.into_os_string()]).collect();
-    scene.cluster.kubectl(apply).unwrap();
     let tally = load.end().unwrap();
     println!(
         "first permitted call {added:.1?} after it was applied; deleted, denied after {gone:.1?} ({code}); {}",
@@ -432,10 +260,14 @@ async fn without_istiod_for_a_minute_calls_go_on_and_policy_arrives() {
     let scene = Scene::new().unwrap();
     // It is istiod that the certificate is stolen from.
     let load = scene.load().await.unwrap();
-    scene.scale("istio-system", "istiod", "app=istiod", 0).unwrap();
-    let start = Instant::now();
     // Taken away and given back: the API server asks no webhook of istiod's about our kinds.
     let edit = |tools: Value| scene.patch("agents", "agent/analyst-7", &json!({"spec": {"tools": tools}}));
+    let _undo = Undo(|| {
+        edit(json!(["pandas", "matplotlib"])).unwrap();
+        scene.scale("istio-system", "istiod", "app=istiod", 1).unwrap();
+    });
+    scene.scale("istio-system", "istiod", "app=istiod", 0).unwrap();
+    let start = Instant::now();
     let token = scene.token().await.unwrap();
     let draw = || tests::mcp::call_tool(&authority("mcp"), "matplotlib", &json!({})).bearer(&token);
     edit(json!(["pandas"])).unwrap();
@@ -478,14 +310,12 @@ async fn sidecars_that_start_before_the_policy_server_deny_and_recover_by_themse
     let token = scene.token().await.unwrap();
     let thief = Thief::new(&scene.cluster).await.unwrap();
     let calls = thief.begin(&token);
-    scene
-        .scale(
-            "ostiary",
-            "policy-server",
-            "ostiary.dev/service-account=policy-server",
-            0,
-        )
-        .unwrap();
+    let scaled = |replicas| {
+        let label = "ostiary.dev/service-account=policy-server";
+        scene.scale("ostiary", "policy-server", label, replicas).unwrap();
+    };
+    let _undo = Undo(|| scaled(1));
+    scaled(0);
     restart_all(&scene.cluster);
     let code = scene.outcome(table("sales_q1_2026").bearer(&token)).await.unwrap();
     assert_eq!(code, "policy_unavailable");
@@ -498,14 +328,7 @@ async fn sidecars_that_start_before_the_policy_server_deny_and_recover_by_themse
         });
         denied.await.unwrap();
     }
-    scene
-        .scale(
-            "ostiary",
-            "policy-server",
-            "ostiary.dev/service-account=policy-server",
-            1,
-        )
-        .unwrap();
+    scaled(1);
     let start = Instant::now();
     scene.passes().await.unwrap();
     println!(

@@ -107,6 +107,14 @@ fn the_number_of_pages_follows_that_of_agents() {
 }
 
 #[test]
+fn a_bundle_names_its_key_before_and_after_its_pages_are_there() {
+    let paged = paged(1, &many(2));
+    let key = TestKey::new(1).jwk();
+    assert_eq!(open(&paged).key(), Some(key.kid()));
+    assert_eq!(whole(&paged).key(), Some(key.kid()));
+}
+
+#[test]
 fn a_bundle_is_whole_when_every_page_is_there() {
     let paged = paged(7, &many(200));
     assert_eq!((paged.head.format, paged.head.agents.len()), (2, 32));

@@ -325,12 +325,7 @@ impl Chain {
         self.scratch.clear();
         record.encode(&self.next, &mut self.scratch);
         let hash = hash_record(&self.scratch);
-        let mut line = Vec::with_capacity(RECORD_START + self.scratch.len() + LINE_END.len());
-        line.extend_from_slice(LINE_START);
-        hash.append_base64url(&mut line);
-        line.extend_from_slice(LINE_MIDDLE);
-        line.extend_from_slice(&self.scratch);
-        line.extend_from_slice(LINE_END);
+        let line = write_line(&hash, &self.scratch);
         let seq = self.next.seq;
         self.next = Link {
             source: self.next.source,
@@ -339,6 +334,21 @@ impl Chain {
         };
         Sealed { line, seq, hash }
     }
+}
+
+/// The line of a record that is kept as its canonical encoding. Checks nothing: [`verify_line`] does.
+pub fn line_of(canonical: &[u8]) -> Vec<u8> {
+    write_line(&hash_record(canonical), canonical)
+}
+
+fn write_line(hash: &Digest, canonical: &[u8]) -> Vec<u8> {
+    let mut line = Vec::with_capacity(RECORD_START + canonical.len() + LINE_END.len());
+    line.extend_from_slice(LINE_START);
+    hash.append_base64url(&mut line);
+    line.extend_from_slice(LINE_MIDDLE);
+    line.extend_from_slice(canonical);
+    line.extend_from_slice(LINE_END);
+    line
 }
 
 fn hash_record(canonical: &[u8]) -> Digest {
@@ -463,8 +473,12 @@ pub fn check_follows(before: &Link, hash: Digest, after: &Link) -> Result<(), Re
     Ok(())
 }
 
-/// Only the first record of a source has none before it.
-fn check_start(link: &Link) -> Result<(), RecordError> {
+/// Checks that a record with nothing before it says so: only the first of a source has no predecessor.
+///
+/// # Errors
+///
+/// `Fork`.
+pub fn check_start(link: &Link) -> Result<(), RecordError> {
     if (link.seq == 0) == link.prev_hash.is_none() {
         Ok(())
     } else {

@@ -44,7 +44,7 @@
 //! | what people write | [`manifest`] |
 //! | what is asked | [`request`], [`protocol`] |
 //! | the verdict | [`decision`], [`denial`], [`case`] |
-//! | what is kept | [`digest`], [`audit`] |
+//! | what is kept | [`digest`], [`audit`], [`log`] |
 
 pub mod audit;
 pub mod case;
@@ -56,6 +56,7 @@ pub mod identity;
 pub mod json;
 pub mod jwks;
 pub mod jws;
+pub mod log;
 pub mod manifest;
 pub mod policy;
 pub mod protocol;

@@ -19,6 +19,7 @@ use crate::keys::ring::Keyring;
 use crate::keys::rotation;
 use crate::keys::sources::Sources;
 use crate::kubernetes;
+use crate::log::{Log, LogError};
 use crate::metrics::Metrics;
 use crate::reload;
 use crate::secret::SecretError;
@@ -58,6 +59,9 @@ pub enum StartError {
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
 }
 
 /// What is known of the policy's source.
@@ -84,6 +88,8 @@ pub struct App {
     pub feed: Arc<Feed>,
     /// Where records go.
     pub ingest: Ingest,
+    /// What auditors read.
+    pub log: Arc<Log>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// The time.
@@ -110,6 +116,7 @@ pub struct Tasks {
     stop: watch::Sender<bool>,
     beside: Vec<JoinHandle<()>>,
     writer: JoinHandle<()>,
+    log: Arc<Log>,
     store: Arc<dyn Store>,
     /// Held, and with it the data folder's lock.
     _lock: File,
@@ -136,6 +143,8 @@ impl App {
             "keys"
         );
         let metrics = Arc::new(Metrics::new());
+        let log = Log::open(&config, Arc::clone(&store), Arc::clone(&metrics), clock.clone()).await?;
+        let log = Arc::new(log);
         let feed = Feed::new(
             Settings::new(&config),
             Arc::clone(&keys),
@@ -167,6 +176,7 @@ impl App {
             keys,
             feed,
             ingest,
+            log: Arc::clone(&log),
             metrics,
             clock,
             stop: stopped.clone(),
@@ -179,6 +189,7 @@ impl App {
             start_policy(&app, stopped.clone()).await,
             tokio::spawn(keep_state_young(Arc::clone(&app), stopped.clone())),
             tokio::spawn(rotation::end_overlaps(Arc::clone(&app), stopped.clone())),
+            tokio::spawn(Arc::clone(&log).run(stopped.clone())),
             tokio::spawn(write_refusals(Arc::clone(&app), stopped)),
         ];
         Ok((
@@ -187,6 +198,7 @@ impl App {
                 stop,
                 beside,
                 writer,
+                log,
                 store,
                 _lock: lock,
             },
@@ -272,7 +284,7 @@ impl Tasks {
         self.stop.send_replace(true);
     }
 
-    /// Waits until what has been accepted is durable, and closes the database. The [`App`] must have been dropped, or
+    /// Waits until what has been accepted is durable and signed, and closes the database. The [`App`] must have been dropped, or
     /// batches may still come.
     pub async fn finish(self) {
         self.stop();
@@ -280,6 +292,7 @@ impl Tasks {
             let _ = task.await;
         }
         let _ = self.writer.await;
+        self.log.close().await;
         let _ = self.store.close().await;
     }
 }

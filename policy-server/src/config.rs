@@ -154,6 +154,8 @@ pub struct Config {
     pub listen: Listen,
     /// The folder with the database, and with the keys if no other is named.
     pub data: PathBuf,
+    /// The folder that checkpoints of the log are mirrored to.
+    pub mirror: Option<PathBuf>,
     /// The folder with the signing keys.
     pub keys: KeyFolder,
     /// Where the agents and services come from.

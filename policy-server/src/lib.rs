@@ -1,7 +1,8 @@
 //! The policy server of Ostiary and the `ostiary` command line.
 //!
 //! The server issues capability tokens ([`routes::tokens`]), tells sidecars their policy and which agents may act
-//! ([`feed`]), and keeps the records of what passed ([`ingest`], [`store`]). What it may grant and what a bundle says
+//! ([`feed`]), and keeps the records of what passed ([`ingest`], [`store`]) in a log
+//! that anyone can check ([`log`]). What it may grant and what a bundle says
 //! is decided in `authz`; this crate authenticates callers ([`peer`]), signs ([`keys`]), stores and serves.
 //!
 //! An attacker who owns this process can issue any token and change any policy; one who owns its database can make
@@ -19,6 +20,7 @@ pub mod ingest;
 pub mod keys;
 pub mod kubernetes;
 pub mod live;
+pub mod log;
 pub mod logging;
 pub mod metrics;
 pub mod operator;

@@ -37,6 +37,10 @@ pub struct Metrics {
     pub state_issued_at: Gauge<u64, AtomicU64>,
     /// Failures of the store.
     pub store_failures: Counter,
+    /// Records under the last checkpoint.
+    pub log_signed: Gauge,
+    /// Failures to sign or mirror the log.
+    pub log_failures: Counter,
     keys: Family<KeyLabels, Gauge>,
     sources: Gauge,
     sources_without_key: Family<KindLabels, Gauge>,
@@ -96,6 +100,8 @@ impl Metrics {
                 "when the state list was signed",
             ),
             store_failures: registered(&mut registry, "store_failures", "failures of the store"),
+            log_signed: registered(&mut registry, "log_signed", "records under the last checkpoint"),
+            log_failures: registered(&mut registry, "log_failures", "failures to sign or mirror the log"),
             keys: registered(
                 &mut registry,
                 "key_info",

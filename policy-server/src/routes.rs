@@ -3,6 +3,7 @@
 pub mod health;
 pub mod jwks;
 pub mod keys;
+pub mod log;
 pub mod metrics;
 pub mod pages;
 pub mod policy;
@@ -45,6 +46,16 @@ fn key_routes() -> Router<Arc<App>> {
         .route("/v1/keys/retire", post(keys::retire).layer(limit()))
 }
 
+/// What auditors read, here and on the socket of the server's own user.
+fn log_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/log/checkpoint", get(log::checkpoint))
+        .route("/v1/log/keys", get(log::keys))
+        .route("/v1/log/checkpoints", get(log::checkpoints))
+        .route("/v1/log/tile/{*path}", get(log::tile))
+        .route("/v1/receipts/{call}", get(log::receipt))
+}
+
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
@@ -59,6 +70,7 @@ pub fn router(app: Arc<App>) -> Router {
             post(records::append).layer(DefaultBodyLimit::max(MAX_RECORDS_BYTES)),
         )
         .merge(key_routes())
+        .merge(log_routes())
         .route("/.well-known/jwks.json", get(jwks::show))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
@@ -78,6 +90,7 @@ pub fn router(app: Arc<App>) -> Router {
 /// What the server's own user may ask, on a socket that nobody else can open: see [`crate::operator`].
 pub fn operator_router(app: Arc<App>) -> Router {
     key_routes()
+        .merge(log_routes())
         .layer(Extension(keys::OwnUser))
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here") })
         .layer(middleware::from_fn_with_state(Arc::clone(&app), observe))

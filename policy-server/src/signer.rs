@@ -35,7 +35,7 @@ pub enum SignerError {
     },
 }
 
-/// An Ed25519 key that signs compact JWS. The private half never leaves it.
+/// An Ed25519 key that signs compact JWS, or checkpoints of the log. The private half never leaves it.
 pub struct Signer {
     pair: Ed25519KeyPair,
     kid: String,
@@ -123,6 +123,11 @@ impl Signer {
                 typ,
                 reason: error.to_string(),
             })
+    }
+
+    /// Signs bytes as they are (RFC 8032); what they are must show in them, or one signature could be taken for another.
+    pub fn sign_bytes(&self, message: &[u8]) -> [u8; 64] {
+        *self.pair.key_pair().as_ref().sk.sign(message, None)
     }
 
     /// The key's id: its RFC 7638 thumbprint.

@@ -1,4 +1,4 @@
-//! What must survive a crash: versions, issued tokens, agent states, and the records.
+//! What must survive a crash: versions, issued tokens, agent states, and the records with the Merkle tree over them.
 
 pub mod sqlite;
 
@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 
+use authz::digest::Digest;
 use authz::identity::{AgentId, Jti, KeyId, SpiffeId};
 use authz::jwks::Jwk;
+use authz::log::tree::Span;
 use authz::policy::Version;
 use authz::state::AgentState;
 
@@ -68,6 +70,9 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// A source is opened by a batch that begins with seq 0 and belongs to that batch's workload from then on. A record
     /// that is already stored with the same hash is acknowledged again; with another hash it is a fork.
+    ///
+    /// Every record that is new becomes a leaf of the Merkle tree in the same step, in the order of acceptance: none that
+    /// was acknowledged is ever missing from the tree or in it twice.
     fn append<'a>(&'a self, batches: &'a [Batch], now_ms: u64) -> Answer<'a, Vec<Result<Appended, Refused>>>;
 
     /// Counts the stored records.
@@ -75,6 +80,33 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
 
     /// The stored records of a source, from a sequence number on, in order.
     fn records<'a>(&'a self, source: &'a str, from_seq: u64, limit: u32) -> Answer<'a, Vec<StoredRecord>>;
+
+    /// The stored records from a position on (the first has position 1), in order.
+    fn records_from(&self, position: u64, limit: u32) -> Answer<'_, Vec<StoredRecord>>;
+
+    /// The stored records of a call, in the order of acceptance, at most `limit`.
+    fn records_of_call<'a>(&'a self, call: &'a str, limit: u32) -> Answer<'a, Vec<StoredRecord>>;
+
+    /// The Merkle tree as it is.
+    fn tree(&self) -> Answer<'_, TreeHead>;
+
+    /// The hashes above spans of leaves, all of which the tree must have: one a span, in order.
+    fn tree_hashes<'a>(&'a self, spans: &'a [Span]) -> Answer<'a, Vec<Digest>>;
+
+    /// The first `width` hashes of a tile; None if it does not have as many.
+    fn tile(&self, level: u32, tile: u64, width: u64) -> Answer<'_, Option<Vec<u8>>>;
+
+    /// Keeps a checkpoint that was signed. Of those of one size the last is kept; one of another root fails.
+    fn keep_checkpoint<'a>(&'a self, checkpoint: &'a StoredCheckpoint) -> Answer<'a, ()>;
+
+    /// The kept checkpoint of the largest tree.
+    fn latest_checkpoint(&self) -> Answer<'_, Option<StoredCheckpoint>>;
+
+    /// The kept checkpoints of trees of at least a size, in order of size, at most `limit`.
+    fn checkpoints(&self, size: u64, limit: u32) -> Answer<'_, Vec<StoredCheckpoint>>;
+
+    /// Adds counts of readings of the log.
+    fn log_read<'a>(&'a self, readings: &'a [Reading]) -> Answer<'a, ()>;
 
     /// Every key that there was, those whose time is over too.
     fn keys(&self) -> Answer<'_, Vec<StoredKey>>;
@@ -162,6 +194,39 @@ pub enum StoreError {
     Corrupt(&'static str),
 }
 
+/// The Merkle tree at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeHead {
+    /// How many records are in it.
+    pub size: u64,
+    /// The root above them.
+    pub root: Digest,
+}
+
+/// A checkpoint that was signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCheckpoint {
+    /// The tree that was signed.
+    pub head: TreeHead,
+    /// When, in seconds.
+    pub seconds: u64,
+    /// The signed note.
+    pub note: String,
+}
+
+/// How often a principal read the log in one way in one hour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Who read.
+    pub principal: String,
+    /// What was read.
+    pub what: &'static str,
+    /// Hours since 1970.
+    pub hour: u64,
+    /// How often.
+    pub count: u64,
+}
+
 /// A token that will be answered to somebody.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IssuedToken {
@@ -227,6 +292,8 @@ pub struct BatchRecord {
     pub hash: [u8; 32],
     /// The canonical bytes that were hashed.
     pub canonical: Vec<u8>,
+    /// The call that it tells of.
+    pub call: Option<String>,
 }
 
 /// A batch that is stored.

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use policy_server::config::{Config, Listen};
 use policy_server::serve::{self, Listener, ServeError};
-use support::{NOW, Place, Server, Source, WAREHOUSE, xfcc};
+use support::{NOW, Place, Server, Source, WAREHOUSE, assert_the_tree_is_whole, xfcc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -225,5 +225,6 @@ async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
     let again = server.records(WAREHOUSE, lost.unwrap()).await;
     assert_eq!(again.status, http::StatusCode::OK, "{again:?}");
     assert_eq!(stored().await.unwrap(), acknowledged + 7, "each batch once");
+    assert_the_tree_is_whole(&server.app).await;
     server.stop().await;
 }

@@ -44,6 +44,7 @@ fn batch(source: &str, workload: &str, first_seq: u64, prev: Option<u8>, hashes:
         .map(|hash| BatchRecord {
             hash: [*hash; 32],
             canonical: vec![*hash; 10],
+            call: None,
         })
         .collect();
     Batch {

@@ -36,6 +36,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     bundle: RawBundle,
     #[serde(default)]
+    audit: RawAudit,
+    #[serde(default)]
     external_issuers: Vec<RawExternalIssuer>,
     #[serde(default)]
     limits: Limits,
@@ -130,6 +132,12 @@ impl Default for RawBundle {
     }
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawAudit {
+    mirror: Option<PathBuf>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawExternalIssuer {
@@ -181,6 +189,7 @@ impl RawConfig {
                 own: self.keys.is_none(),
                 path: folder.join(self.keys.unwrap_or_else(|| self.data.join("keys"))),
             },
+            mirror: self.audit.mirror.map(|mirror| folder.join(mirror)),
             data: folder.join(self.data),
             policy: self.policy.validate(folder)?,
             token_max_ttl_seconds: token.max_ttl_seconds,

@@ -1,9 +1,10 @@
 //! The folder of key files: private JWKs whose names begin with their kind.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use authz::identity::KeyId;
@@ -31,17 +32,8 @@ impl KeyFolder {
     ///
     /// If a file cannot be read, others may read it, or it holds no key.
     pub fn read(&self) -> Result<KeyFiles, KeyError> {
-        let failed = |source| KeyError::Folder {
-            path: self.path.clone(),
-            source,
-        };
         let mut files = KeyFiles::new();
-        let entries = match fs::read_dir(&self.path) {
-            Err(error) if self.own && error.kind() == io::ErrorKind::NotFound => return Ok(files),
-            entries => entries.map_err(failed)?,
-        };
-        for entry in entries {
-            let name = entry.map_err(failed)?.file_name();
+        for name in self.names()? {
             let Some(kind) = name.to_str().and_then(kind_of) else {
                 continue;
             };
@@ -50,6 +42,35 @@ impl KeyFolder {
             signers.insert(signer.public().kid().clone(), Arc::new(signer));
         }
         Ok(files)
+    }
+
+    /// Reads the keys that sign the log: `log.json`, `log-*.json`, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn log_keys(&self) -> Result<Vec<Arc<Signer>>, KeyError> {
+        let mut names = self.names()?;
+        names.retain(|name| name.to_str().is_some_and(|name| begins_with(name, "log")));
+        names.sort_unstable();
+        let signers = names
+            .iter()
+            .map(|name| Signer::read(&self.path.join(name), self.readers()));
+        Ok(signers.map(|signer| signer.map(Arc::new)).collect::<Result<_, _>>()?)
+    }
+
+    /// The names in the folder; none if it is the server's own and not there yet.
+    fn names(&self) -> Result<Vec<OsString>, KeyError> {
+        let failed = |source| KeyError::Folder {
+            path: self.path.clone(),
+            source,
+        };
+        let entries = match fs::read_dir(&self.path) {
+            Err(error) if self.own && error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
+        names.collect::<Result<_, _>>().map_err(failed)
     }
 
     /// The first key of a kind, under its short name; what is there already is taken.
@@ -80,12 +101,14 @@ impl KeyFolder {
 
 /// The kind that a file's name begins with.
 fn kind_of(name: &str) -> Option<KeyKind> {
-    let stem = Path::new(name).file_stem()?.to_str()?;
-    let is_json = name.ends_with(".json");
-    KeyKind::ALL.into_iter().find(|kind| {
-        let rest = stem.strip_prefix(kind.as_str());
-        is_json && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-    })
+    KeyKind::ALL.into_iter().find(|kind| begins_with(name, kind.as_str()))
+}
+
+/// Whether a file is named `PREFIX.json` or `PREFIX-….json`.
+fn begins_with(name: &str, prefix: &str) -> bool {
+    let stem = name.strip_suffix(".json");
+    let rest = stem.and_then(|stem| stem.strip_prefix(prefix));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 #[cfg(test)]
@@ -93,6 +116,7 @@ mod tests {
     #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
 
     use super::*;
 

@@ -118,6 +118,7 @@ fn parse(body: &[u8], peer: &SpiffeId) -> Result<Batch, Problem> {
             .map(|record| BatchRecord {
                 hash: *record.hash.as_bytes(),
                 canonical: record.canonical.to_vec(),
+                call: record.record.call.as_deref().map(str::to_owned),
             })
             .collect(),
     })

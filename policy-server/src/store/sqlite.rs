@@ -7,7 +7,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use authz::digest::Digest;
 use authz::identity::{AgentId, Jti};
+use authz::log::tree::{Span, leaf_hash};
 use authz::policy::Version;
 use authz::state::AgentState;
 use authz::token::SKEW_SECONDS;
@@ -16,16 +18,19 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{ConnectOptions, Connection, QueryBuilder, Row, SqlStr, Sqlite, SqliteConnection, Transaction};
 
 use super::{
-    Answer, Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveTokens, Refusal, Refused, States, Store,
-    StoreError, StoredKey, StoredRecord, Stream,
+    Answer, Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveTokens, Reading, Refusal, Refused, States, Store,
+    StoreError, StoredCheckpoint, StoredKey, StoredRecord, Stream, TreeHead,
 };
 
 mod keys;
+mod log;
+mod tree;
 
 /// The schema's steps, in order; one that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "start", include_str!("../../migrations/0001_start.sql")),
     (2, "keys", include_str!("../../migrations/0002_keys.sql")),
+    (3, "log", include_str!("../../migrations/0003_log.sql")),
 ];
 
 /// SQLite takes so many rows of a multi-row insert at once that one statement holds a fair share of a batch.
@@ -58,6 +63,7 @@ impl SqliteStore {
             .await
             .map_err(StoreError::Failed)?;
         migrator().run(&writer).await?;
+        tree::catch_up(&writer).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
             .connect_with(options.read_only(true).create_if_missing(false))
@@ -73,12 +79,24 @@ impl SqliteStore {
     ///
     /// If it cannot be read.
     pub async fn peek_keys(path: &Path) -> Result<Vec<StoredKey>, StoreError> {
-        if !path.exists() {
+        let Some(mut connection) = peek(path).await? else {
             return Ok(Vec::new());
-        }
-        let options = SqliteConnectOptions::new().filename(path).read_only(true);
-        let mut connection = options.connect().await.map_err(StoreError::Failed)?;
+        };
         let found = keys::peek(&mut connection).await;
+        connection.close().await.map_err(StoreError::Failed)?;
+        found
+    }
+
+    /// The name of the log whose checkpoints such a database has; None if there is none. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub async fn peek_origin(path: &Path) -> Result<Option<String>, StoreError> {
+        let Some(mut connection) = peek(path).await? else {
+            return Ok(None);
+        };
+        let found = log::peek_origin(&mut connection).await;
         connection.close().await.map_err(StoreError::Failed)?;
         found
     }
@@ -89,6 +107,25 @@ impl SqliteStore {
             .await
             .map_err(StoreError::Failed)
     }
+}
+
+/// Opens a database that is there for reading.
+async fn peek(path: &Path) -> Result<Option<SqliteConnection>, StoreError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let options = SqliteConnectOptions::new().filename(path).read_only(true);
+    options.connect().await.map(Some).map_err(StoreError::Failed)
+}
+
+/// Whether a database has a table.
+async fn has_table(connection: &mut SqliteConnection, name: &str) -> Result<bool, StoreError> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?")
+        .bind(name)
+        .fetch_optional(connection)
+        .await
+        .map_err(StoreError::Failed)?;
+    Ok(found.is_some())
 }
 
 /// Makes the file, if it is not there, for its owner alone; SQLite gives its write-ahead log the same permissions.
@@ -285,13 +322,15 @@ impl Store for SqliteStore {
         Box::pin(async move {
             let mut transaction = self.begin().await?;
             let mut answers = Vec::with_capacity(batches.len());
+            let mut leaves = Vec::new();
             for batch in batches {
                 let answer = match place(&mut transaction, batch).await? {
-                    Ok(known) => Ok(extend(&mut transaction, batch, known, now_ms).await?),
+                    Ok(known) => Ok(extend(&mut transaction, batch, known, now_ms, &mut leaves).await?),
                     Err(refused) => Err(refused),
                 };
                 answers.push(answer);
             }
+            tree::grow(&mut transaction, &leaves).await?;
             commit(transaction).await?;
             Ok(answers)
         })
@@ -315,18 +354,78 @@ impl Store for SqliteStore {
                 "SELECT position, seq, hash, record FROM records WHERE source = ? AND seq >= ? ORDER BY seq LIMIT ?",
             );
             let query = query.bind(source).bind(signed(from_seq)).bind(limit);
-            rows(&mut connection, query)
-                .await?
-                .into_iter()
-                .map(|row| {
-                    Ok(StoredRecord {
-                        position: unsigned(row.get(0), "position")?,
-                        seq: unsigned(row.get(1), "seq")?,
-                        hash: hash(row.get(2))?,
-                        canonical: row.get(3),
-                    })
-                })
-                .collect()
+            log::stored(rows(&mut connection, query).await?)
+        })
+    }
+
+    fn records_from(&self, position: u64, limit: u32) -> Answer<'_, Vec<StoredRecord>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            log::records_from(&mut connection, position, limit).await
+        })
+    }
+
+    fn records_of_call<'a>(&'a self, call: &'a str, limit: u32) -> Answer<'a, Vec<StoredRecord>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            log::records_of_call(&mut connection, call, limit).await
+        })
+    }
+
+    fn tree(&self) -> Answer<'_, TreeHead> {
+        Box::pin(async move {
+            // One snapshot: the size and the tiles must be those of one moment.
+            let mut transaction = self.readers.begin().await.map_err(StoreError::Failed)?;
+            tree::head(&mut transaction).await
+        })
+    }
+
+    fn tree_hashes<'a>(&'a self, spans: &'a [Span]) -> Answer<'a, Vec<Digest>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            tree::hashes(&mut connection, spans).await
+        })
+    }
+
+    fn tile(&self, level: u32, tile: u64, width: u64) -> Answer<'_, Option<Vec<u8>>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            let mut hashes = tree::tile(&mut connection, level, tile).await?;
+            let length = usize::try_from(width.saturating_mul(32)).unwrap_or(usize::MAX);
+            Ok((hashes.len() >= length).then(|| {
+                hashes.truncate(length);
+                hashes
+            }))
+        })
+    }
+
+    fn keep_checkpoint<'a>(&'a self, checkpoint: &'a StoredCheckpoint) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            log::keep_checkpoint(&mut transaction, checkpoint).await?;
+            commit(transaction).await
+        })
+    }
+
+    fn latest_checkpoint(&self) -> Answer<'_, Option<StoredCheckpoint>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            log::latest_checkpoint(&mut connection).await
+        })
+    }
+
+    fn checkpoints(&self, size: u64, limit: u32) -> Answer<'_, Vec<StoredCheckpoint>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            log::checkpoints(&mut connection, size, limit).await
+        })
+    }
+
+    fn log_read<'a>(&'a self, readings: &'a [Reading]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            log::add_readings(&mut transaction, readings).await?;
+            commit(transaction).await
         })
     }
 
@@ -422,14 +521,16 @@ async fn place(connection: &mut SqliteConnection, batch: &Batch) -> Result<Resul
     Ok(if same { Ok(stored.len()) } else { Err(Refused::Fork) })
 }
 
-/// Writes the records of a batch beyond the first `known`.
+/// Writes the records of a batch beyond the first `known`, and adds their leaves.
 async fn extend(
     connection: &mut SqliteConnection,
     batch: &Batch,
     known: usize,
     now_ms: u64,
+    leaves: &mut Vec<Digest>,
 ) -> Result<Appended, StoreError> {
     let new = batch.records.get(known..).unwrap_or_default();
+    leaves.extend(new.iter().map(|record| leaf_hash(&record.canonical)));
     let first_seq = batch.first_seq.saturating_add(known as u64);
     let mut seq = first_seq;
     for chunk in new.chunks(ROWS_A_STATEMENT) {
@@ -477,13 +578,14 @@ async fn insert_records(
             .push_bind(signed(now_ms))
             .push_bind(record.canonical.as_slice());
     });
-    query
+    let written = query
         .build()
         .persistent(false)
-        .execute(connection)
+        .execute(&mut *connection)
         .await
         .map_err(StoreError::Failed)?;
-    Ok(())
+    let last = unsigned(written.last_insert_rowid(), "position")?;
+    log::note_calls(connection, last.saturating_sub(records.len() as u64), records).await
 }
 
 fn state_name(state: AgentState) -> Option<&'static str> {

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use authz::audit::{Chain, Kind, Record, SourceId};
 use authz::identity::SpiffeId;
 use authz::jwks::Jwks;
+use authz::log::checkpoint::SignedCheckpoint;
+use authz::log::tree::{Frontier, leaf_hash};
 use authz::policy::{Bundle, BundleKeys, PolicyError, RawBundle, Version};
 use authz::state::{RawStateList, StateList};
 use axum::Router;
@@ -25,6 +27,7 @@ use tower::ServiceExt;
 pub(crate) const SERVER: &str = "spiffe://cluster.local/ns/ostiary/sa/policy-server";
 pub(crate) const ORCHESTRATOR: &str = "spiffe://cluster.local/ns/orchestration/sa/orchestrator";
 pub(crate) const SCHEDULER: &str = "spiffe://cluster.local/ns/orchestration/sa/scheduler";
+pub(crate) const AUDITOR: &str = "spiffe://cluster.local/ns/audit/sa/auditor";
 pub(crate) const ANALYST: &str = "spiffe://cluster.local/ns/agents/sa/analyst-7";
 pub(crate) const WAREHOUSE: &str = "spiffe://cluster.local/ns/data/sa/warehouse";
 pub(crate) const NOW: u64 = 1_800_000_000;
@@ -107,6 +110,7 @@ authentication: {{ mode: sidecar }}
 roles:
   {ORCHESTRATOR}: [issuer]
   {SCHEDULER}: [issuer]
+  {AUDITOR}: [auditor]
 {more}"
         );
         std::fs::write(self.config(), text).unwrap();
@@ -322,4 +326,41 @@ impl Source {
         }
         body
     }
+}
+
+/// Every stored record is in the tree once, in its order, and every checkpoint that was signed is of that tree.
+pub(crate) async fn assert_the_tree_is_whole(app: &App) {
+    let store = app.store();
+    let mut tree = Frontier::new();
+    let mut roots = vec![tree.root()];
+    loop {
+        let records = store.records_from(tree.size() + 1, 1000).await.unwrap();
+        if records.is_empty() {
+            break;
+        }
+        for record in records {
+            assert_eq!(record.position, tree.size() + 1);
+            tree.push(leaf_hash(&record.canonical));
+            roots.push(tree.root());
+        }
+    }
+    let head = store.tree().await.unwrap();
+    assert_eq!((head.size, head.root), (tree.size(), tree.root()));
+    assert_eq!(head.size, store.record_count().await.unwrap());
+    let keys: Vec<_> = app.log.keys().iter().map(|key| key.public().clone()).collect();
+    let checkpoints = store.checkpoints(0, 1000).await.unwrap();
+    assert!(!checkpoints.is_empty());
+    for kept in checkpoints {
+        let signed = SignedCheckpoint::verify(&kept.note, &keys).unwrap().checkpoint;
+        let size = usize::try_from(signed.size).unwrap();
+        assert_eq!(Some(&signed.root), roots.get(size), "the checkpoint of {size}");
+    }
+}
+
+/// A request of an auditor, or whoever `peer` is.
+pub(crate) fn read(path: &str, peer: &str) -> Request<Body> {
+    Request::get(path)
+        .header("x-forwarded-client-cert", xfcc(peer))
+        .body(Body::empty())
+        .unwrap()
 }

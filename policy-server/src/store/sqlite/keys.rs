@@ -5,7 +5,7 @@ use authz::policy::Version;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use super::{epoch, rows, signed, unsigned};
+use super::{epoch, has_table, rows, signed, unsigned};
 use crate::keys::{KeyKind, KeyState};
 use crate::store::{KeyChange, LiveTokens, StoreError, StoredKey};
 
@@ -19,13 +19,10 @@ pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<StoredK
 
 /// All keys, of a database that may be older than their table.
 pub(super) async fn peek(connection: &mut SqliteConnection) -> Result<Vec<StoredKey>, StoreError> {
-    let table: Option<i64> = sqlx::query_scalar("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'keys'")
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(StoreError::Failed)?;
-    match table {
-        Some(_) => all(connection).await,
-        None => Ok(Vec::new()),
+    if has_table(connection, "keys").await? {
+        all(connection).await
+    } else {
+        Ok(Vec::new())
     }
 }
 

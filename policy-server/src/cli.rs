@@ -2,8 +2,9 @@
 //!
 //! Every command answers on the standard output, as text for people or as JSON (`--output json`) for programs, and
 //! says by its exit code how it went: 0 all is well, 1 there is a finding or a denial, 2 it could not be run (with
-//! the reason on the standard error). Nothing is printed in colour unless it goes to a terminal.
+//! the reason on the standard error), 3 nothing is wrong, but not all that was asked can be shown. Nothing is printed in colour unless it goes to a terminal.
 
+mod audit;
 mod check;
 mod decide;
 mod issue;
@@ -39,7 +40,8 @@ const EXAMPLES: &str = "Examples:
   ostiary serve --config ostiary.yaml
   ostiary decide --cases cases.jsonl
 
-Exit codes: 0 all is well, 1 a finding or a denial, 2 wrong usage or it could not be run";
+Exit codes: 0 all is well, 1 a finding or a denial, 2 wrong usage or it could not be run, 3 not all
+can be shown (audit verify)";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -50,6 +52,9 @@ enum Command {
     /// Show, make, rotate and retire the keys of a policy server
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Read the log of records, and prove offline what it holds
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Check agent and service files before they are applied
     Check(check::Check),
     /// Write the NetworkPolicies and Istio policies that agent and service files stand for
@@ -93,6 +98,8 @@ enum Outcome {
     Clean,
     /// A mistake was found, or the answer is no.
     Finding,
+    /// Nothing is wrong, but not all that was asked can be shown.
+    Unshown,
     /// Done as far as it went, but part of the input could not be used; what was wrong is on the standard error.
     Incomplete,
 }
@@ -102,12 +109,14 @@ impl From<Outcome> for ExitCode {
         Self::from(match outcome {
             Outcome::Clean => 0,
             Outcome::Finding => 1,
+            Outcome::Unshown => UNSHOWN,
             Outcome::Incomplete => CANNOT_RUN,
         })
     }
 }
 
 const CANNOT_RUN: u8 = 2;
+const UNSHOWN: u8 = 3;
 
 /// Why a command could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +127,8 @@ enum Error {
     Server(#[from] server::ServerError),
     #[error(transparent)]
     Keys(#[from] keys::KeysError),
+    #[error(transparent)]
+    Audit(#[from] audit::AuditError),
     #[error(transparent)]
     Check(#[from] check::CheckError),
     #[error(transparent)]
@@ -157,6 +168,7 @@ fn dispatch(command: Command, printer: &mut Printer) -> Result<Outcome, Error> {
         Command::Serve(serve) => serve.run()?,
         Command::Issue(issue) => issue.run(printer)?,
         Command::Keys(keys) => keys.run(printer)?,
+        Command::Audit(audit) => audit.run(printer)?,
         Command::Check(check) => check.run(printer)?,
         Command::Render(render) => render.run(printer)?,
         Command::Decide(decide) => decide.run(printer)?,

@@ -16,6 +16,13 @@ const COMMANDS: &[&[&str]] = &[
     &["keys", "generate"],
     &["keys", "rotate"],
     &["keys", "retire"],
+    &["audit"],
+    &["audit", "tail"],
+    &["audit", "search"],
+    &["audit", "show"],
+    &["audit", "export"],
+    &["audit", "verify"],
+    &["audit", "prove"],
     &["check"],
     &["render"],
     &["decide"],
@@ -38,7 +45,7 @@ fn every_command_has_help_with_examples() {
                 !run.stdout.contains('\x1b'),
                 "{command:?} is coloured without a terminal"
             );
-            if *command != ["keys"] {
+            if ![["keys"], ["audit"]].iter().any(|group| command == group) {
                 assert!(run.stdout.contains("Examples:\n  "), "{command:?} {flag}");
             }
         }
@@ -98,6 +105,10 @@ fn wrong_usage_exits_with_2_and_says_why_on_the_standard_error() {
         &["keys", "rotate", "token", "--data", "a", "--unix", "b"],
         &["keys", "retire", "--data", "a"],
         &["keys", "retire", "a b", "--data", "a"],
+        &["audit", "verify", "a"],
+        &["audit", "export", "--data", "a"],
+        &["audit", "prove", "--data", "a", "--log-key", "k"],
+        &["audit", "tail"],
         &["decide"],
         &["decide", "--cases", "a", "--policy", "b", "--workload", "c"],
         &["decide", "--policy", "b"],
@@ -118,6 +129,9 @@ fn what_cannot_run_exits_with_2_and_one_line() {
         &["keys", "rotate", "token", "--data", "nowhere"],
         &["keys", "rotate", "bundle", "--unix", "nowhere.sock"],
         &["keys", "retire", "a", "--data", "nowhere"],
+        &["audit", "verify", "nowhere", "--key", "k"],
+        &["audit", "tail", "--data", "nowhere"],
+        &["audit", "export", "--data", "nowhere", "--out", "a"],
         &["render", "nowhere"],
         &["decide", "--cases", "nowhere.jsonl"],
         &[
@@ -179,7 +193,9 @@ fn completions_name_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let run = run(&["completion", shell]);
         assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{shell}");
-        for word in ["serve", "issue", "check", "render", "decide", "agent-id", "cases"] {
+        for word in [
+            "serve", "issue", "check", "render", "decide", "agent-id", "cases", "audit", "export", "verify",
+        ] {
             assert!(run.stdout.contains(word), "{shell}: {word}");
         }
     }

@@ -13,6 +13,7 @@ use super::server::Server;
 use crate::config::{Config, ConfigError};
 use crate::keys::KeyError;
 use crate::keys::folder::KeyFolder;
+use crate::log::LogError;
 use crate::operator;
 use crate::secret::SecretError;
 use crate::signer::SignerError;
@@ -46,6 +47,8 @@ pub(super) enum KeysError {
     Signer(#[from] SignerError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Log(#[from] LogError),
     #[error("no server listens on `{}`: is it running, and are you its user?", .0.display())]
     NotRunning(PathBuf),
 }
@@ -62,9 +65,9 @@ impl Keys {
 }
 
 /// The running server: the one whose configuration or data folder is at hand, by the socket that its own user can open;
-/// else one that is asked like any other, for which the caller needs the role `operator`.
+/// else one that is asked like any other, for which the caller needs a role: `operator` for keys, `auditor` for the log.
 #[derive(Debug, clap::Args)]
-struct Running {
+pub(super) struct Running {
     /// The server's configuration, on its own machine and as its own user
     #[arg(long, value_name = "FILE", help_heading = "The server")]
     config: Option<PathBuf>,
@@ -77,7 +80,7 @@ struct Running {
 
 impl Running {
     /// The server to ask; a socket that nobody listens on is told apart from other failures.
-    fn find(&self) -> Result<Found<'_>, KeysError> {
+    pub(super) fn find(&self) -> Result<Found<'_>, KeysError> {
         let data = match (&self.config, &self.data) {
             (Some(config), _) => Config::load(config)?.data,
             (None, Some(data)) => data.clone(),
@@ -92,7 +95,7 @@ impl Running {
 }
 
 /// The server that is asked.
-enum Found<'a> {
+pub(super) enum Found<'a> {
     Named(&'a Server),
     Own(Box<Server>),
 }
@@ -134,7 +137,7 @@ impl Files {
 }
 
 /// A time in seconds since 1970, as people read it, in UTC.
-fn moment(seconds: u64) -> String {
+pub(super) fn moment(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);

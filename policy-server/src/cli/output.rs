@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -40,6 +41,11 @@ impl Printer {
             Format::Text => writeln!(self.out, "{text}"),
             Format::Json => self.json(value),
         }
+    }
+
+    /// Whether the answer is for programs.
+    pub(super) fn is_json(&self) -> bool {
+        self.format == Format::Json
     }
 
     /// Prints one line of JSON.
@@ -124,4 +130,63 @@ pub(super) fn printable(text: &str) -> String {
             }
         })
         .collect()
+}
+
+/// How far something long is, on the standard error if that is a terminal, and nowhere if not.
+pub(super) struct Progress {
+    what: &'static str,
+    all: u64,
+    calls: u32,
+    shown: Option<Instant>,
+    terminal: bool,
+}
+
+impl Progress {
+    /// Looking at the clock takes longer than a line of a log.
+    const LOOK_EVERY: u32 = 1024;
+
+    const SHOW_EVERY: Duration = Duration::from_millis(200);
+
+    /// Before the first of `all`.
+    pub(super) fn new(what: &'static str, all: u64) -> Self {
+        Self {
+            what,
+            all,
+            calls: 0,
+            shown: None,
+            terminal: io::stderr().is_terminal(),
+        }
+    }
+
+    /// Shows how far it is, unless that was done just now.
+    pub(super) fn show(&mut self, done: u64) {
+        if self.terminal && self.shown.is_none_or(|shown| shown.elapsed() > Self::SHOW_EVERY) {
+            self.shown = Some(Instant::now());
+            let percent = done.saturating_mul(100).checked_div(self.all).unwrap_or(0);
+            let _ = write!(
+                io::stderr(),
+                "\r{} {percent:>3} % ({done} of {})\x1b[K",
+                self.what,
+                self.all
+            );
+        }
+    }
+
+    /// The same for what is called very often, and learns only later how many there are.
+    pub(super) fn show_of(&mut self, done: u64, all: u64) {
+        self.calls += 1;
+        if self.terminal && self.calls.is_multiple_of(Self::LOOK_EVERY) {
+            self.calls = 0;
+            self.all = all;
+            self.show(done);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
 }

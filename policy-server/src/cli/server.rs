@@ -93,9 +93,23 @@ impl Answer {
     ///
     /// If it is neither.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<Result<T, Refusal>, ServerError> {
+        match self.bytes()? {
+            Ok(body) => serde_json::from_slice(body)
+                .map(Ok)
+                .map_err(|_| ServerError::Answer(self.status)),
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// The bytes that were asked for, or why they were refused.
+    ///
+    /// # Errors
+    ///
+    /// If it is neither.
+    pub(super) fn bytes(&self) -> Result<Result<&[u8], Refusal>, ServerError> {
         let foreign = || ServerError::Answer(self.status);
         if self.status.is_success() {
-            return serde_json::from_slice(&self.body).map(Ok).map_err(|_| foreign());
+            return Ok(Ok(&self.body));
         }
         let problem = serde_json::from_slice::<Value>(&self.body).map_err(|_| foreign())?;
         if problem.get("code").is_none() {
@@ -147,33 +161,28 @@ impl Server {
         }
     }
 
-    /// Asks, and reads the answer whole.
+    /// Asks once, and reads the answer whole.
     pub(super) async fn ask(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Answer, ServerError> {
+        self.session()?.ask(method, path, body, MAX_ANSWER_BYTES).await
+    }
+
+    /// Connections that are kept, for asking often.
+    pub(super) fn session(&self) -> Result<Session, ServerError> {
         let base = self.base()?;
-        let address = base.join(path).map_err(|_| ServerError::Address(base.clone()))?;
-        let mut request = self.client(&base)?.request(method, address);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        if let Some(path) = &self.key_file {
-            self.refuse_clear_text(&base)?;
-            request = request.bearer_auth(read_key(path)?);
-        }
-        let mut response = request.send().await?;
-        let status = response.status();
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_ANSWER_BYTES {
-                return Err(ServerError::Answer(status));
+        let bearer = match &self.key_file {
+            Some(path) => {
+                self.refuse_clear_text(&base)?;
+                Some(read_key(path)?)
             }
-        }
-        Ok(Answer { status, body })
+            None => None,
+        };
+        let client = self.client(&base)?;
+        Ok(Session { client, base, bearer })
     }
 
     fn base(&self) -> Result<Url, ServerError> {
@@ -230,6 +239,44 @@ impl Server {
         } else {
             Err(ServerError::KeyInTheClear(base.clone()))
         }
+    }
+}
+
+/// A server that is asked often.
+pub(super) struct Session {
+    client: Client,
+    base: Url,
+    bearer: Option<String>,
+}
+
+impl Session {
+    /// Asks, and reads the answer whole, if it has at most `most_bytes`.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+        most_bytes: usize,
+    ) -> Result<Answer, ServerError> {
+        let base = &self.base;
+        let address = base.join(path).map_err(|_| ServerError::Address(base.clone()))?;
+        let mut request = self.client.request(method, address);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        if let Some(bearer) = &self.bearer {
+            request = request.bearer_auth(bearer);
+        }
+        let mut response = request.send().await?;
+        let status = response.status();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > most_bytes {
+                return Err(ServerError::Answer(status));
+            }
+        }
+        Ok(Answer { status, body })
     }
 }
 

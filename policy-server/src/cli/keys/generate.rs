@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::KeysError;
 use crate::cli::Outcome;
 use crate::cli::output::Printer;
-use crate::keys::KeyKind;
 use crate::secret;
 use crate::signer::Signer;
 
@@ -17,21 +16,43 @@ use crate::signer::Signer;
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) struct Generate {
     /// What it will sign
-    kind: KeyKind,
+    kind: Signs,
     /// The folder; it is made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
 
+/// What keys are made for. Those of the log take no turns: all that there are sign (see [`crate::log::keys`]).
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Signs {
+    /// Capability tokens
+    Token,
+    /// Bundles and state lists
+    Bundle,
+    /// Checkpoints of the log of records
+    Log,
+}
+
+impl Signs {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Bundle => "bundle",
+            Self::Log => "log",
+        }
+    }
+}
+
 const EXAMPLES: &str = "Examples:
   ostiary keys generate token --out keys
   ostiary keys generate bundle --out keys
+  ostiary keys generate log --out keys
   kubectl create secret generic keys --namespace ostiary --from-file keys";
 
 #[derive(Debug, Serialize)]
 struct Generated<'a> {
     kid: &'a str,
-    kind: KeyKind,
+    kind: &'static str,
     file: &'a std::path::Path,
     public: &'a Jwk,
 }
@@ -41,7 +62,7 @@ impl Generate {
         let signer = self.make()?;
         let generated = Generated {
             kid: signer.kid(),
-            kind: self.kind,
+            kind: self.kind.as_str(),
             file: signer.path(),
             public: signer.public(),
         };

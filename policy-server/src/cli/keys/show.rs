@@ -17,6 +17,7 @@ use crate::cli::server::{self, Server, ServerError};
 use crate::keys::folder::{KeyFiles, KeyFolder};
 use crate::keys::ring::{self, Settled};
 use crate::keys::{KeyKind, KeyState};
+use crate::log::{self, keys::LogKey};
 use crate::operator;
 use crate::signer::Signer;
 use crate::store::StoredKey;
@@ -43,6 +44,7 @@ struct Shown {
     spare: Vec<(KeyKind, String)>,
     token_keys: Jwks,
     bundle_keys: Jwks,
+    log_keys: Vec<String>,
     signing: Option<Signing>,
 }
 
@@ -79,6 +81,7 @@ impl Shown {
             spare: spare(&files, &stored),
             token_keys: ring::published(&stored, KeyKind::Token)?,
             bundle_keys: ring::published(&stored, KeyKind::Bundle)?,
+            log_keys: log_keys(data, folder).await?,
             stored,
             signing,
         })
@@ -95,6 +98,7 @@ impl Shown {
         json!({
             "token_keys": self.token_keys,
             "bundle_keys": self.bundle_keys,
+            "log_keys": self.log_keys,
             "keys": stored.chain(spare).collect::<Vec<_>>(),
             "sources": self.signing.as_ref().map(Value::from),
         })
@@ -124,6 +128,13 @@ impl Shown {
                 };
                 describe_known(known, &mut text);
             }
+        }
+        if !self.log_keys.is_empty() {
+            let title = "Log keys, which sign the log of records; give them to who checks it (audit verify --key)";
+            let _ = writeln!(text, "{}", printer.strong(title));
+        }
+        for key in &self.log_keys {
+            let _ = writeln!(text, "  {key}");
         }
         text.truncate(text.trim_end().len());
         text
@@ -171,6 +182,16 @@ fn spare(files: &KeyFiles, stored: &[StoredKey]) -> Vec<(KeyKind, String)> {
         .flat_map(|(kind, keys)| keys.keys().map(move |kid| (*kind, kid)));
     let spare = all.filter(|(_, kid)| !stored.iter().any(|key| key.kid() == *kid));
     spare.map(|(kind, kid)| (kind, kid.to_string())).collect()
+}
+
+/// The keys of a log that has been signed: before that nothing says its name.
+async fn log_keys(data: &Path, folder: &KeyFolder) -> Result<Vec<String>, KeysError> {
+    let Some(origin) = SqliteStore::peek_origin(&data.join(DATABASE)).await? else {
+        return Ok(Vec::new());
+    };
+    let keys = log::keys::read(folder, data)?.into_iter();
+    let keys = keys.map(|signer| Ok(LogKey::new(signer, &origin)?.public().to_string()));
+    keys.collect()
 }
 
 async fn ask(data: &Path) -> Result<Signing, ServerError> {

@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use authz::denial::Code;
 
 /// Each table of fields: its page, its name, the struct that it describes, and whether its names are in camel case.
-const TABLES: [(&str, &str, &str, &str, bool); 12] = [
+const TABLES: [(&str, &str, &str, &str, bool); 13] = [
     (CONFIGURATION, "filter", "filter/src/config.rs", "RawConfig", false),
     (CONFIGURATION, "server", SERVER, "RawConfig", true),
     (CONFIGURATION, "server.policy.kubernetes", SERVER, "RawKubernetes", true),
     (CONFIGURATION, "server.token", SERVER, "RawToken", true),
     (CONFIGURATION, "server.state", SERVER, "RawState", true),
     (CONFIGURATION, "server.bundle", SERVER, "RawBundle", true),
+    (CONFIGURATION, "server.audit", SERVER, "RawAudit", true),
     (
         CONFIGURATION,
         "server.limits",
@@ -411,5 +412,52 @@ fn every_command_of_ostiary_that_is_named_exists() {
                 page.display()
             );
         }
+    }
+}
+
+/// The files on the audit page are whole: our tools prove them, and so does what the page says anybody can run.
+#[test]
+fn the_log_on_the_audit_page_is_proven_with_our_tools_and_without() {
+    let page = read("docs/audit.md");
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let (export, checkpoint) = (example(&page, "worked: export"), example(&page, "worked: checkpoint"));
+    write("log.jsonl", export);
+    write("checkpoint", checkpoint);
+    write("receipt.jsonl", example(&page, "worked: receipt"));
+    write("check.py", example(&page, "run: check"));
+    let key = page.split("(The key is `").nth(1).unwrap().split('`').next().unwrap();
+    let run = |program: &Path, arguments: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        let output = command.args(arguments).current_dir(folder.path()).output();
+        let output = output.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), stdout)
+    };
+    let ostiary = tests::built::ostiary().unwrap();
+    let verify = ["audit", "verify", "log.jsonl", "--key", key];
+    assert_eq!(run(&ostiary, &verify).0, Some(3));
+    let complete = [&verify[..], &["--checkpoint", "checkpoint"]].concat();
+    assert_eq!(run(&ostiary, &complete).0, Some(0));
+    assert_eq!(
+        run(&ostiary, &["audit", "verify", "receipt.jsonl", "--key", key]).0,
+        Some(0)
+    );
+
+    let check = ["check.py", "log.jsonl", key];
+    let (code, said) = run(Path::new("python3"), &check);
+    assert_eq!((code, said.as_str()), (Some(0), "3 records of 1 sources, all signed\n"));
+    // A record's time; and a byte of the signature that the Python program checks.
+    let (before, last) = export.rsplit_once("{\"checkpoint\":").unwrap();
+    let (text, signature) = last.split_once("\\n\\n").unwrap();
+    let middle = signature.find(' ').unwrap() + 60;
+    let other = if signature[middle..].starts_with('A') { 'B' } else { 'A' };
+    let signature = format!("{}{other}{}", &signature[..middle], &signature[middle + 1..]);
+    let forged = format!("{before}{{\"checkpoint\":{text}\\n\\n{signature}");
+    for changed in [export.replace("1800000000007", "1800000000008"), forged] {
+        assert_ne!(changed, export);
+        write("log.jsonl", &changed);
+        assert_eq!(run(&ostiary, &complete).0, Some(1));
+        assert_eq!(run(Path::new("python3"), &check).0, Some(1));
     }
 }

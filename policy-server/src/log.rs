@@ -109,7 +109,14 @@ impl Log {
             readings: Readings::default(),
         };
         log.compare_with_signed().await?;
-        log.sign().await?;
+        match log.sign().await {
+            // A full disk must not keep the server from starting: it is not ready then, and recovers by itself.
+            Err(LogError::Store(error)) => {
+                log.metrics.log_failures.inc();
+                tracing::error!(%error, "the log could not be signed");
+            }
+            signed => drop(signed?),
+        }
         Ok(log)
     }
 

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use authz::audit::{Chain, Kind, Record, SourceId};
+use authz::log::tile;
+use authz::log::tree::{Frontier, leaf_hash};
 use authz::policy::Version;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
@@ -71,6 +73,7 @@ async fn killing_the_policy_server_loses_nothing_and_the_mesh_recovers_by_itself
 
     mesh.at_rest().await.unwrap();
     check_stored(&mesh, &answered).await;
+    check_tree(&mesh).await;
     let ledger = Ledger::read(&mesh.database()).await.unwrap();
     ledger.print(mesh.database_bytes());
     assert_eq!(
@@ -220,6 +223,37 @@ async fn check_stored(mesh: &LoadMesh, answered: &Answered) {
     let issued: std::collections::BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
     for (jti, _) in &answered.tokens {
         assert!(issued.contains(jti), "token {jti} was answered, but is lost");
+    }
+}
+
+/// Every record is a leaf of the tree, once and in its order, and every checkpoint signs a tree that this one continues.
+async fn check_tree(mesh: &LoadMesh) {
+    let mut database = ledger::open(&mesh.database()).await.unwrap();
+    // One snapshot: records may still come.
+    sqlx::query("BEGIN").execute(&mut database).await.unwrap();
+    let rows = sqlx::query("SELECT record FROM records ORDER BY position");
+    let rows = rows.fetch_all(&mut database).await.unwrap();
+    let leaves: Vec<_> = rows.iter().map(|row| leaf_hash(row.get(0))).collect();
+    let mut tree = Frontier::new();
+    let mut roots = vec![tree.root()];
+    for leaf in &leaves {
+        tree.push(*leaf);
+        roots.push(tree.root());
+    }
+    let tiles = sqlx::query("SELECT hashes FROM tiles WHERE level = 0 ORDER BY tile");
+    let tiles = tiles.fetch_all(&mut database).await.unwrap();
+    let in_tree: Vec<_> = tiles.iter().flat_map(|row| tile::hashes(row.get(0))).collect();
+    assert!(in_tree == leaves, "the tree is not of the records");
+    let signed = sqlx::query("SELECT size, root FROM checkpoints ORDER BY size");
+    let signed = signed.fetch_all(&mut database).await.unwrap();
+    assert!(!signed.is_empty());
+    for row in signed {
+        let size = usize::try_from(row.get::<i64, _>(0)).unwrap();
+        assert_eq!(
+            roots[size].as_bytes().as_slice(),
+            row.get::<&[u8], _>(1),
+            "the checkpoint of {size}"
+        );
     }
 }
 

@@ -211,6 +211,11 @@ impl Trail {
         let (scope, tool) = match self.right {
             Some(Right::Scope(scope)) => (Some(scope.to_string()), None),
             Some(Right::Tool { name, scope }) => (scope.map(|scope| scope.to_string()), Some(name.to_string())),
+            Some(Right::Prompt { scope, .. }) => (scope.map(|scope| scope.to_string()), None),
+            Some(Right::Resources(needs)) => {
+                let scope = needs.into_iter().find_map(|need| need.scope);
+                (scope.map(|scope| scope.to_string()), None)
+            }
             Some(Right::Session | Right::Exempt | Right::ControlPlane) | None => (None, None),
         };
         let detail = result.as_ref().err().map(|denial| denial.detail().to_owned());

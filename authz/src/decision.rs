@@ -17,7 +17,7 @@ use crate::claims::Claims;
 use crate::denial::{Code, Denial, Needed};
 use crate::identity::{AgentId, ServiceId, SpiffeId, ToolName};
 use crate::policy::{Agent, Bundle, Service};
-use crate::request::{Facts, Right, Side};
+use crate::request::{Facts, ResourceNeed, Right, Side};
 use crate::scope::Scope;
 use crate::state::{AgentState, StateList};
 use crate::token::VerifiedToken;
@@ -148,7 +148,7 @@ pub fn exempt(q: &Question<'_>, facts: &Facts) -> bool {
             .as_ref()
             .and_then(|service| find_service(q.bundle, service).ok())
             .is_some_and(|service| exempts(service, q.peer, facts)),
-        Right::Tool { .. } | Right::Session => false,
+        Right::Tool { .. } | Right::Prompt { .. } | Right::Resources(_) | Right::Session => false,
     }
 }
 
@@ -229,7 +229,9 @@ fn find_service<'a>(bundle: &'a Bundle, id: &ServiceId) -> Result<&'a Service, D
 fn exempts(service: &Service, peer: Option<&SpiffeId>, facts: &Facts) -> bool {
     match facts.right {
         Right::Exempt | Right::Scope(_) => {}
-        Right::Tool { .. } | Right::Session | Right::ControlPlane => return false,
+        Right::Tool { .. } | Right::Prompt { .. } | Right::Resources(_) | Right::Session | Right::ControlPlane => {
+            return false;
+        }
     }
     service.exempt().iter().any(|exempt| {
         peer == Some(&exempt.peer)
@@ -282,13 +284,15 @@ fn check_state(state: &StateList, claims: &Claims) -> Result<(), Denial> {
 fn check_right(admitted: &Admitted<'_>, facts: &Facts) -> Result<(), Denial> {
     check_own(admitted, facts)?;
     match &facts.right {
-        Right::Scope(scope) => check_scope(admitted, scope, None),
+        Right::Scope(scope) => check_scope(admitted, scope, needed(Some(scope), None)),
         Right::Tool { name, scope } => {
             check_tool(admitted, name, scope.as_ref())?;
-            scope
-                .as_ref()
-                .map_or(Ok(()), |scope| check_scope(admitted, scope, Some(name)))
+            scope.as_ref().map_or(Ok(()), |scope| {
+                check_scope(admitted, scope, needed(Some(scope), Some(name)))
+            })
         }
+        Right::Prompt { name, scope } => check_prompt(admitted, name, scope.as_ref()),
+        Right::Resources(resources) => resources.iter().try_for_each(|need| check_resource(admitted, need)),
         Right::Session => Ok(()),
         // Only the peers that the service lists; they were let through before.
         Right::Exempt => Err(Denial::new(Code::RouteUnknown, "the path matches no route")),
@@ -316,8 +320,38 @@ fn check_tool(admitted: &Admitted<'_>, tool: &ToolName, scope: Option<&Scope>) -
     Ok(())
 }
 
-fn check_scope(admitted: &Admitted<'_>, scope: &Scope, tool: Option<&ToolName>) -> Result<(), Denial> {
-    let deny = |code, detail| Err(Denial::new(code, detail).with_needed(needed(Some(scope), tool)));
+/// A token lists no prompts: what narrows it is the scope that the service's file may ask for.
+fn check_prompt(admitted: &Admitted<'_>, prompt: &ToolName, scope: Option<&Scope>) -> Result<(), Denial> {
+    let needed = needed_prompt(prompt, scope);
+    if !admitted.agent.lists_prompt(admitted.service.id(), prompt) {
+        let detail = "the agent's policy does not list the prompt";
+        return Err(Denial::new(Code::PromptNotInPolicy, detail).with_needed(needed));
+    }
+    scope.map_or(Ok(()), |scope| check_scope(admitted, scope, needed))
+}
+
+/// As for prompts. The policy lists what the service lists: the URI, or the template that it matches.
+fn check_resource(admitted: &Admitted<'_>, need: &ResourceNeed) -> Result<(), Denial> {
+    let Admitted { agent, service, .. } = admitted;
+    let needed = needed_resource(need);
+    let rule = service
+        .resource_template(&need.uri)
+        .or_else(|| service.resource(&need.uri));
+    let Some(rule) = rule else {
+        let detail = "the service offers no such resource";
+        return Err(Denial::new(Code::ResourceNotOffered, detail).with_needed(needed));
+    };
+    if !agent.lists_resource(service.id(), rule.template.as_str()) {
+        let detail = "the agent's policy does not list the resource";
+        return Err(Denial::new(Code::ResourceNotInPolicy, detail).with_needed(needed));
+    }
+    need.scope
+        .as_ref()
+        .map_or(Ok(()), |scope| check_scope(admitted, scope, needed))
+}
+
+fn check_scope(admitted: &Admitted<'_>, scope: &Scope, needed: Needed) -> Result<(), Denial> {
+    let deny = |code, detail| Err(Denial::new(code, detail).with_needed(needed));
     if !admitted.claims.scope.contains(scope) {
         return deny(Code::ScopeNotGranted, "the token does not hold the scope");
     }
@@ -341,7 +375,21 @@ fn needed(scope: Option<&Scope>, tool: Option<&ToolName>) -> Needed {
     Needed {
         scope: scope.map(ToString::to_string),
         tool: tool.map(ToString::to_string),
-        audience: None,
+        ..Needed::default()
+    }
+}
+
+fn needed_prompt(prompt: &ToolName, scope: Option<&Scope>) -> Needed {
+    Needed {
+        prompt: Some(prompt.to_string()),
+        ..needed(scope, None)
+    }
+}
+
+fn needed_resource(need: &ResourceNeed) -> Needed {
+    Needed {
+        resource: Some(need.uri.clone()),
+        ..needed(need.scope.as_ref(), None)
     }
 }
 
@@ -353,6 +401,11 @@ fn name_right(denial: Denial, right: &Right) -> Denial {
     match right {
         Right::Scope(scope) => denial.with_needed(needed(Some(scope), None)),
         Right::Tool { name, scope } => denial.with_needed(needed(scope.as_ref(), Some(name))),
+        Right::Prompt { name, scope } => denial.with_needed(needed_prompt(name, scope.as_ref())),
+        Right::Resources(resources) => match resources.first() {
+            Some(need) => denial.with_needed(needed_resource(need)),
+            None => denial,
+        },
         Right::Session | Right::Exempt | Right::ControlPlane => denial,
     }
 }

@@ -28,6 +28,12 @@ pub struct Needed {
     /// The tool that was called.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool: Option<String>,
+    /// The prompt that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// The resource that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
     /// The identity that the token's `aud` would have to hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audience: Option<String>,
@@ -36,7 +42,11 @@ pub struct Needed {
 impl Needed {
     /// Whether nothing is named.
     pub fn is_empty(&self) -> bool {
-        self.scope.is_none() && self.tool.is_none() && self.audience.is_none()
+        self.scope.is_none()
+            && self.tool.is_none()
+            && self.prompt.is_none()
+            && self.resource.is_none()
+            && self.audience.is_none()
     }
 }
 

@@ -39,7 +39,7 @@
 //! | from | modules |
 //! |---|---|
 //! | bytes to values | [`json`], [`jws`], [`jwks`] |
-//! | names and rights | [`identity`], [`scope`], [`claims`] |
+//! | names and rights | [`identity`], [`scope`], [`resource`], [`claims`] |
 //! | who vouches | [`token`], [`policy`], [`state`] |
 //! | what people write | [`manifest`] |
 //! | what is asked | [`request`], [`protocol`] |
@@ -61,6 +61,7 @@ pub mod manifest;
 pub mod policy;
 pub mod protocol;
 pub mod request;
+pub mod resource;
 pub mod scope;
 pub mod state;
 #[cfg(test)]

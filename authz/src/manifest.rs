@@ -79,6 +79,12 @@ pub struct AgentSpec {
     /// Tools that it may never call, whatever a token says.
     #[serde(default)]
     pub forbidden_tools: Vec<String>,
+    /// Prompts that it may get: `prompt`, `service/prompt` or `namespace/service/prompt`.
+    #[serde(default)]
+    pub prompts: Vec<String>,
+    /// Resources that it may read, each by the URI or template that its service lists, alone or after `service/`.
+    #[serde(default)]
+    pub resources: Vec<String>,
     /// Scopes that it may be granted.
     #[serde(default)]
     pub scope: Vec<String>,
@@ -146,6 +152,12 @@ pub struct ServiceSpec {
     /// The tools that an MCP service offers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tools: BTreeMap<String, ToolSpec>,
+    /// The prompts that an MCP service offers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prompts: BTreeMap<String, ToolSpec>,
+    /// The resources that an MCP service offers, by URI or template.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resources: BTreeMap<String, ToolSpec>,
     /// The endpoint of an MCP service; [`DEFAULT_MCP_PATH`] if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
@@ -213,11 +225,11 @@ pub struct ExemptSpec {
     pub path: String,
 }
 
-/// A tool that an MCP service offers.
+/// A tool, prompt or resource that an MCP service offers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ToolSpec {
-    /// The scope that a call needs beside the tool, with captures of its arguments.
+    /// The scope that a call needs beside the name, with captures of its arguments or of the resource's template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
 }

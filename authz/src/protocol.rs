@@ -1,4 +1,4 @@
-//! What each protocol's requests ask for: an HTTP route's scope, an MCP message's tool.
+//! What each protocol's requests ask for: an HTTP route's scope, what an MCP message names.
 
 pub(crate) mod http;
 pub(crate) mod mcp;

@@ -56,12 +56,30 @@ pub enum Right {
         /// The scope that the service's template makes of the arguments.
         scope: Option<Scope>,
     },
+    /// A prompt, and the scope that its arguments ask for, if the service says so.
+    Prompt {
+        /// The prompt as the body names it.
+        name: ToolName,
+        /// The scope that the service's template makes of the arguments.
+        scope: Option<Scope>,
+    },
+    /// Resources, all of which must be granted: one, or as many as one subscription names.
+    Resources(Vec<ResourceNeed>),
     /// Part of every MCP session, naming nothing: any valid, bound token whose agent reaches the service.
     Session,
     /// No route, but one that an exempt peer may call without a capability.
     Exempt,
     /// An endpoint of the policy server that applications may call without a capability.
     ControlPlane,
+}
+
+/// A resource that a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceNeed {
+    /// Its URI as the body gives it, or the template whose values are to be completed.
+    pub uri: String,
+    /// The scope that the service's template makes of the URI.
+    pub scope: Option<Scope>,
 }
 
 /// What a request is, as far as a decision needs it. The audit record carries it, so that the decision can be made again.

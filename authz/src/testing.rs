@@ -146,6 +146,7 @@ impl World {
     pub(crate) fn code(&self) -> &'static str {
         self.verdict().code
     }
+
 }
 
 /// What analyst-7's token says.
@@ -182,11 +183,14 @@ fn bundle(aud: &str) -> Value {
                 "forward_claims": false, "body_limit_bytes": 1024,
                 "tools": {"pandas": {}, "matplotlib": {}, "bash": {}, "http": {},
                     "sql_query": {"scope": "read:data.{arguments./query/table}"}},
+                "prompts": {"greet": {}, "audit": {}, "review": {"scope": "read:data.{arguments./table}"}},
+                "resources": {"memo://a": {}, "memo://b": {}, "table://sales/{table}": {"scope": "read:data.{table}"}},
             },
         ],
         "agents": [
             {
                 "id": "analyst-7", "identity": ANALYST, "tools": ["pandas", "matplotlib", "bash", "sql_query"],
+                "prompts": ["greet", "mcp/review"], "resources": ["memo://a", "tools/mcp/table://sales/{table}"],
                 "scope": ["read:data.sales_q1_2026", "read:data.costs", "read:memory.analyst-7", "read:memory.writer-2"],
                 "reaches": ["data/warehouse", "tools/mcp"],
             },

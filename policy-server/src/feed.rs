@@ -253,8 +253,24 @@ impl Feed {
     ///
     /// As [`news`](Self::news).
     pub async fn pages(&self, workload: &SpiffeId, asked: &[PageDigest]) -> Result<Option<String>, FeedError> {
-        let bundle = self.bundle(workload, Format::Paged).await?;
-        Ok(bundle.pages.answer(asked))
+        // A bundle in a format that none of the workload's filters asked for would cost a version.
+        let served: Vec<Format> = {
+            let bundles = self.bundles.lock().await;
+            let signed = |format: &Format| bundles.signed.contains_key(&(workload.clone(), *format));
+            Format::PAGED.into_iter().filter(signed).collect()
+        };
+        let formats = if served.is_empty() {
+            Format::PAGED.to_vec()
+        } else {
+            served
+        };
+        for format in formats {
+            let bundle = self.bundle(workload, format).await?;
+            if let Some(answer) = bundle.pages.answer(asked) {
+                return Ok(Some(answer));
+            }
+        }
+        Ok(None)
     }
 
     /// The current bundle of a workload, signed anew if its content changed or half its lifetime is over.

@@ -22,6 +22,7 @@ use authz::manifest::{
     ToolSpec, bounds,
 };
 use authz::policy::{HeaderName, MAX_BODY_LIMIT_BYTES, Method, PathTemplate, PathTemplateError};
+use authz::resource::{ResourceError, ResourceGrant};
 use authz::scope::{Capture, MAX_SCOPES, Scope, ScopeTemplate, is_capture_name};
 use policy_server::files::read_objects;
 use probe::names;
@@ -87,6 +88,7 @@ fn agent() -> Value {
         "metadata": {"name": "analyst-7", "namespace": "agents"},
         "spec": {
             "serviceAccount": "analyst-7", "tools": ["pandas"], "forbiddenTools": ["bash"],
+            "prompts": ["summary"], "resources": ["memo:a"],
             "scope": ["read:data.sales"], "mayCall": [], "maxTokensPerDay": 1, "mayRefresh": "self",
             "issuers": ["spiffe://cluster.local/ns/orchestration/sa/orchestrator"], "reaches": ["warehouse", "mcp"],
         },
@@ -114,6 +116,7 @@ fn mcp() -> Value {
         "spec": {
             "serviceAccount": "mcp", "hosts": ["mcp.tools.svc.cluster.local"], "ports": [8080],
             "protocol": "mcp", "path": "/mcp", "tools": {"pandas": {"scope": "read:data.{arguments./table}"}, "bash": {}},
+            "prompts": {"summary": {"scope": "read:data.{arguments./table}"}}, "resources": {"memo:a": {"scope": "read:memo.a"}},
         },
     })
 }
@@ -138,6 +141,8 @@ fn the_schemas_have_the_fields_of_the_reader() {
         ("services.spec.routes[]", names::<RouteSpec>()),
         ("services.spec.exempt[]", names::<ExemptSpec>()),
         ("services.spec.tools{}", names::<ToolSpec>()),
+        ("services.spec.prompts{}", names::<ToolSpec>()),
+        ("services.spec.resources{}", names::<ToolSpec>()),
     ] {
         assert_eq!(properties(place), fields, "{place}");
     }
@@ -166,6 +171,8 @@ fn what_the_schemas_require_is_what_the_reader_misses() {
         let (document, pointer) = match place.as_str() {
             place if place.starts_with("agents") => (0, place.trim_start_matches("agents")),
             "services.spec.tools{}" => (2, ".spec.tools.pandas"),
+            "services.spec.prompts{}" => (2, ".spec.prompts.summary"),
+            "services.spec.resources{}" => (2, ".spec.resources.memo:a"),
             place => (1, place.trim_start_matches("services")),
         };
         let pointer = pointer.replace("[]", ".0").replace('.', "/");
@@ -198,6 +205,9 @@ fn the_schemas_have_the_bounds_of_the_reader() {
     for (place, bound, expected) in [
         ("agents.spec.tools", "maxItems", bounds::MAX_TOOLS),
         ("agents.spec.forbiddenTools", "maxItems", bounds::MAX_TOOLS),
+        ("agents.spec.prompts", "maxItems", bounds::MAX_TOOLS),
+        ("agents.spec.resources", "maxItems", bounds::MAX_TOOLS),
+        ("agents.spec.resources[]", "maxLength", bounds::MAX_RESOURCE_ENTRY_BYTES),
         ("agents.spec.scope", "maxItems", MAX_SCOPES),
         ("agents.spec.mayCall", "maxItems", bounds::MAX_CALLEES),
         ("agents.spec.issuers", "maxItems", bounds::MAX_ISSUERS),
@@ -207,6 +217,8 @@ fn the_schemas_have_the_bounds_of_the_reader() {
         ("services.spec.routes", "maxItems", bounds::MAX_ROUTES),
         ("services.spec.exempt", "maxItems", bounds::MAX_EXEMPT),
         ("services.spec.tools", "maxProperties", bounds::MAX_TOOLS),
+        ("services.spec.prompts", "maxProperties", bounds::MAX_TOOLS),
+        ("services.spec.resources", "maxProperties", bounds::MAX_TOOLS),
         (
             "services.spec.bodyLimitBytes",
             "maximum",
@@ -237,7 +249,13 @@ fn takes(place: &str, text: &str) -> bool {
         "agents.spec.serviceAccount" | "services.spec.serviceAccount" => {
             text.len() <= 253 && text.split('.').all(is_label)
         }
-        "agents.spec.tools[]" | "agents.spec.forbiddenTools[]" => ToolGrant::parse(text).is_ok(),
+        "agents.spec.tools[]" | "agents.spec.forbiddenTools[]" | "agents.spec.prompts[]" => {
+            ToolGrant::parse(text).is_ok()
+        }
+        "agents.spec.resources[]" => {
+            matches!(ResourceGrant::parse(text), Ok(_) | Err(ResourceError::Repeated))
+                && text.len() <= bounds::MAX_RESOURCE_ENTRY_BYTES
+        }
         "agents.spec.scope[]" => Scope::parse(text).is_ok(),
         "agents.spec.mayCall[]" => AgentId::parse(text).is_ok(),
         "agents.spec.issuers[]" | "services.spec.exempt[].peer" => SpiffeId::parse(text).is_ok(),
@@ -251,7 +269,10 @@ fn takes(place: &str, text: &str) -> bool {
         "services.spec.routes[].scope" => template(text, |capture| matches!(capture, Capture::Path(_))),
         "services.spec.routes[].own" => is_capture_name(text),
         "services.spec.exempt[].path" | "services.spec.path" => literal(text),
-        "services.spec.tools{}.scope" => template(text, |capture| matches!(capture, Capture::Argument(_))),
+        "services.spec.resources{}.scope" => template(text, |capture| matches!(capture, Capture::Path(_))),
+        "services.spec.tools{}.scope" | "services.spec.prompts{}.scope" => {
+            template(text, |capture| matches!(capture, Capture::Argument(_)))
+        }
         "services.spec.tokenHeader" => HeaderName::parse(text).is_some(),
         other => panic!("nothing is known of {other}"),
     }
@@ -281,6 +302,8 @@ fn texts() -> BTreeSet<String> {
         "read:x.{arguments./a/b-c}",
         "x-capability",
         "namespace",
+        "memo://{a}/b",
+        "tools/mcp/memo:a[]!;?#%&'()+,-.=@_~$",
         "/metrics",
         "/mcp",
         "/~a!$&'()+,=:@",
@@ -348,7 +371,7 @@ fn a_text_that_fits_its_pattern_is_one_that_the_reader_takes() {
         assert!(taken > 5 && taken < texts.len(), "{place}: {taken}");
         patterns += 1;
     }
-    assert_eq!(patterns, 19);
+    assert_eq!(patterns, 23);
 }
 
 /// The rules of a schema, with their messages.

@@ -69,7 +69,11 @@ pub struct RecordedFacts<'a> {
     pub own: Option<Cow<'a, str>>,
     /// The canonical path.
     pub path: Option<Cow<'a, str>>,
-    /// The kind of right: `scope`, `tool`, `session`, `exempt` or `control_plane`.
+    /// The prompt that was asked for.
+    pub prompt: Option<Cow<'a, str>>,
+    /// The resources that were asked for, by URI, each with the scope that it needed or an empty text.
+    pub resources: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// The kind of right: `scope`, `tool`, `prompt`, `resources`, `session`, `exempt` or `control_plane`.
     pub right: Option<Cow<'a, str>>,
     /// JSON-RPC method.
     pub rpc_method: Option<Cow<'a, str>>,
@@ -82,9 +86,15 @@ pub struct RecordedFacts<'a> {
 impl<'a> From<&'a Facts> for RecordedFacts<'a> {
     fn from(facts: &'a Facts) -> Self {
         let borrow = |text: &'a String| Cow::Borrowed(text.as_str());
-        let (right, scope, tool) = match &facts.right {
+        let resources = match &facts.right {
+            Right::Resources(needs) => needs.as_slice(),
+            _ => &[],
+        };
+        let (right, scope, name) = match &facts.right {
             Right::Scope(scope) => ("scope", Some(scope), None),
             Right::Tool { name, scope } => ("tool", scope.as_ref(), Some(name)),
+            Right::Prompt { name, scope } => ("prompt", scope.as_ref(), Some(name)),
+            Right::Resources(_) => ("resources", None, None),
             Right::Session => ("session", None, None),
             Right::Exempt => ("exempt", None, None),
             Right::ControlPlane => ("control_plane", None, None),
@@ -98,10 +108,22 @@ impl<'a> From<&'a Facts> for RecordedFacts<'a> {
             method: Some(borrow(&facts.method)),
             own: facts.own.as_ref().map(borrow),
             path: Some(borrow(&facts.path)),
+            prompt: name
+                .filter(|_| right == "prompt")
+                .map(|name| Cow::Borrowed(name.as_str())),
+            resources: resources
+                .iter()
+                .map(|need| {
+                    let scope = need.scope.as_ref().map_or("", |scope| scope.as_str());
+                    (borrow(&need.uri), Cow::Borrowed(scope))
+                })
+                .collect(),
             right: Some(Cow::Borrowed(right)),
             rpc_method: facts.rpc_method.as_ref().map(borrow),
             scope: scope.map(|scope| Cow::Borrowed(scope.as_str())),
-            tool: tool.map(|tool| Cow::Borrowed(tool.as_str())),
+            tool: name
+                .filter(|_| right == "tool")
+                .map(|name| Cow::Borrowed(name.as_str())),
         }
     }
 }
@@ -118,6 +140,14 @@ impl RecordedFacts<'_> {
         object.text("method", self.method.as_deref());
         object.text("own", self.own.as_deref());
         object.text("path", self.path.as_deref());
+        object.text("prompt", self.prompt.as_deref());
+        if !self.resources.is_empty() {
+            let mut resources = object.object("resources");
+            for (uri, scope) in sorted(&self.resources, |uri| uri.as_ref()) {
+                resources.entry(uri, scope);
+            }
+            resources.close();
+        }
         object.text("right", self.right.as_deref());
         object.text("rpc_method", self.rpc_method.as_deref());
         object.text("scope", self.scope.as_deref());

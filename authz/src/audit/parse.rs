@@ -69,12 +69,17 @@ fn facts(value: Value<'_>) -> Result<RecordedFacts<'static>, RecordError> {
     for (key, value) in value.entries().ok_or(RecordError::Field("facts"))? {
         let slot = match &*key {
             "captures" => {
-                facts.captures = captures(value)?;
+                facts.captures = texts(value, "captures")?;
+                continue;
+            }
+            "resources" => {
+                facts.resources = texts(value, "resources")?;
                 continue;
             }
             "method" => &mut facts.method,
             "own" => &mut facts.own,
             "path" => &mut facts.path,
+            "prompt" => &mut facts.prompt,
             "right" => &mut facts.right,
             "rpc_method" => &mut facts.rpc_method,
             "scope" => &mut facts.scope,
@@ -86,11 +91,11 @@ fn facts(value: Value<'_>) -> Result<RecordedFacts<'static>, RecordError> {
     Ok(facts)
 }
 
-fn captures(value: Value<'_>) -> Result<Vec<(Text, Text)>, RecordError> {
+fn texts(value: Value<'_>, field: &'static str) -> Result<Vec<(Text, Text)>, RecordError> {
     value
         .entries()
-        .ok_or(RecordError::Field("captures"))?
-        .map(|(name, value)| Ok((Cow::Owned(name.into_owned()), text(value, "captures")?)))
+        .ok_or(RecordError::Field(field))?
+        .map(|(name, value)| Ok((Cow::Owned(name.into_owned()), text(value, field)?)))
         .collect()
 }
 

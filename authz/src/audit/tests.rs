@@ -46,6 +46,11 @@ fn full() -> Record<'static> {
             method: text("POST"),
             own: text("analyst-7"),
             path: text("/mcp"),
+            prompt: text("greet"),
+            resources: vec![
+                (Cow::Borrowed("memo://b"), Cow::Borrowed("read:memo.b")),
+                (Cow::Borrowed("memo://a"), Cow::Borrowed("")),
+            ],
             right: text("tool"),
             rpc_method: text("tools/call"),
             scope: text("read:data.a"),
@@ -94,6 +99,7 @@ fn every_field_is_encoded_canonically_and_read_back() {
         record.counts.sort_by_key(|(code, _)| code.as_str());
         if let Some(facts) = &mut record.facts {
             facts.captures.sort();
+            facts.resources.sort();
         }
         assert_eq!(verified.record, record);
         assert_eq!((verified.hash, verified.link.seq), (sealed.hash, sealed.seq));

@@ -15,6 +15,8 @@ use crate::{
     scope::{Scope, ScopeError, ScopeSet},
 };
 
+mod named;
+
 /// What stands first in every file: who the agent is.
 pub(super) struct AgentIdentity {
     pub(super) id: AgentId,
@@ -72,6 +74,8 @@ pub(super) fn check(
             identity: who.identity.clone(),
             tools: tools.into_iter().map(|(_, grant)| grant).collect(),
             forbidden_tools: forbidden_tools.into_iter().map(|(_, grant)| grant).collect(),
+            prompts: named::prompts(&manifest.spec.prompts, &reached, directory, report),
+            resources: named::resources(&manifest.spec.resources, &reached, directory, report),
             scope: scope(manifest, &who.id, &reached, directory, report),
             may_call: may_call(manifest, &who.id, directory, report),
             reaches: reached.iter().map(|service| service.claims.id.clone()).collect(),

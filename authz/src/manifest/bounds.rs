@@ -4,7 +4,7 @@
 use super::{AgentSpec, ServiceSpec, problem::Report};
 use crate::scope::MAX_SCOPES;
 
-/// Tools of an agent or a service.
+/// Tools of an agent or a service; so many prompts too, and so many resources.
 pub const MAX_TOOLS: usize = 256;
 
 /// Agents that an agent may call.
@@ -31,10 +31,15 @@ pub const MAX_EXEMPT: usize = 64;
 /// The path of a route, in bytes.
 pub const MAX_ROUTE_PATH_BYTES: usize = 400;
 
+/// A resource of an agent, in bytes, with the service before it.
+pub const MAX_RESOURCE_ENTRY_BYTES: usize = 512;
+
 pub(super) fn agent(spec: &AgentSpec, report: &mut Report<'_>) {
     for (field, listed, most) in [
         ("tools", spec.tools.len(), MAX_TOOLS),
         ("forbiddenTools", spec.forbidden_tools.len(), MAX_TOOLS),
+        ("prompts", spec.prompts.len(), MAX_TOOLS),
+        ("resources", spec.resources.len(), MAX_TOOLS),
         ("scope", spec.scope.len(), MAX_SCOPES),
         ("mayCall", spec.may_call.len(), MAX_CALLEES),
         ("issuers", spec.issuers.len(), MAX_ISSUERS),
@@ -48,6 +53,15 @@ pub(super) fn agent(spec: &AgentSpec, report: &mut Report<'_>) {
             report,
         );
     }
+    for (index, resource) in spec.resources.iter().enumerate() {
+        if resource.len() > MAX_RESOURCE_ENTRY_BYTES {
+            report.add(
+                format!("/spec/resources/{index}"),
+                format!("a resource may have at most {MAX_RESOURCE_ENTRY_BYTES} bytes"),
+                "leave out the service, or let the application use shorter URIs",
+            );
+        }
+    }
 }
 
 pub(super) fn service(spec: &ServiceSpec, report: &mut Report<'_>) {
@@ -57,6 +71,8 @@ pub(super) fn service(spec: &ServiceSpec, report: &mut Report<'_>) {
         ("routes", spec.routes.len(), MAX_ROUTES),
         ("exempt", spec.exempt.len(), MAX_EXEMPT),
         ("tools", spec.tools.len(), MAX_TOOLS),
+        ("prompts", spec.prompts.len(), MAX_TOOLS),
+        ("resources", spec.resources.len(), MAX_TOOLS),
     ] {
         hold(
             field,
@@ -97,6 +113,7 @@ mod tests {
         let named = |most: usize| list(most).into_iter().map(|name| (name, serde_json::json!({})));
         let agent = serde_json::json!({
             "serviceAccount": "a", "tools": list(MAX_TOOLS), "forbiddenTools": list(MAX_TOOLS), "scope": list(MAX_SCOPES),
+            "prompts": list(MAX_TOOLS), "resources": list(MAX_TOOLS),
             "mayCall": list(MAX_CALLEES), "issuers": list(MAX_ISSUERS), "reaches": list(MAX_REACHED),
         });
         let path = "/".repeat(MAX_ROUTE_PATH_BYTES + more);
@@ -106,6 +123,8 @@ mod tests {
             "serviceAccount": "a", "protocol": "http", "hosts": list(MAX_HOSTS), "ports": vec![80; MAX_PORTS + more],
             "routes": vec![route; MAX_ROUTES + more], "exempt": vec![exempt; MAX_EXEMPT + more],
             "tools": named(MAX_TOOLS).collect::<serde_json::Map<_, _>>(),
+            "prompts": named(MAX_TOOLS).collect::<serde_json::Map<_, _>>(),
+            "resources": named(MAX_TOOLS).collect::<serde_json::Map<_, _>>(),
         });
         let mut problems: Vec<Problem> = Vec::new();
         let mut report = Report::new(DocumentRef::Agent(0), &mut problems);
@@ -118,8 +137,18 @@ mod tests {
     fn a_list_is_as_long_as_it_may_be_and_no_longer() {
         assert_eq!(told(0), [""; 0]);
         let told = told(1);
-        let lists = ["tools", "forbiddenTools", "scope", "mayCall", "issuers", "reaches"];
-        let lists = lists.into_iter().chain(["hosts", "ports", "routes", "exempt", "tools"]);
+        let lists = [
+            "tools",
+            "forbiddenTools",
+            "prompts",
+            "resources",
+            "scope",
+            "mayCall",
+            "issuers",
+            "reaches",
+        ];
+        let service = ["hosts", "ports", "routes", "exempt", "tools", "prompts", "resources"];
+        let lists = lists.into_iter().chain(service);
         let lists: Vec<_> = lists.map(|field| format!("/spec/{field}")).collect();
         assert_eq!(told[..lists.len()], lists);
         assert_eq!(told[lists.len()], "/spec/routes/0/path");

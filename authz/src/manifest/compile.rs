@@ -7,6 +7,7 @@ use crate::{
     claims::ToolGrant,
     identity::{AgentId, Issuer, ServiceId, SpiffeId},
     policy::{AgentClaims, BundleClaims, FORMAT, IssuerClaims, PolicyServerClaims, ServiceClaims},
+    resource::ResourceGrant,
     scope::Scope,
 };
 
@@ -119,6 +120,16 @@ impl Mesh {
                 .service()
                 .is_none_or(|named| reached.iter().any(|service| named.names(&service.id)))
         };
+        let gets = |grant: &ToolGrant| {
+            let mut reached = reached.iter();
+            reached.any(|service| service.prompts.contains_key(grant.tool()) && grant.covers(&service.id, grant.tool()))
+        };
+        let reads = |grant: &ResourceGrant| {
+            let mut reached = reached.iter();
+            reached.any(|service| {
+                service.resources.contains_key(grant.resource()) && grant.covers(&service.id, grant.resource())
+            })
+        };
         let needs = |scope: &Scope| {
             let mut compiled = reached.iter().filter_map(|service| self.compiled(&service.id));
             compiled.any(|service| service.could_need(scope, &agent.id))
@@ -133,6 +144,8 @@ impl Mesh {
                 .filter(|grant| concerns(grant))
                 .cloned()
                 .collect(),
+            prompts: agent.prompts.iter().filter(|grant| gets(grant)).cloned().collect(),
+            resources: agent.resources.iter().filter(|grant| reads(grant)).cloned().collect(),
             scope: agent.scope.iter().filter(|scope| needs(scope)).cloned().collect(),
             may_call: agent.may_call.clone(),
             reaches: reached.iter().map(|service| service.id.clone()).collect(),

@@ -29,7 +29,8 @@ pub(super) fn check(manifest: &ServiceManifest, trust_domain: &str, report: &mut
     let id = service_id(&manifest.metadata, report);
     let identity = identity(trust_domain, &manifest.metadata, &spec.service_account, report);
     let protocol = protocol(spec.protocol, report);
-    let tools = tools(&spec.tools, report);
+    let tools = named("tools", &spec.tools, "write the exact name of one tool", report);
+    let prompts = named("prompts", &spec.prompts, "write the exact name of one prompt", report);
     let (id, identity, protocol) = (id?, identity?, protocol?);
     let default_path = (protocol == Protocol::Mcp).then(|| DEFAULT_MCP_PATH.to_owned());
     let claims = ServiceClaims {
@@ -42,6 +43,8 @@ pub(super) fn check(manifest: &ServiceManifest, trust_domain: &str, report: &mut
         exempt: exempt(&spec.exempt, &identity, report),
         identity,
         tools,
+        prompts,
+        resources: resources(&spec.resources),
         token_header: spec
             .token_header
             .clone()
@@ -116,20 +119,33 @@ fn protocol(name: ProtocolName, report: &mut Report<'_>) -> Option<Protocol> {
     None
 }
 
-fn tools(specs: &BTreeMap<String, ToolSpec>, report: &mut Report<'_>) -> BTreeMap<ToolName, ToolClaims> {
-    let mut tools = BTreeMap::new();
+/// Tools or prompts, by their names.
+fn named(
+    list: &str,
+    specs: &BTreeMap<String, ToolSpec>,
+    advice: &str,
+    report: &mut Report<'_>,
+) -> BTreeMap<ToolName, ToolClaims> {
+    let mut named = BTreeMap::new();
     for (name, spec) in specs {
-        let field = format!("/spec/tools/{}", pointer_token(name));
-        if let Some(tool) = report.take(field, name, ToolName::parse(name), "write the exact name of one tool") {
-            tools.insert(
-                tool,
-                ToolClaims {
-                    scope: spec.scope.clone(),
-                },
-            );
+        let field = format!("/spec/{list}/{}", pointer_token(name));
+        if let Some(name) = report.take(field, name, ToolName::parse(name), advice) {
+            named.insert(name, claims(spec));
         }
     }
-    tools
+    named
+}
+
+/// Resources as they are written; what is wrong with one is told when it is compiled.
+fn resources(specs: &BTreeMap<String, ToolSpec>) -> BTreeMap<String, ToolClaims> {
+    let resources = specs.iter();
+    resources.map(|(uri, spec)| (uri.clone(), claims(spec))).collect()
+}
+
+fn claims(spec: &ToolSpec) -> ToolClaims {
+    ToolClaims {
+        scope: spec.scope.clone(),
+    }
 }
 
 fn routes(manifest: &ServiceManifest) -> Vec<RouteClaims> {
@@ -176,7 +192,7 @@ fn check_useful(claims: &ServiceClaims, report: &mut Report<'_>) {
                 "list at least one route",
             );
         }
-        Protocol::Mcp if claims.tools.is_empty() => {
+        Protocol::Mcp if claims.tools.is_empty() && claims.prompts.is_empty() && claims.resources.is_empty() => {
             report.add(
                 "/spec/tools",
                 "a tool that is not listed is denied",
@@ -220,6 +236,7 @@ fn pointer(field: &str) -> String {
 fn advice(error: &ContentError) -> &'static str {
     match error {
         ContentError::Path(_) => "write the path as the application sees it, such as `/v1/tables/{table}`",
+        ContentError::Resource(_) => "write the URI as the application names it, such as `table://sales/{table}`",
         ContentError::Scope(ScopeError::Wildcard) => "take a segment of the path or an argument as `{name}`",
         ContentError::Scope(_) => "write `action:resource`, such as `read:data.{table}`",
         ContentError::Method => "write one method, such as `GET`; each method is its own route",
@@ -230,8 +247,10 @@ fn advice(error: &ContentError) -> &'static str {
         ContentError::NotOfProtocol => "remove it, or change `protocol`",
         ContentError::NoEndpoint => "write the path that MCP clients post to, such as `/mcp`",
         ContentError::CaptureHere => "write one exact path",
-        ContentError::CaptureUnknown(_) => "name a capture that stands in `path`",
-        ContentError::CaptureKind => "write `{name}` in routes, `{arguments./name}` in tools",
+        ContentError::CaptureUnknown(_) => "name a capture that stands in the path or URI",
+        ContentError::CaptureUnused(_) => "put it in `scope`, such as `read:data.{table}`",
+        ContentError::CaptureKind => "write `{name}` in routes and resources, `{arguments./name}` in tools and prompts",
+        ContentError::ResourceOverlap => "leave one of the two, or set a literal segment apart",
         ContentError::RouteOverlap => "leave one of the two routes, or set a literal segment apart",
         ContentError::TokenHeader => "leave it out for `authorization`, or name a header of its own in lower case",
         ContentError::BodyLimit => "write a number of bytes from 1 to 16777216",

@@ -314,6 +314,109 @@ fn every_mistake_is_named_by_its_place() {
     );
 }
 
+/// A mesh in which the MCP service offers, and `analyst-7` is granted, more than tools.
+fn with_names() -> Files {
+    Files::new()
+        .with(
+            1,
+            "/spec/prompts",
+            json!({"summary": {}, "review": {"scope": "read:prompt.{arguments./topic}"}}),
+        )
+        .with(
+            1,
+            "/spec/resources",
+            json!({"memo://a": {}, "table://{table}": {"scope": "read:staff.{table}"}}),
+        )
+        .with(2, "/spec/prompts", json!(["summary", "mcp/review"]))
+        .with(2, "/spec/resources", json!(["memo://a", "mcp/table://{table}"]))
+        .with(
+            2,
+            "/spec/scope",
+            json!(["read:data.a", "read:prompt.b", "read:staff.c"]),
+        )
+}
+
+#[test]
+fn prompts_and_resources_are_granted_by_what_a_reached_service_lists() {
+    let mesh = with_names().mesh();
+    let claims = &mesh.agent(&AgentId::parse("analyst-7").unwrap()).unwrap().claims;
+    let prompts: Vec<String> = claims.prompts.iter().map(ToString::to_string).collect();
+    let resources: Vec<String> = claims.resources.iter().map(ToString::to_string).collect();
+    assert_eq!(prompts, ["summary", "tools/mcp/review"]);
+    assert_eq!(resources, ["memo://a", "tools/mcp/table://{table}"]);
+    for (document, pointer, value, place) in [
+        (2, "/spec/prompts/0", json!("pandas"), "/spec/prompts/0"),
+        (2, "/spec/prompts/0", json!("*"), "/spec/prompts/0"),
+        (2, "/spec/prompts/0", json!("warehouse/summary"), "/spec/prompts/0"),
+        (2, "/spec/resources/0", json!("memo://b"), "/spec/resources/0"),
+        (2, "/spec/resources/0", json!("memo://*"), "/spec/resources/0"),
+        (2, "/spec/resources/0", json!("memo"), "/spec/resources/0"),
+        (2, "/spec/resources/1", json!("table://staff"), "/spec/resources/1"),
+        (2, "/spec/scope/2", json!("read:other.c"), "/spec/scope/2"),
+    ] {
+        let problems = with_names().with(document, pointer, value.clone()).problems();
+        assert_eq!(
+            problems,
+            [(DocumentRef::Agent(0), place.to_owned())],
+            "{pointer} = {value}"
+        );
+    }
+    for (pointer, value, place) in [
+        ("/spec/prompts/a~1b", json!({}), "/spec/prompts/a~01b"),
+        ("/spec/resources/x", json!({}), "/spec/resources/x"),
+        ("/spec/resources/y:{a}", json!({}), "/spec/resources/y:{a}"),
+    ] {
+        let problems = with_names().with(1, pointer, value).problems();
+        assert_eq!(problems, [(DocumentRef::Service(1), place.to_owned())], "{pointer}");
+    }
+    let two = with_names().and(with_names().0[1].clone());
+    let two = two
+        .with(4, "/metadata/name", json!("lab"))
+        .with(4, "/spec/serviceAccount", json!("lab"));
+    let two = two.with(4, "/spec/hosts", json!(["lab.tools.svc.cluster.local"]));
+    let two = two
+        .with(2, "/spec/reaches", json!(["warehouse", "mcp", "lab"]))
+        .with(2, "/spec/tools", json!([]));
+    let fields: Vec<String> = two.problems().into_iter().map(|(_, field)| field).collect();
+    assert_eq!(
+        fields,
+        ["/spec/prompts/0", "/spec/resources/0"],
+        "bare names are ambiguous"
+    );
+}
+
+#[test]
+fn a_service_of_resources_alone_is_useful() {
+    let alone = |field: &str, value: Value| {
+        Files(vec![mcp("mcp")])
+            .with(0, "/spec/tools", json!({}))
+            .with(0, &format!("/spec/{field}"), value)
+    };
+    assert_eq!(alone("resources", json!({"memo://a": {}})).problems(), []);
+    assert_eq!(alone("prompts", json!({"summary": {}})).problems(), []);
+    assert_eq!(
+        alone("prompts", json!({})).problems(),
+        [(DocumentRef::Service(0), "/spec/tools".to_owned())]
+    );
+}
+
+#[test]
+fn a_workload_is_told_of_prompts_and_resources_that_concern_it() {
+    let mesh = with_names().mesh();
+    let told = |workload: &str| {
+        let agents = compile(&mesh, workload).agents;
+        let agent = agents.iter().find(|agent| agent.id.as_str() == "analyst-7").unwrap();
+        (agent.prompts.len(), agent.resources.len(), agent.scope.len())
+    };
+    assert_eq!(told("tools/sa/mcp"), (2, 2, 3));
+    assert_eq!(
+        told("data/sa/warehouse"),
+        (0, 0, 1),
+        "the warehouse asks for no such thing"
+    );
+    assert_eq!(told("agents/sa/analyst-7"), (2, 2, 3));
+}
+
 #[test]
 fn one_mistake_is_told_once() {
     let problems = Files::new().with(0, "/spec/hosts/0", json!("Warehouse")).problems();

@@ -1,10 +1,16 @@
 //! The rules of one service, for a signed bundle and for a file alike.
 
+use std::collections::BTreeMap;
+
 use super::{
-    ContentError, Exempt, HeaderName, MAX_BODY_LIMIT_BYTES, Method, PathTemplate, Protocol, Route, RouteClaims,
-    Service, ServiceClaims, ToolRule, fault::Faults,
+    ContentError, Exempt, HeaderName, MAX_BODY_LIMIT_BYTES, Method, PathTemplate, Protocol, ResourceRule, Route,
+    RouteClaims, Service, ServiceClaims, ToolClaims, ToolRule, fault::Faults,
 };
-use crate::scope::{Capture, ScopeTemplate};
+use crate::{
+    identity::ToolName,
+    resource::ResourceTemplate,
+    scope::{Capture, ScopeTemplate},
+};
 
 /// Compiles a service and notes every fault; `None` if a fault leaves nothing to compile.
 ///
@@ -27,7 +33,9 @@ pub(crate) fn service(claims: &ServiceClaims, faults: &mut Faults) -> Option<Ser
         ports: claims.ports.clone().into(),
         protocol: claims.protocol,
         exempt: exempt(claims, faults),
-        tools: tools(claims, faults),
+        tools: tools("tools", &claims.tools, faults),
+        prompts: tools("prompts", &claims.prompts, faults),
+        resources: resources(&claims.resources, faults),
         routes,
         path: faults.take(|| "path".to_owned(), path)?,
         token_header: faults.take(|| "token_header".to_owned(), token_header)?,
@@ -84,8 +92,14 @@ fn check_protocol(claims: &ServiceClaims, faults: &mut Faults) {
             if claims.path.is_some() {
                 faults.add("path", ContentError::NotOfProtocol);
             }
-            if !claims.tools.is_empty() {
-                faults.add("tools", ContentError::NotOfProtocol);
+            for (field, is_empty) in [
+                ("tools", claims.tools.is_empty()),
+                ("prompts", claims.prompts.is_empty()),
+                ("resources", claims.resources.is_empty()),
+            ] {
+                if !is_empty {
+                    faults.add(field, ContentError::NotOfProtocol);
+                }
             }
         }
         Protocol::Mcp => {
@@ -166,12 +180,13 @@ fn exempt(claims: &ServiceClaims, faults: &mut Faults) -> Box<[Exempt]> {
     exempt.into()
 }
 
-fn tools(claims: &ServiceClaims, faults: &mut Faults) -> Box<[ToolRule]> {
-    let mut tools = Vec::with_capacity(claims.tools.len());
+/// Tools or prompts: both take what their scope is made of out of `arguments`.
+fn tools(field: &str, claims: &BTreeMap<ToolName, ToolClaims>, faults: &mut Faults) -> Box<[ToolRule]> {
+    let mut tools = Vec::with_capacity(claims.len());
     // A map of names is in their order, so the rules come out sorted.
-    for (name, claims) in &claims.tools {
+    for (name, claims) in claims {
         let scope = claims.scope.as_deref().map(ScopeTemplate::parse).transpose();
-        let Some(scope) = faults.take(|| format!("tools/{name}/scope"), scope) else {
+        let Some(scope) = faults.take(|| format!("{field}/{name}/scope"), scope) else {
             continue;
         };
         if scope
@@ -179,7 +194,7 @@ fn tools(claims: &ServiceClaims, faults: &mut Faults) -> Box<[ToolRule]> {
             .flat_map(ScopeTemplate::captures)
             .any(|capture| matches!(capture, Capture::Path(_)))
         {
-            faults.add(format!("tools/{name}/scope"), ContentError::CaptureKind);
+            faults.add(format!("{field}/{name}/scope"), ContentError::CaptureKind);
         }
         tools.push(ToolRule {
             name: name.clone(),
@@ -187,6 +202,43 @@ fn tools(claims: &ServiceClaims, faults: &mut Faults) -> Box<[ToolRule]> {
         });
     }
     tools.into()
+}
+
+fn resources(claims: &BTreeMap<String, ToolClaims>, faults: &mut Faults) -> Box<[ResourceRule]> {
+    let mut resources: Vec<ResourceRule> = Vec::with_capacity(claims.len());
+    for (text, claims) in claims {
+        // As in a JSON pointer: a URI has slashes, and they are no levels of a document.
+        let place = || format!("resources/{}", text.replace('~', "~0").replace('/', "~1"));
+        let template = faults.take(place, ResourceTemplate::parse(text));
+        let scope = claims.scope.as_deref().map(ScopeTemplate::parse).transpose();
+        let scope = faults.take(|| format!("{}/scope", place()), scope);
+        let (Some(template), Some(scope)) = (template, scope) else {
+            continue;
+        };
+        check_captures(&template, scope.as_ref(), &format!("{}/scope", place()), faults);
+        if resources.iter().any(|earlier| earlier.template.overlaps(&template)) {
+            faults.add(place(), ContentError::ResourceOverlap);
+        }
+        resources.push(ResourceRule { template, scope });
+    }
+    resources.into()
+}
+
+/// What a template captures must be what its scope is made of: a part that no scope names would be a wildcard.
+fn check_captures(template: &ResourceTemplate, scope: Option<&ScopeTemplate>, field: &str, faults: &mut Faults) {
+    let used = || scope.into_iter().flat_map(ScopeTemplate::captures);
+    for capture in used() {
+        match capture {
+            Capture::Path(name) if template.capture_names().any(|given| given == &**name) => {}
+            Capture::Path(name) => faults.add(field, ContentError::CaptureUnknown(name.clone())),
+            Capture::Argument(_) => faults.add(field, ContentError::CaptureKind),
+        }
+    }
+    for name in template.capture_names() {
+        if !used().any(|capture| matches!(capture, Capture::Path(given) if **given == *name)) {
+            faults.add(field, ContentError::CaptureUnused(name.into()));
+        }
+    }
 }
 
 /// A path that is matched exactly.

@@ -1,7 +1,7 @@
 //! What can be wrong with a part of a bundle, or with the file that it was compiled from.
 
 use super::{MAX_PAGE_BYTES, MAX_PAGES, PathTemplateError, PolicyError};
-use crate::scope::ScopeError;
+use crate::{resource::ResourceError, scope::ScopeError};
 
 /// The longest body limit of a service: a filter holds one such body for each stream that waits for a verdict.
 pub const MAX_BODY_LIMIT_BYTES: u64 = 16 << 20;
@@ -15,6 +15,9 @@ pub enum ContentError {
     /// A scope template.
     #[error(transparent)]
     Scope(#[from] ScopeError),
+    /// A resource.
+    #[error(transparent)]
+    Resource(#[from] ResourceError),
     /// An HTTP method.
     #[error("not an HTTP method in upper case that a route may have")]
     Method,
@@ -46,14 +49,20 @@ pub enum ContentError {
     #[error("captures are not allowed here")]
     CaptureHere,
     /// A scope names a capture that its path does not have.
-    #[error("`{0}` is no capture of the path")]
+    #[error("`{0}` is no capture of the path or URI")]
     CaptureUnknown(Box<str>),
+    /// A template captures what its scope does not name, so that any value would do.
+    #[error("the scope must name the capture `{0}`, or any value would do")]
+    CaptureUnused(Box<str>),
     /// A scope takes an argument where there is none, or a path segment where there is no path.
-    #[error("routes capture path segments, tools capture `arguments./pointer`")]
+    #[error("routes and resources capture segments, tools and prompts capture `arguments./pointer`")]
     CaptureKind,
     /// Two routes of one method that one request could both match.
     #[error("another route of this method matches the same paths")]
     RouteOverlap,
+    /// Two resources that one URI could both match.
+    #[error("another resource matches the same URIs")]
+    ResourceOverlap,
     /// A header that a token may not ride in.
     #[error("a token cannot ride in this header")]
     TokenHeader,

@@ -8,7 +8,7 @@ use std::fmt::{self, Display};
 
 use super::{AgentClaims, ContentError, bundle::has_repeats};
 use crate::{
-    claims::ToolGrant,
+    claims::{ServiceRef, ToolGrant},
     identity::{AgentId, ServiceId, SpiffeId, ToolName},
     scope::Scope,
 };
@@ -37,7 +37,7 @@ struct Entry {
     /// Where its lists begin in [`Page::lists`].
     start: u32,
     /// Where each of its lists ends, counted from `start`.
-    ends: [u16; 5],
+    ends: [u16; 7],
 }
 
 /// The lists of an agent, in their order.
@@ -48,6 +48,8 @@ enum List {
     Scope,
     MayCall,
     Reaches,
+    Prompts,
+    Resources,
 }
 
 impl Page {
@@ -145,6 +147,8 @@ impl Packer {
                 self.list(start, &claims.scope)?,
                 self.list(start, &claims.may_call)?,
                 self.reaches(start, &claims.reaches)?,
+                self.list(start, &claims.prompts)?,
+                self.list(start, &claims.resources)?,
             ],
         })
     }
@@ -211,6 +215,19 @@ impl<'a> Agent<'a> {
             .any(|entry| covers(entry, service, tool))
     }
 
+    /// Whether its policy lists `prompt` as offered by `service`.
+    #[must_use]
+    pub fn lists_prompt(self, service: &ServiceId, prompt: &ToolName) -> bool {
+        self.list(List::Prompts).any(|entry| covers(entry, service, prompt))
+    }
+
+    /// Whether its policy lists what `service` lists as `resource`: a URI, or a template by its text.
+    #[must_use]
+    pub fn lists_resource(self, service: &ServiceId, resource: &str) -> bool {
+        self.list(List::Resources)
+            .any(|entry| covers_resource(entry, service, resource))
+    }
+
     /// Whether its policy holds exactly this scope.
     #[must_use]
     pub fn has_scope(self, scope: &Scope) -> bool {
@@ -237,13 +254,15 @@ impl<'a> Agent<'a> {
 
     fn list(self, list: List) -> impl Iterator<Item = &'a str> {
         let Entry { start, ends, .. } = self.entry;
-        let [tools, forbidden, scope, may_call, reaches] = *ends;
+        let [tools, forbidden, scope, may_call, reaches, prompts, resources] = *ends;
         let (from, to) = match list {
             List::Tools => (0, tools),
             List::ForbiddenTools => (tools, forbidden),
             List::Scope => (forbidden, scope),
             List::MayCall => (scope, may_call),
             List::Reaches => (may_call, reaches),
+            List::Prompts => (reaches, prompts),
+            List::Resources => (prompts, resources),
         };
         let at = |end: u16| *start as usize + usize::from(end);
         let numbers = self.page.lists.get(at(from)..at(to)).unwrap_or_default();
@@ -271,5 +290,15 @@ fn covers(entry: &str, service: &ServiceId, tool: &ToolName) -> bool {
             ToolGrant::parse(entry).is_ok_and(|grant| grant.covers(service, tool))
         }
         _ => false,
+    }
+}
+
+fn covers_resource(entry: &str, service: &ServiceId, resource: &str) -> bool {
+    match entry.strip_suffix(resource) {
+        Some("") => true,
+        Some(qualifier) => qualifier
+            .strip_suffix('/')
+            .is_some_and(|named| ServiceRef::parse(named).is_ok_and(|named| named.names(service))),
+        None => false,
     }
 }

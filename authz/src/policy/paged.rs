@@ -1,9 +1,9 @@
-//! From a bundle's claims to what is signed and sent of them in format 2.
+//! From a bundle's claims to what is signed and sent of them in formats 2 and 3.
 
 use std::collections::BTreeMap;
 
 use super::{
-    BundleClaims, ContentError, MAX_PAGE_BYTES, MAX_PAGES, PAGED_FORMAT, PageDigest,
+    BundleClaims, ContentError, MAX_PAGE_BYTES, MAX_PAGES, NAMED_FORMAT, PAGED_FORMAT, PageDigest,
     pages::{distribute, page_count},
 };
 
@@ -13,7 +13,7 @@ pub const MAX_PAGES_ASKED: usize = 32;
 /// The longest answer to a request for pages, in bytes: the longest page and its line feed, or several shorter ones.
 pub const MAX_PAGES_ANSWER_BYTES: usize = MAX_PAGE_BYTES + 1;
 
-/// A bundle in format 2.
+/// A bundle in format 2 or 3.
 #[derive(Debug, Clone)]
 pub struct PagedClaims {
     /// What is signed.
@@ -60,14 +60,27 @@ impl FromIterator<(PageDigest, String)> for PageTexts {
 }
 
 impl BundleClaims {
-    /// Puts the agents on pages.
+    /// Puts the agents on pages: in [`PAGED_FORMAT`], which has no prompts and resources.
     ///
     /// The same agents always give the same pages, in whatever order they come.
     ///
     /// # Errors
     ///
     /// [`ContentError::PageTooLong`] if the agents of one page cannot be told within [`MAX_PAGE_BYTES`].
-    pub fn paged(mut self) -> Result<PagedClaims, ContentError> {
+    pub fn paged(self) -> Result<PagedClaims, ContentError> {
+        self.without_names().in_pages(PAGED_FORMAT)
+    }
+
+    /// Puts the agents on pages: in [`NAMED_FORMAT`], which has all.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::paged`].
+    pub fn named(self) -> Result<PagedClaims, ContentError> {
+        self.in_pages(NAMED_FORMAT)
+    }
+
+    fn in_pages(mut self, format: u64) -> Result<PagedClaims, ContentError> {
         let mut agents = std::mem::take(&mut self.agents);
         agents.sort_unstable_by(|one, two| one.id.cmp(&two.id));
         let mut count = page_count(agents.len());
@@ -79,7 +92,7 @@ impl BundleClaims {
                 .collect::<Result<_, _>>()
                 .map_err(|_| ContentError::PageTooLong)?;
             if texts.iter().flatten().all(|text| text.len() <= MAX_PAGE_BYTES) {
-                return Ok(self.with_pages(texts));
+                return Ok(self.with_pages(format, texts));
             }
             if count >= MAX_PAGES {
                 return Err(ContentError::PageTooLong);
@@ -88,7 +101,7 @@ impl BundleClaims {
         }
     }
 
-    fn with_pages(self, texts: Vec<Option<String>>) -> PagedClaims {
+    fn with_pages(self, format: u64, texts: Vec<Option<String>>) -> PagedClaims {
         let digest = |text: &Option<String>| text.as_ref().map(|text| PageDigest::of(text.as_bytes()));
         let digests: Vec<Option<PageDigest>> = texts.iter().map(digest).collect();
         let pages = digests.iter().copied().zip(texts);
@@ -110,7 +123,7 @@ impl BundleClaims {
         } = self;
         PagedClaims {
             head: BundleClaims {
-                format: PAGED_FORMAT,
+                format,
                 iss,
                 aud,
                 epoch,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{PathTemplate, Route, bundle::host_of};
 use crate::{
     identity::{AgentId, ServiceId, SpiffeId, ToolName},
+    resource::ResourceTemplate,
     scope::{Capture, Scope, ScopeTemplate},
 };
 
@@ -116,12 +117,21 @@ pub struct Exempt {
     pub path: PathTemplate,
 }
 
-/// A tool that a service offers.
+/// A tool or a prompt that a service offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolRule {
     /// Its name.
     pub name: ToolName,
-    /// The scope that a call needs beside the tool.
+    /// The scope that a call needs beside the name.
+    pub scope: Option<ScopeTemplate>,
+}
+
+/// A resource that a service offers, or a template of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceRule {
+    /// The URI or template.
+    pub template: ResourceTemplate,
+    /// The scope that reading it needs; every capture of the template is in it.
     pub scope: Option<ScopeTemplate>,
 }
 
@@ -138,6 +148,9 @@ pub struct Service {
     pub(super) exempt: Box<[Exempt]>,
     /// Sorted by name.
     pub(super) tools: Box<[ToolRule]>,
+    /// Sorted by name.
+    pub(super) prompts: Box<[ToolRule]>,
+    pub(super) resources: Box<[ResourceRule]>,
     pub(super) token_header: HeaderName,
     pub(super) forward_token: bool,
     pub(super) forward_claims: bool,
@@ -201,8 +214,25 @@ impl Service {
     /// The rule of a tool, if the service offers it.
     #[must_use]
     pub fn tool(&self, name: &str) -> Option<&ToolRule> {
-        let index = self.tools.binary_search_by(|rule| rule.name.as_str().cmp(name)).ok()?;
-        self.tools.get(index)
+        rule_named(&self.tools, name)
+    }
+
+    /// The rule of a prompt, if the service offers it.
+    #[must_use]
+    pub fn prompt(&self, name: &str) -> Option<&ToolRule> {
+        rule_named(&self.prompts, name)
+    }
+
+    /// The rule of a resource, by its URI. No two overlap, so there is at most one.
+    #[must_use]
+    pub fn resource(&self, uri: &str) -> Option<&ResourceRule> {
+        self.resources.iter().find(|rule| rule.template.captures(uri).is_some())
+    }
+
+    /// The rule of a template, by its text.
+    #[must_use]
+    pub fn resource_template(&self, text: &str) -> Option<&ResourceRule> {
+        self.resources.iter().find(|rule| rule.template.as_str() == text)
     }
 
     /// Whether some request of `agent` to this service could need exactly `scope`.
@@ -220,10 +250,15 @@ impl Service {
         });
         by_route
             || self
-                .tools
-                .iter()
-                .filter_map(|tool| tool.scope.as_ref())
-                .any(|t| t.could_produce(scope, |_, _| true))
+                .named_scopes()
+                .any(|template| template.could_produce(scope, |_, _| true))
+    }
+
+    /// The scopes that tools, prompts and resources ask for.
+    fn named_scopes(&self) -> impl Iterator<Item = &ScopeTemplate> {
+        let named = self.tools.iter().chain(&self.prompts).map(|rule| &rule.scope);
+        let resources = self.resources.iter().map(|rule| &rule.scope);
+        named.chain(resources).filter_map(Option::as_ref)
     }
 
     /// The header that the capability rides in.
@@ -249,6 +284,11 @@ impl Service {
     pub fn body_limit_bytes(&self) -> usize {
         self.body_limit_bytes
     }
+}
+
+fn rule_named<'r>(rules: &'r [ToolRule], name: &str) -> Option<&'r ToolRule> {
+    let index = rules.binary_search_by(|rule| rule.name.as_str().cmp(name)).ok()?;
+    rules.get(index)
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ fn header_of_a_bundle() {
     let cases = [
         ("/issued_at", json!(NOW + 6), PolicyError::IssuedInFuture),
         ("/expires_at", json!(NOW), PolicyError::Expired),
-        ("/format", json!(3), PolicyError::Format(3)),
+        ("/format", json!(4), PolicyError::Format(4)),
         (
             "/aud",
             json!("spiffe://cluster.local/ns/data/sa/reports"),
@@ -586,6 +586,75 @@ fn one_bad_part_refuses_the_whole() {
             "{pointer}"
         );
     }
+}
+
+#[test]
+fn what_a_resource_captures_is_in_its_scope() {
+    let fault = |resources: Value| match verify(&with("/services/1/resources", resources)).map(drop) {
+        Err(PolicyError::Content { field, error }) => Some((field, error)),
+        other => {
+            assert_eq!(other, Ok(()));
+            None
+        }
+    };
+    assert_eq!(
+        fault(json!({"memo://a": {}, "memo://b": {"scope": "read:memo.b"}})),
+        None
+    );
+    assert_eq!(fault(json!({"table://{a}/{b}": {"scope": "read:{b}.{a}"}})), None);
+    let at = "services/1/resources/table:~1~1{a}";
+    let scope = format!("{at}/scope");
+    let unused = (scope.clone(), ContentError::CaptureUnused("a".into()));
+    assert_eq!(fault(json!({"table://{a}": {}})), Some(unused.clone()));
+    assert_eq!(fault(json!({"table://{a}": {"scope": "read:data.all"}})), Some(unused));
+    let unknown = ContentError::CaptureUnknown("b".into());
+    assert_eq!(
+        fault(json!({"table://{a}": {"scope": "read:{b}.{a}"}})),
+        Some((scope.clone(), unknown))
+    );
+    assert_eq!(
+        fault(json!({"table://{a}": {"scope": "read:{arguments./a}.{a}"}})),
+        Some((scope, ContentError::CaptureKind))
+    );
+    assert_eq!(
+        fault(json!({"table://*": {}})),
+        Some((
+            "services/1/resources/table:~1~1*".into(),
+            crate::resource::ResourceError::Wildcard.into()
+        ))
+    );
+    assert_eq!(
+        fault(json!({"table://x": {}, "table://{a}": {"scope": "read:{a}"}})),
+        Some((at.into(), ContentError::ResourceOverlap))
+    );
+    assert_eq!(
+        fault(json!({"table://x": {"scope": "read:*"}})),
+        Some((
+            "services/1/resources/table:~1~1x/scope".into(),
+            crate::scope::ScopeError::Wildcard.into()
+        ))
+    );
+    for (pointer, value) in [
+        ("/services/0/prompts", json!({"a": {}})),
+        ("/services/0/resources", json!({"a:b": {}})),
+    ] {
+        let refused = verify(&with(pointer, value)).map(drop);
+        let field = pointer.trim_start_matches('/').to_owned();
+        let error = ContentError::NotOfProtocol;
+        assert_eq!(refused, Err(PolicyError::Content { field, error }), "{pointer}");
+    }
+    let prompt = verify(&with(
+        "/services/1/prompts",
+        json!({"p": {"scope": "read:data.{table}"}}),
+    ))
+    .map(drop);
+    assert_eq!(
+        prompt,
+        Err(PolicyError::Content {
+            field: "services/1/prompts/p/scope".into(),
+            error: ContentError::CaptureKind
+        })
+    );
 }
 
 #[test]

@@ -10,17 +10,18 @@ use crate::{
     identity::{AgentId, Issuer, ServiceId, SpiffeId, ToolName},
     json::{self, Limits},
     jwks::Jwks,
+    resource::ResourceGrant,
     scope::ScopeSet,
 };
 
 /// The payload of a bundle (`typ: policy-bundle+jwt`).
 ///
-/// In format 1 the agents are there themselves; in format 2 it is the digests of their pages (`Option<PageDigest>`), and
-/// the pages come separately.
+/// In format 1 the agents are there themselves; in formats 2 and 3 it is the digests of their pages (`Option<PageDigest>`),
+/// and the pages come separately. Filters that know no format 3 know no prompts and resources either.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BundleClaims<A = AgentClaims> {
-    /// The format, [`FORMAT`] or [`PAGED_FORMAT`](super::PAGED_FORMAT).
+    /// The format: [`FORMAT`], [`PAGED_FORMAT`](super::PAGED_FORMAT) or [`NAMED_FORMAT`](super::NAMED_FORMAT).
     pub format: u64,
     /// The policy server that signed it.
     pub iss: Issuer,
@@ -94,6 +95,12 @@ pub struct ServiceClaims {
     /// The tools of an MCP service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tools: BTreeMap<ToolName, ToolClaims>,
+    /// The prompts of an MCP service, whose names are of the grammar of tools'.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prompts: BTreeMap<ToolName, ToolClaims>,
+    /// The resources of an MCP service, by URI or template.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resources: BTreeMap<String, ToolClaims>,
     /// The header that the capability rides in.
     pub token_header: String,
     /// Whether the application is given the token.
@@ -131,11 +138,11 @@ pub struct ExemptClaims {
     pub path: String,
 }
 
-/// A tool of an MCP service.
+/// A tool, prompt or resource of an MCP service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ToolClaims {
-    /// The scope that a call needs beside the tool itself.
+    /// The scope that a call needs beside the name itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
 }
@@ -154,6 +161,12 @@ pub struct AgentClaims {
     /// The tools that it may never call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forbidden_tools: Vec<ToolGrant>,
+    /// The prompts that it may get, named as tools are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<ToolGrant>,
+    /// The resources that it may read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<ResourceGrant>,
     /// The scopes that it may be granted.
     #[serde(default, skip_serializing_if = "ScopeSet::is_empty")]
     pub scope: ScopeSet,
@@ -163,6 +176,22 @@ pub struct AgentClaims {
     /// The services that it reaches.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reaches: Vec<ServiceId>,
+}
+
+impl BundleClaims {
+    /// The same without prompts and resources, for a filter that does not know them: it refuses what would ask for them.
+    #[must_use]
+    pub fn without_names(mut self) -> Self {
+        for service in &mut self.services {
+            service.prompts.clear();
+            service.resources.clear();
+        }
+        for agent in &mut self.agents {
+            agent.prompts.clear();
+            agent.resources.clear();
+        }
+        self
+    }
 }
 
 /// Reads a payload of [`FORMAT`].

@@ -1,6 +1,6 @@
 //! MCP over streamable HTTP, in both eras: with the headers of 2026-07-28 and without.
 //!
-//! The right comes from the body alone. Headers that repeat what the body says are never trusted, but must agree with
+//! The right comes from the body alone: every method that names something is authorised by that name, in [`named`]. Headers that repeat what the body says are never trusted, but must agree with
 //! it: an intermediary may route or log by them. Members that are not known are refused, because a reader that folds
 //! case (Go's `encoding/json` takes `Name` for `name`) would act on a member that this one ignored.
 
@@ -9,12 +9,14 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::denial::{Code, Denial, Needed, RPC_PARSE_ERROR};
-use crate::identity::ToolName;
+use crate::denial::{Code, Denial, RPC_PARSE_ERROR};
 use crate::json::{self, Kind, Limits, Value};
 use crate::policy::Service;
 use crate::request::{RequestHead, Right};
-use crate::scope::{Capture, Scope, ScopeTemplate};
+
+mod named;
+
+use named::Name;
 
 /// The longest JSON-RPC id that is accepted, in bytes: it is echoed and recorded.
 const MAX_ID_BYTES: usize = 256;
@@ -41,20 +43,27 @@ const VERSIONS: [(&str, Era); 4] = [
 
 /// What a method asks for.
 enum Method {
-    /// Calls the tool that `params.name` names.
-    CallTool,
+    /// Names something in its `params`.
+    Named(named::Read),
     /// A request that names nothing.
     Session,
     /// A notification.
     Notification,
     /// Known, but names what this version has no rule for; or unknown.
-    Refused,
+    Refused(&'static str),
 }
 
 impl Method {
     fn of(name: &str) -> Self {
         match name {
-            "tools/call" => Self::CallTool,
+            "tools/call" => Self::Named(named::tool_call),
+            "prompts/get" => Self::Named(named::prompt),
+            "resources/read" => Self::Named(named::resource),
+            // Before 2026-07-28.
+            "resources/subscribe" | "resources/unsubscribe" => Self::Named(named::subscription),
+            "completion/complete" => Self::Named(named::completion),
+            // Since 2026-07-28.
+            "subscriptions/listen" => Self::Named(named::listening),
             "initialize"
             | "ping"
             | "server/discover"
@@ -67,9 +76,12 @@ impl Method {
             | "notifications/cancelled"
             | "notifications/progress"
             | "notifications/roots/list_changed" => Self::Notification,
-            // prompts/get, resources/read, resources/subscribe, completion/complete, subscriptions/*, tasks/* name
-            // things; what is unknown may.
-            _ => Self::Refused,
+            // A task belongs to whoever opened it, and nothing here remembers who that was.
+            "tasks/get" | "tasks/result" | "tasks/update" | "tasks/cancel" | "tasks/list" => {
+                Self::Refused("tasks are bound to no caller by this version, so nobody is given one")
+            }
+            // It may name things.
+            _ => Self::Refused("this method is not served by this version"),
         }
     }
 }
@@ -266,26 +278,21 @@ fn understand(envelope: &Envelope<'_>, service: &Service, headers: &OwnedHeaders
     check_version(envelope, headers)?;
     check_method_header(envelope, method, headers)?;
     let right = match Method::of(method) {
-        Method::Refused => {
-            return Err(Denial::new(
-                Code::McpMethodRefused,
-                "this method is not served by this version",
-            ));
-        }
-        Method::CallTool => {
+        Method::Refused(why) => return Err(Denial::new(Code::McpMethodRefused, why)),
+        Method::Named(read) => {
             require_id(envelope, true)?;
-            let call = ToolCall::read(envelope.params)?;
-            check_name_header(Some(&call.name), headers)?;
-            call.right(service)?
+            let asked = read(envelope.params)?;
+            check_name_header(asked.name(), headers)?;
+            asked.right(service)?
         }
         Method::Session => {
             require_id(envelope, true)?;
-            check_name_header(None, headers)?;
+            check_name_header(Name::Nothing, headers)?;
             Right::Session
         }
         Method::Notification => {
             require_id(envelope, false)?;
-            check_name_header(None, headers)?;
+            check_name_header(Name::Nothing, headers)?;
             Right::Session
         }
     };
@@ -329,13 +336,16 @@ fn check_method_header(envelope: &Envelope<'_>, method: &str, headers: &OwnedHea
     }
 }
 
-/// `Mcp-Name` must be the tool's name, and must not be there where the body names nothing.
-fn check_name_header(name: Option<&ToolName>, headers: &OwnedHeaders) -> Result<(), Denial> {
+/// `Mcp-Name` must be what the body names, and must not be there where the body names nothing.
+fn check_name_header(name: Name<'_>, headers: &OwnedHeaders) -> Result<(), Denial> {
     match (&headers.name, name) {
-        (None, None) => Ok(()),
-        (None, Some(_)) if requires_headers(headers) => Err(mismatch("`Mcp-Name` is missing")),
-        (None, Some(_)) => Ok(()),
-        (Some(header), Some(name)) if decode_name(header).as_deref() == Some(name.as_str().as_bytes()) => Ok(()),
+        (None, Name::Repeated(_)) if requires_headers(headers) => Err(mismatch("`Mcp-Name` is missing")),
+        (None, _) => Ok(()),
+        (Some(header), Name::Repeated(name) | Name::Known(name))
+            if decode_name(header).as_deref() == Some(name.as_bytes()) =>
+        {
+            Ok(())
+        }
         (Some(_), _) => Err(mismatch("`Mcp-Name` differs from the body")),
     }
 }
@@ -353,119 +363,6 @@ fn decode_name(header: &[u8]) -> Option<Cow<'_, [u8]>> {
         Some(encoded) => STANDARD.decode(encoded).ok().map(Cow::Owned),
         None => Some(Cow::Borrowed(header)),
     }
-}
-
-/// The `params` of `tools/call`.
-struct ToolCall<'a> {
-    name: ToolName,
-    arguments: Option<Value<'a>>,
-}
-
-impl<'a> ToolCall<'a> {
-    fn read(params: Option<Value<'a>>) -> Result<Self, Denial> {
-        let entries = params
-            .and_then(|params| params.entries())
-            .ok_or_else(|| malformed("`params` is missing"))?;
-        let (mut name, mut arguments) = (None, None);
-        for (key, value) in entries {
-            match &*key {
-                "name" => name = Some(tool_name(value)?),
-                "arguments" if value.kind() == Kind::Object => arguments = Some(value),
-                "arguments" => return Err(malformed("`params.arguments` is no object")),
-                // A retry with answers to the server's questions is a call like any other.
-                "_meta" | "task" | "inputResponses" | "requestState" => {}
-                _ => return Err(malformed("an unknown member of `params`")),
-            }
-        }
-        let name = name.ok_or_else(|| malformed("`params.name` is missing"))?;
-        Ok(Self { name, arguments })
-    }
-
-    fn right(self, service: &Service) -> Result<Right, Denial> {
-        let Some(offered) = service.tool(self.name.as_str()) else {
-            return Err(
-                Denial::new(Code::ToolNotOffered, "the service offers no tool of this name").with_needed(Needed {
-                    tool: Some(self.name.to_string()),
-                    ..Needed::default()
-                }),
-            );
-        };
-        let scope = offered
-            .scope
-            .as_ref()
-            .map(|template| self.scope(template))
-            .transpose()?;
-        Ok(Right::Tool { name: self.name, scope })
-    }
-
-    fn scope(&self, template: &ScopeTemplate) -> Result<Scope, Denial> {
-        let values: Vec<Option<Cow<'_, str>>> = template
-            .captures()
-            .map(|capture| argument(self.arguments, capture))
-            .collect();
-        let mut values = values.iter();
-        template
-            .render(|_| values.next().and_then(|value| value.as_deref()))
-            .map_err(|_| {
-                Denial::new(
-                    Code::ScopeNotGranted,
-                    "an argument that the needed scope is made of is missing or is not one segment",
-                )
-                .with_needed(Needed {
-                    tool: Some(self.name.to_string()),
-                    ..Needed::default()
-                })
-            })
-    }
-}
-
-fn tool_name(value: Value<'_>) -> Result<ToolName, Denial> {
-    value
-        .as_str()
-        .and_then(|name| ToolName::parse(&name).ok())
-        .ok_or_else(|| malformed("`params.name` is no tool name: 1 to 128 of A-Z, a-z, 0-9, `_`, `.` and `-`"))
-}
-
-/// The string that a capture points at (RFC 6901).
-fn argument<'a>(arguments: Option<Value<'a>>, capture: &Capture) -> Option<Cow<'a, str>> {
-    match capture {
-        Capture::Path(_) => None,
-        Capture::Argument(pointer) => {
-            let mut value = arguments?;
-            for token in pointer.strip_prefix('/')?.split('/') {
-                let token = token.replace("~1", "/").replace("~0", "~");
-                value = match value.kind() {
-                    Kind::Object => only_member(value, &token)?,
-                    Kind::Array => value.as_array()?.nth(array_index(&token)?)?,
-                    Kind::Null | Kind::Bool | Kind::Number | Kind::String => return None,
-                };
-            }
-            value.as_str()
-        }
-    }
-}
-
-/// The member of this name, unless another differs from it only by case: a reader that folds case would take either.
-fn only_member<'a>(object: Value<'a>, name: &str) -> Option<Value<'a>> {
-    let mut found = None;
-    for (key, value) in object.entries()? {
-        if *key == *name {
-            found = Some(value);
-        } else if fold(&key).eq(fold(name)) {
-            return None;
-        }
-    }
-    found
-}
-
-/// Simple case folding: `ſ` and the Kelvin sign are letters of ASCII to some readers.
-fn fold(text: &str) -> impl Iterator<Item = char> {
-    text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase)
-}
-
-fn array_index(token: &str) -> Option<usize> {
-    let canonical = token == "0" || (!token.starts_with('0') && token.bytes().all(|b| b.is_ascii_digit()));
-    if canonical { token.parse().ok() } else { None }
 }
 
 fn malformed(detail: impl Into<Cow<'static, str>>) -> Denial {

@@ -34,7 +34,7 @@ pub mod recipe;
 pub use recipe::Recipe;
 
 /// Every file of vectors, in the order of its numbers.
-pub const THEMES: [(&str, &str); 16] = [
+pub const THEMES: [(&str, &str); 17] = [
     ("token-time", include_str!("../../vectors/token-time.json")),
     ("token-header", include_str!("../../vectors/token-header.json")),
     ("token-form", include_str!("../../vectors/token-form.json")),
@@ -51,6 +51,7 @@ pub const THEMES: [(&str, &str); 16] = [
     ("mcp-2026", include_str!("../../vectors/mcp-2026.json")),
     ("outbound", include_str!("../../vectors/outbound.json")),
     ("bundle", include_str!("../../vectors/bundle.json")),
+    ("mcp-names", include_str!("../../vectors/mcp-names.json")),
 ];
 
 const BASE: &str = include_str!("../../vectors/base.json");

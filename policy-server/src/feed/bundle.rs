@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use authz::policy::{BundleClaims, PAGED_FORMAT, PageDigest, PageTexts, Version};
+use authz::policy::{BundleClaims, NAMED_FORMAT, PAGED_FORMAT, PageDigest, PageTexts, Version};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -15,21 +15,30 @@ pub enum Format {
     Whole,
     /// In pages beside it.
     Paged,
+    /// In pages, with the prompts and resources of MCP.
+    Named,
 }
 
 impl Format {
+    /// All that this server signs, the newest first: the older ones for filters of the version before.
+    pub const ALL: [Self; 3] = [Self::Named, Self::Paged, Self::Whole];
+
+    /// Those whose bundles have pages.
+    pub const PAGED: [Self; 2] = [Self::Named, Self::Paged];
+
     /// The number by which polls name it.
     pub fn number(self) -> u64 {
         match self {
             Self::Whole => authz::policy::FORMAT,
             Self::Paged => PAGED_FORMAT,
+            Self::Named => NAMED_FORMAT,
         }
     }
 
     /// The newest format in a list of numbers such as `1,2`, if this server signs any of them.
     pub fn newest_of(list: &str) -> Option<Self> {
         let listed = |format: &Self| list.split(',').any(|number| *number == *format.number().to_string());
-        [Self::Paged, Self::Whole].into_iter().find(listed)
+        Self::ALL.into_iter().find(listed)
     }
 }
 
@@ -65,9 +74,14 @@ pub(super) enum Claims {
 impl Unsigned {
     pub(super) fn new(claims: BundleClaims, format: Format) -> Result<Self, FeedError> {
         let (claims, pages) = match format {
-            Format::Whole => (Claims::Whole(claims), PageTexts::default()),
-            Format::Paged => {
-                let paged = claims.paged().map_err(FeedError::Pages)?;
+            Format::Whole => (Claims::Whole(claims.without_names()), PageTexts::default()),
+            Format::Paged | Format::Named => {
+                let paged = if format == Format::Named {
+                    claims.named()
+                } else {
+                    claims.paged()
+                };
+                let paged = paged.map_err(FeedError::Pages)?;
                 (Claims::Paged(paged.head), paged.pages)
             }
         };
@@ -106,8 +120,9 @@ mod tests {
             ("2", Some(Format::Paged)),
             ("1,2", Some(Format::Paged)),
             ("2,1", Some(Format::Paged)),
-            ("1,3", Some(Format::Whole)),
-            ("3", None),
+            ("1,2,3", Some(Format::Named)),
+            ("1,4", Some(Format::Whole)),
+            ("4", None),
             ("", None),
             ("12", None),
             ("1 ,2 ", None),

@@ -110,10 +110,16 @@ fn hint(path: &[Step]) -> String {
         Step::Index(_) => None,
     });
     let in_tools = matches!(path, [.., Step::Key(tools), Step::Key(_)] if tools == "tools");
+    let in_prompts = matches!(path, [.., Step::Key(prompts), Step::Key(_)] if prompts == "prompts");
+    let in_resources = matches!(path, [.., Step::Key(resources), Step::Key(_)] if resources == "resources");
     let advice = match key {
         _ if in_tools => "a tool's exact name, such as `sql_query`, with {} or { scope: … } after it",
+        _ if in_prompts => "a prompt's exact name, such as `summary`, with {} or { scope: … } after it",
+        _ if in_resources => "a URI or template, such as `table://sales/{table}`, with {} or { scope: … } after it",
         Some("scope") => "each right spelled out as `action:resource`, such as `read:data.sales_q1_2026`",
         Some("tools" | "forbiddenTools") => "each tool by its exact name, such as `pandas`, or `service/tool`",
+        Some("prompts") => "each prompt by its exact name, such as `summary`, or `service/prompt`",
+        Some("resources") => "each resource by the URI or template that its service lists",
         Some("issuers" | "peer") => {
             "a full SPIFFE ID, such as `spiffe://cluster.local/ns/orchestration/sa/orchestrator`"
         }

@@ -179,7 +179,7 @@ pub(super) fn problem(error: FeedError) -> Problem {
     }
 }
 
-/// `bundle=E.C&state=E.C&formats=1,2`, each at most once; the values need no percent-encoding, so none is decoded.
+/// `bundle=E.C&state=E.C&formats=1,2,3`, each at most once; the values need no percent-encoding, so none is decoded.
 fn parse_query(query: &str) -> Result<Held, Problem> {
     let (mut bundle, mut state, mut formats) = (None, None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -195,7 +195,7 @@ fn parse_query(query: &str) -> Result<Held, Problem> {
         }
     }
     let format = formats.map_or(Some(Format::Whole), Format::newest_of).ok_or_else(|| {
-        let ours = [Format::Whole, Format::Paged].map(Format::number);
+        let ours = Format::ALL.map(Format::number);
         let detail = format!("this server signs the formats {ours:?}");
         Problem::new(StatusCode::NOT_ACCEPTABLE, "format_unsupported", detail).field("formats")
     })?;
@@ -287,6 +287,6 @@ mod tests {
                 "{query}"
             );
         }
-        assert_eq!(parse_query("formats=3,4").unwrap_err().code(), "format_unsupported");
+        assert_eq!(parse_query("formats=4,5").unwrap_err().code(), "format_unsupported");
     }
 }

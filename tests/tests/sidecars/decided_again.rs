@@ -9,7 +9,7 @@ use authz::denial::Code;
 use authz::identity::{SpiffeId, ToolName};
 use authz::jws::NoExternal;
 use authz::policy::{Bundle, BundleKeys, Protocol, RawBundle};
-use authz::request::{Facts, Right, Side};
+use authz::request::{Facts, ResourceNeed, Right, Side};
 use authz::scope::Scope;
 use authz::state::{RawStateList, StateList};
 use authz::token::UnverifiedToken;
@@ -35,9 +35,26 @@ impl Written {
         outcomes: &[Result<(), Code>],
         calls: impl Fn(&Stand) -> Vec<(Client, Call)>,
     ) -> Self {
+        Self::of(name, service, &json!({}), outcomes, calls).await
+    }
+
+    /// The same, where `analyst-7` is granted more.
+    async fn of(
+        name: &str,
+        service: Value,
+        granted: &Value,
+        outcomes: &[Result<(), Code>],
+        calls: impl Fn(&Stand) -> Vec<(Client, Call)>,
+    ) -> Self {
         let stand = Stand::start(name, service, |_| {}).await.unwrap();
         let feed = stand.feed().await.unwrap();
-        let bundle = stand.bundle(1, &json!({"max_state_age_seconds": 3600}));
+        let mut bundle = stand.bundle(1, &json!({"max_state_age_seconds": 3600}));
+        for agent in bundle["agents"].as_array_mut().unwrap() {
+            if agent["id"] == "analyst-7" {
+                let granted = granted.as_object().unwrap().clone();
+                agent.as_object_mut().unwrap().extend(granted);
+            }
+        }
         let state = state_claims(1, &json!({"agents": {"keeper": "paused"}}));
         feed.renews(false);
         feed.set_bundle(&bundle);
@@ -169,9 +186,21 @@ fn right(facts: &RecordedFacts<'_>) -> Right {
             name: ToolName::parse(facts.tool.as_deref().unwrap()).unwrap(),
             scope,
         },
+        (Some("prompt"), scope) => Right::Prompt {
+            name: ToolName::parse(facts.prompt.as_deref().unwrap()).unwrap(),
+            scope,
+        },
+        (Some("resources"), None) => Right::Resources(facts.resources.iter().map(resource).collect()),
         (Some("session"), None) => Right::Session,
         (Some("exempt"), None) => Right::Exempt,
         (right, _) => panic!("the right {right:?} has no verdict here"),
+    }
+}
+
+fn resource((uri, scope): &(Cow<'_, str>, Cow<'_, str>)) -> ResourceNeed {
+    ResourceNeed {
+        uri: uri.to_string(),
+        scope: (!scope.is_empty()).then(|| Scope::parse(scope).unwrap()),
     }
 }
 
@@ -238,4 +267,58 @@ async fn a_call_of_a_tool_is_decided_again_from_its_record() {
         assert_eq!(written.decide(&tool(record, "bash")), Err(Code::ToolForbidden));
         assert_eq!(written.decide(&tool(record, "http")), Err(Code::ToolNotGranted));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_names_prompts_and_resources_is_decided_again_from_its_record() {
+    let not_in_policy = Err(Code::ResourceNotInPolicy);
+    let outcomes = [Ok(()), not_in_policy, Err(Code::PromptNotInPolicy)];
+    let service = json!({
+        "protocol": "mcp", "path": "/mcp", "tools": {"pandas": {}}, "body_limit_bytes": 64 << 10,
+        "prompts": {"summary": {}, "audit": {}},
+        "resources": {"memo://a": {}, "memo://b": {}, "table://{table}": {"scope": "read:data.{table}"}},
+    });
+    let named = json!({"prompts": ["summary"], "resources": ["memo://a", "table://{table}"]});
+    let written = Written::of("again-named", service, &named, &outcomes, |stand| {
+        let calls = [
+            ("resources/read", json!({"uri": "memo://a"})),
+            ("resources/read", json!({"uri": "memo://b"})),
+            ("resources/read", json!({"uri": "table://sales"})),
+            ("prompts/get", json!({"name": "summary"})),
+            ("prompts/get", json!({"name": "audit"})),
+        ];
+        let call = |(method, params): (&str, Value)| {
+            let call = mcp::request(HOST, mcp::LEGACY, method, &params);
+            (stand.inbound.clone(), call.bearer(&stand::token("analyst-7")))
+        };
+        calls.into_iter().map(call).collect()
+    })
+    .await;
+    let resource = |record: &Record<'static>, uri: &'static str, scope: &'static str| {
+        with_facts(record, |facts| facts.resources = vec![(uri.into(), scope.into())])
+    };
+    let (mut resources, mut prompts) = (0, 0);
+    for record in &written.records {
+        assert_eq!(written.decide(record), recorded(record), "{record:?}");
+        match record.facts.as_ref().unwrap().right.as_deref() {
+            Some("resources") => {
+                resources += 1;
+                assert_eq!(written.decide(&resource(record, "memo://a", "")), Ok(()));
+                assert_eq!(written.decide(&resource(record, "memo://b", "")), not_in_policy);
+                assert_eq!(
+                    written.decide(&resource(record, "table://sales", "read:data.sales")),
+                    Ok(())
+                );
+                let costs = resource(record, "table://costs", "read:data.costs");
+                assert_eq!(written.decide(&costs), Err(Code::ScopeNotGranted));
+            }
+            Some("prompt") => {
+                prompts += 1;
+                let audit = with_facts(record, |facts| facts.prompt = Some("audit".into()));
+                assert_eq!(written.decide(&audit), Err(Code::PromptNotInPolicy));
+            }
+            _ => {}
+        }
+    }
+    assert!(resources > 0 && prompts > 0, "{resources} and {prompts}");
 }

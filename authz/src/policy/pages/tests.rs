@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{super::tests as bundles, *};
 use crate::{
+    identity::{ServiceId, ToolName},
     policy::{
         BUNDLE_TYPE, Bundle, BundleClaims, MAX_PAGES_ANSWER_BYTES, PageTexts, PagedClaims, PendingBundle, RawBundle,
         Version,
@@ -164,6 +165,38 @@ fn both_formats_say_the_same() {
     assert_eq!(told(&one), told(&two));
     assert_eq!(one.services(), two.services());
     assert_eq!(one.version(), two.version());
+}
+
+#[test]
+fn only_the_newest_format_has_prompts_and_resources() {
+    let mut agents = many(100);
+    agents[0]["prompts"] = json!(["summary"]);
+    agents[0]["resources"] = json!(["memo://a", "data/mcp/memo://b", "lab/memo://c"]);
+    let mut claims = claims(7, &agents);
+    claims.services[1].prompts = serde_json::from_value(json!({"summary": {}})).unwrap();
+    claims.services[1].resources = serde_json::from_value(json!({"memo://a": {}})).unwrap();
+    let (older, newer) = (claims.clone().paged().unwrap(), claims.named().unwrap());
+    assert_eq!((older.head.format, newer.head.format), (2, 3));
+    let mcp = ServiceId::parse("data/mcp").unwrap();
+    let summary = ToolName::parse("summary").unwrap();
+    for (claims, told) in [(older, false), (newer, true)] {
+        let text = serde_json::to_string(&claims.head).unwrap();
+        assert_eq!(text.contains("prompts") && text.contains("resources"), told);
+        let bundle = whole(&claims);
+        let agent = bundle.agent(agents[0]["id"].as_str().unwrap()).unwrap();
+        assert_eq!(agent.lists_prompt(&mcp, &summary), told);
+        for (uri, listed) in [
+            ("memo://a", told),
+            ("memo://b", told),
+            ("memo://c", false),
+            ("memo://d", false),
+        ] {
+            assert_eq!(agent.lists_resource(&mcp, uri), listed, "{uri}");
+        }
+        let service = bundle.service(bundle.service_with_id(&mcp).unwrap()).unwrap();
+        assert_eq!(service.prompt("summary").is_some(), told);
+        assert_eq!(service.resource("memo://a").is_some(), told);
+    }
 }
 
 #[test]
@@ -373,7 +406,8 @@ fn the_head_of_a_bundle_is_read_strictly() {
         assert!(matches!(with("agents", agents), Err(PolicyError::Json(_))));
     }
     assert!(matches!(with("pages", json!([])), Err(PolicyError::Json(_))));
-    assert_eq!(with("format", json!(3)), Err(PolicyError::Format(3)));
+    assert_eq!(with("format", json!(4)), Err(PolicyError::Format(4)));
+    assert_eq!(with("format", json!(3)), Ok(()));
     assert!(matches!(with("format", json!(1)), Err(PolicyError::Json(_))));
     assert_eq!(with("version", json!(8)), Ok(()));
     let newer = Some(Version { epoch: 1, counter: 8 });

@@ -81,6 +81,8 @@ fn needs(verdict: &Verdict) -> Option<String> {
     let parts = [
         ("scope", &needed.scope),
         ("tool", &needed.tool),
+        ("prompt", &needed.prompt),
+        ("resource", &needed.resource),
         ("audience", &needed.audience),
     ];
     let parts: Vec<_> = parts
@@ -110,7 +112,9 @@ fn rule(code: Code) -> &'static str {
         | McpBatch
         | McpHeaderMismatch => "a request must have exactly one meaning",
         HostUnknown | DirectionUnknown | ServiceUnknown | RouteUnknown | MethodNotAllowed | ToolNotOffered
-        | McpMethodRefused | EndpointRefused => "what no service file names is denied",
+        | PromptNotOffered | ResourceNotOffered | McpMethodRefused | EndpointRefused => {
+            "what no service file names is denied"
+        }
         TokenMissing
         | TokenMalformed
         | TokenAlgorithmRefused
@@ -130,7 +134,9 @@ fn rule(code: Code) -> &'static str {
         }
         ServiceNotReached => "an agent reaches only the services in its file",
         ScopeNotGranted | ToolNotGranted => "the token must grant what the request needs",
-        ScopeNotInPolicy | ToolNotInPolicy => "the agent's file must grant it too, whatever the token says",
+        ScopeNotInPolicy | ToolNotInPolicy | PromptNotInPolicy | ResourceNotInPolicy => {
+            "the agent's file must grant it too, whatever the token says"
+        }
         ToolForbidden => "forbidden wins over allowed, in the token as in the agent's file",
         OwnSegmentMismatch => "this part of the path must be the caller's own agent id",
     }
@@ -151,6 +157,8 @@ fn remedy(code: Code, verdict: &Verdict) -> String {
         .as_deref()
         .or(verdict.tool.as_deref())
         .unwrap_or("it");
+    let prompt = verdict.needed.prompt.as_deref().unwrap_or("it");
+    let resource = verdict.needed.resource.as_deref().unwrap_or("it");
     let remedy = match code {
         TokenMissing => "ask the policy server for a token and send it as `authorization: Bearer TOKEN`",
         TokenExpired => "ask for a new token shortly before the old one expires",
@@ -180,6 +188,14 @@ fn remedy(code: Code, verdict: &Verdict) -> String {
         ToolNotInPolicy => return format!("add `{tool}` to `tools` in the agent's file"),
         ToolForbidden => return format!("leave `{tool}` alone, or remove it from what token and file forbid"),
         ToolNotOffered => return format!("add `{tool}` to `tools` of the service's file, if it exists there"),
+        PromptNotInPolicy => return format!("add `{prompt}` to `prompts` in the agent's file"),
+        PromptNotOffered => return format!("add `{prompt}` to `prompts` of the service's file, if it exists there"),
+        ResourceNotInPolicy => {
+            return format!("add `{resource}`, or its template, to `resources` in the agent's file");
+        }
+        ResourceNotOffered => {
+            return format!("add `{resource}` to `resources` of the service's file, if it exists there");
+        }
         OwnSegmentMismatch => "use the agent's own id in this part of the path",
         MethodNotAllowed | McpMethodRefused => "use a method that the service's protocol has",
         EndpointRefused => "only the token endpoint and the public keys are open to applications",

@@ -410,5 +410,7 @@ fn name_right(denial: Denial, right: &Right) -> Denial {
     }
 }
 
+mod told;
+
 #[cfg(test)]
 mod tests;

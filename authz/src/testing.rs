@@ -8,7 +8,14 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
 
 use crate::case::{self, Case, Verdict};
+use crate::decision::{self, Question};
+use crate::identity::{ServiceId, SpiffeId};
 use crate::jws::NoExternal;
+use crate::policy::{BundleKeys, RawBundle};
+use crate::protocol::list::List;
+use crate::request::Side;
+use crate::state::RawStateList;
+use crate::token::UnverifiedToken;
 
 pub(crate) const NOW: u64 = 1_790_000_000;
 pub(crate) const ANALYST: &str = "spiffe://cluster.local/ns/agents/sa/analyst-7";
@@ -147,6 +154,37 @@ impl World {
         self.verdict().code
     }
 
+    /// Whether the caller is told of an entry of a list of the MCP server.
+    pub(crate) fn is_told(&self, list: List, name: &str) -> bool {
+        let keys = BundleKeys::new(serde_json::from_value(json!({"keys": [jwk(2)]})).unwrap()).unwrap();
+        let (workload, peer) = (
+            SpiffeId::parse(self.workload).unwrap(),
+            SpiffeId::parse(ANALYST).unwrap(),
+        );
+        let bundle = sign("policy-bundle+jwt", 2, &self.bundle);
+        let bundle = RawBundle::new(&bundle)
+            .verify(&keys, &workload, None, self.now)
+            .unwrap();
+        let state = sign("agent-state+jwt", 2, &self.state);
+        let state = RawStateList::new(&state).verify(&keys, None, self.now).unwrap();
+        let token = sign("cap+jwt", 1, &self.claims);
+        let token = UnverifiedToken::parse(&token).unwrap();
+        let token = token
+            .verify(bundle.issuers(), bundle.token_limits(), self.now, &NoExternal)
+            .unwrap();
+        let question = Question {
+            now: self.now,
+            side: Side::Inbound,
+            workload: &workload,
+            peer: Some(&peer),
+            token: Some(&token),
+            bundle: &bundle,
+            state: &state,
+            seconds_since_poll: 0,
+        };
+        let service = ServiceId::parse("tools/mcp").unwrap();
+        decision::admit(&question, &service).unwrap().is_told(list, name)
+    }
 }
 
 /// What analyst-7's token says.

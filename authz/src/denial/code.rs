@@ -105,6 +105,7 @@ codes! {
     BodyEncoded "body_encoded" 415 "Encoded bodies are refused"
     HostUnknown "host_unknown" 421 "The host is not served here"
     InternalError "internal_error" 500 "Internal error"
+    ResponseWithheld "response_withheld" 502 "The service's answer cannot be filtered"
     PolicyUnavailable "policy_unavailable" 503 "No current policy is available"
     WorkloadMismatch "workload_mismatch" 503 "The policy belongs to another workload"
     RecordsUnavailable "records_unavailable" 503 "The audit record cannot be stored"

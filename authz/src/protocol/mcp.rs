@@ -1,6 +1,7 @@
 //! MCP over streamable HTTP, in both eras: with the headers of 2026-07-28 and without.
 //!
-//! The right comes from the body alone: every method that names something is authorised by that name, in [`named`]. Headers that repeat what the body says are never trusted, but must agree with
+//! The right comes from the body alone: every method that names something is authorised by that name, in [`named`].
+//! What a list tells is for [`list`]. Headers that repeat what the body says are never trusted, but must agree with
 //! it: an intermediary may route or log by them. Members that are not known are refused, because a reader that folds
 //! case (Go's `encoding/json` takes `Name` for `name`) would act on a member that this one ignored.
 
@@ -14,9 +15,11 @@ use crate::json::{self, Kind, Limits, Value};
 use crate::policy::Service;
 use crate::request::{RequestHead, Right};
 
+pub mod list;
 mod named;
 
 use named::Name;
+pub(crate) use named::resource_need;
 
 /// The longest JSON-RPC id that is accepted, in bytes: it is echoed and recorded.
 const MAX_ID_BYTES: usize = 256;

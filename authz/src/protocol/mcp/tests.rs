@@ -453,3 +453,50 @@ fn tasks_are_nobodys() {
         );
     }
 }
+
+#[test]
+fn what_is_told_of_a_list_is_what_may_be_used() {
+    use crate::protocol::list::List;
+    let world = named("tools/list", json!({}));
+    let told = |list: List, names: &[&str]| -> Vec<String> {
+        let told = names.iter().filter(|name| world.is_told(list, name));
+        told.map(|name| (*name).to_owned()).collect()
+    };
+    let tools = [
+        "pandas",
+        "matplotlib",
+        "bash",
+        "sql_query",
+        "http",
+        "numpy",
+        "Pandas",
+        "",
+    ];
+    assert_eq!(told(List::Tools, &tools), ["pandas", "sql_query"]);
+    assert_eq!(
+        told(List::Prompts, &["greet", "audit", "review", "draft"]),
+        ["greet", "review"]
+    );
+    let resources = [
+        "memo://a",
+        "memo://b",
+        "memo://c",
+        "table://sales/sales_q1_2026",
+        "table://sales/hr",
+        "table://sales/{table}",
+    ];
+    assert_eq!(
+        told(List::Resources, &resources),
+        ["memo://a", "table://sales/sales_q1_2026"]
+    );
+    let templates = ["table://sales/{table}", "table://sales/{x}", "memo://a"];
+    assert_eq!(told(List::Templates, &templates), ["table://sales/{table}", "memo://a"]);
+    // A tool whose every call would want a scope that is not held.
+    let without = world
+        .clone()
+        .with(|w| w.claims["scope"] = json!(["read:data.hr", "read:other.sales_q1_2026"]));
+    assert!(!without.is_told(List::Tools, "sql_query"));
+    assert!(!without.is_told(List::Prompts, "review"));
+    assert!(!without.is_told(List::Templates, "table://sales/{table}"));
+    assert!(without.is_told(List::Tools, "pandas"));
+}

@@ -96,6 +96,7 @@ fn needs(verdict: &Verdict) -> Option<String> {
 fn rule(code: Code) -> &'static str {
     use Code::*;
     match code {
+        ResponseWithheld => "what a list tells is what the caller may use, or nothing",
         PolicyUnavailable | WorkloadMismatch | RecordsUnavailable | InternalError => {
             "a sidecar without current policy for its own workload lets nothing pass"
         }
@@ -209,6 +210,7 @@ fn remedy(code: Code, verdict: &Verdict) -> String {
         MediaTypeRefused => "send `content-type: application/json`",
         BodyEncoded => "send the body without `content-encoding`",
         RequestMalformed => "send a well-formed request",
+        ResponseWithheld => "let the service answer lists plainly: JSON or SSE of MCP, without `content-encoding`",
         PolicyUnavailable | WorkloadMismatch | RecordsUnavailable | InternalError => {
             "look at the sidecar's log and at the policy server"
         }

@@ -1,0 +1,50 @@
+//! What a caller is told of in a service's lists: what some call of it would be permitted.
+
+use super::{Admitted, check_resource, check_tool};
+use crate::identity::ToolName;
+use crate::policy::{ResourceRule, ToolRule};
+use crate::protocol::{list::List, mcp};
+use crate::scope::ScopeTemplate;
+
+impl Admitted<'_> {
+    /// Whether the caller is told of an entry of a list, by its name, URI or template.
+    ///
+    /// By the same checks as a call. Where the scope that a call needs is made of its arguments, one that the caller holds
+    /// must be one that some arguments ask for.
+    #[must_use]
+    pub fn is_told(&self, list: List, name: &str) -> bool {
+        match list {
+            List::Tools => self.service.tool(name).is_some_and(|rule| self.may_call(rule)),
+            List::Prompts => self.service.prompt(name).is_some_and(|rule| self.may_get(rule)),
+            List::Resources => {
+                mcp::resource_need(name, self.service).is_ok_and(|need| check_resource(self, &need).is_ok())
+            }
+            List::Templates => self
+                .service
+                .resource_template(name)
+                .is_some_and(|rule| self.may_read_some(rule)),
+        }
+    }
+
+    fn may_call(&self, rule: &ToolRule) -> bool {
+        check_tool(self, &rule.name, None).is_ok() && self.holds_one_of(rule.scope.as_ref())
+    }
+
+    fn may_get(&self, rule: &ToolRule) -> bool {
+        let prompt: &ToolName = &rule.name;
+        self.agent.lists_prompt(self.service.id(), prompt) && self.holds_one_of(rule.scope.as_ref())
+    }
+
+    fn may_read_some(&self, rule: &ResourceRule) -> bool {
+        self.agent.lists_resource(self.service.id(), rule.template.as_str()) && self.holds_one_of(rule.scope.as_ref())
+    }
+
+    /// Whether token and policy hold a scope that the template could make.
+    fn holds_one_of(&self, template: Option<&ScopeTemplate>) -> bool {
+        let Some(template) = template else {
+            return true;
+        };
+        let mut held = self.claims.scope.iter();
+        held.any(|scope| self.agent.has_scope(scope) && template.could_produce(scope, |_, _| true))
+    }
+}

@@ -49,6 +49,12 @@ pub(crate) trait Host {
     fn header(&self, of: Message, name: &str) -> Option<Vec<u8>>;
     fn set_request_header(&self, name: &str, value: &str);
     fn remove_request_header(&self, name: &str);
+    /// All headers of the response in order.
+    fn response_headers(&self) -> Option<Vec<HeaderPair>>;
+    fn set_response_header(&self, name: &str, value: &str);
+    fn remove_response_header(&self, name: &str);
+    /// Puts `bytes` in the place of the `size` bytes that are buffered of the response's body. Says whether it could.
+    fn replace_response_body(&self, size: usize, bytes: &[u8]) -> bool;
     /// All trailers of the request, once they are there.
     fn request_trailers(&self) -> Option<Vec<HeaderPair>>;
     fn remove_request_trailer(&self, name: &str);
@@ -149,6 +155,22 @@ impl Host for Envoy {
 
     fn remove_request_header(&self, name: &str) {
         let _ = hostcalls::remove_map_value(MapType::HttpRequestHeaders, name);
+    }
+
+    fn response_headers(&self) -> Option<Vec<HeaderPair>> {
+        hostcalls::get_map_bytes(MapType::HttpResponseHeaders).ok()
+    }
+
+    fn set_response_header(&self, name: &str, value: &str) {
+        let _ = hostcalls::set_map_value(MapType::HttpResponseHeaders, name, Some(value));
+    }
+
+    fn remove_response_header(&self, name: &str) {
+        let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, name);
+    }
+
+    fn replace_response_body(&self, size: usize, bytes: &[u8]) -> bool {
+        hostcalls::set_buffer(BufferType::HttpResponseBody, 0, size, bytes).is_ok()
     }
 
     fn request_trailers(&self) -> Option<Vec<HeaderPair>> {

@@ -66,7 +66,7 @@ impl HttpContext for Http {
     }
 
     fn on_http_response_trailers(&mut self, _num_trailers: usize) -> Action {
-        self.step(|session, _| session.response_trailers())
+        self.step(|session, _| session.response_trailers(&Envoy))
     }
 
     fn on_log(&mut self) {

@@ -6,7 +6,7 @@
 //!
 //! - `root`, `http`: Envoy's callbacks, handed on as they are.
 //! - `session`: one request, from its first byte to its last; `known`, `connection`, `trace`: what is known of it;
-//!   `headers`: what becomes of its headers.
+//!   `headers`: what becomes of its headers; `response`: what becomes of an answer that the caller may not see all of.
 //! - `vm`: what all requests of one Wasm VM share. `poll`, `policy`: the bundle and state list and how they arrive.
 //!   `cache`, `signature`: verified tokens. `records`, `slots`: the audit records and how they leave.
 //! - `host`: all that is asked of the proxy. Only `host`, `http` and `root` know that it is Envoy.
@@ -25,6 +25,7 @@ mod meters;
 mod policy;
 mod poll;
 mod records;
+mod response;
 mod root;
 mod session;
 mod signature;

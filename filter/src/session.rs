@@ -25,6 +25,7 @@ use crate::connection::{self, Connection};
 use crate::headers;
 use crate::host::{HeaderPair, Host, Message, Moment};
 use crate::known::Known;
+use crate::response::{self, Listing};
 use crate::slots::Reservation;
 use crate::vm::{Standing, Vm};
 
@@ -93,6 +94,8 @@ struct Passing {
     request_bytes: u64,
     response: Hasher,
     response_ended: bool,
+    /// Where the answer is a list.
+    listing: Option<Listing>,
 }
 
 /// The trace of a [`Permit`], which borrows what it rests on and so cannot be kept.
@@ -180,6 +183,8 @@ impl Session {
                 }
                 // Where the flag is off, Pause here would keep the body from ever coming (and hang the request).
                 host.publish(DECISION_KEY, PENDING);
+                // What the body asks for comes too late to change them.
+                response::forgo_encoding(host);
                 Ok(Flow::Continue)
             }
         }
@@ -381,12 +386,19 @@ impl Session {
         };
         host.publish(DECISION_KEY, written);
         vm.decided(self.known.side, None);
+        let facts = self.known.facts.as_ref();
+        let listing = facts.and_then(|facts| Listing::of(facts, self.headers_stop_iteration));
+        // Headers that have gone cannot be asked for: that would cost the VM.
+        if listing.is_some() && self.headers_stop_iteration {
+            response::forgo_encoding(host);
+        }
         self.phase = Phase::Passing(Box::new(Passing {
             reservation,
             request: held_bytes.is_none().then(Hasher::new),
             request_bytes: held_bytes.unwrap_or_default(),
             response: Hasher::new(),
             response_ended: false,
+            listing,
         }));
         Ok(Flow::Continue)
     }
@@ -451,7 +463,10 @@ impl Session {
         match &mut self.phase {
             Phase::Passing(passing) => {
                 passing.response_ended |= end;
-                Flow::Continue
+                match &mut passing.listing {
+                    Some(listing) => listing.headers(host, end),
+                    None => Flow::Continue,
+                }
             }
             Phase::Held(_) if from_upstream(host) => {
                 let denial = internal("the service answered before the whole request could be decided on");
@@ -469,8 +484,12 @@ impl Session {
     pub(crate) fn response_body(&mut self, host: &impl Host, size: usize, end: bool) -> Flow {
         match &mut self.phase {
             Phase::Passing(passing) => {
-                passing.response_chunk(host, size);
                 passing.response_ended |= end;
+                let Passing { listing, response, .. } = &mut **passing;
+                if let Some(listing) = listing.as_mut().filter(|listing| listing.is_holding()) {
+                    return listing.body(host, &self.known, self.now, size, end, response);
+                }
+                passing.response_chunk(host, size);
                 Flow::Continue
             }
             Phase::Withheld => Flow::Pause,
@@ -479,11 +498,15 @@ impl Session {
     }
 
     /// The response ends with trailers.
-    pub(crate) fn response_trailers(&mut self) -> Flow {
+    pub(crate) fn response_trailers(&mut self, host: &impl Host) -> Flow {
         match &mut self.phase {
             Phase::Passing(passing) => {
                 passing.response_ended = true;
-                Flow::Continue
+                let Passing { listing, response, .. } = &mut **passing;
+                match listing {
+                    Some(listing) => listing.settle(host, &self.known, self.now, response),
+                    None => Flow::Continue,
+                }
             }
             Phase::Withheld => Flow::Pause,
             Phase::Held(_) | Phase::Fresh | Phase::Denied | Phase::Ended => Flow::Continue,
@@ -520,7 +543,14 @@ impl Session {
             request_bytes,
             response,
             response_ended,
+            listing,
         } = passing;
+        let withheld = listing.and_then(|listing| listing.withheld());
+        let end = match (withheld, response_ended) {
+            (Some(_), _) => "withheld",
+            (None, true) => "complete",
+            (None, false) => "broken",
+        };
         let response_bytes = response.bytes();
         let record = Record {
             request_digest: request
@@ -531,7 +561,8 @@ impl Session {
             response_digest: (response_bytes > 0).then(|| response.finish()),
             response_bytes: Some(response_bytes),
             status: status(host),
-            end: Some(if response_ended { "complete" } else { "broken" }.into()),
+            code: withheld,
+            end: Some(end.into()),
             duration_us: Some(self.now.micros_since(self.started)),
             ..self.known.record(Kind::Completion, self.now)
         };

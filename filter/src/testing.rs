@@ -1,5 +1,5 @@
 //! A proxy made of memory, and a policy server made of a key, for the tests of this crate.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -36,6 +36,10 @@ pub(crate) struct Sent {
 #[derive(Debug, Default)]
 struct Inner {
     headers: Vec<HeaderPair>,
+    /// As a real proxy does, the VM is lost if they are changed after they have gone.
+    headers_gone: bool,
+    response_headers: Vec<HeaderPair>,
+    response_headers_gone: bool,
     /// None cannot be read.
     trailers: Option<Vec<HeaderPair>>,
     bodies: HashMap<&'static str, Vec<u8>>,
@@ -99,7 +103,46 @@ impl FakeHost {
         let pairs = headers
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
-        self.0.borrow_mut().headers = pairs.collect();
+        let mut inner = self.0.borrow_mut();
+        inner.headers = pairs.collect();
+        inner.headers_gone = false;
+    }
+
+    /// The request's headers go on.
+    pub(crate) fn headers_go(&self) {
+        self.0.borrow_mut().headers_gone = true;
+    }
+
+    /// The headers of the service's answer, its status among them.
+    pub(crate) fn set_response_headers(&self, headers: &[(&str, &str)]) {
+        let pairs = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
+        let mut inner = self.0.borrow_mut();
+        inner.response_headers = pairs.collect();
+        inner.response_headers_gone = false;
+    }
+
+    /// The answer's headers go on.
+    pub(crate) fn response_headers_go(&self) {
+        self.0.borrow_mut().response_headers_gone = true;
+    }
+
+    /// The values of a header of the answer as it would go on.
+    pub(crate) fn response_header(&self, name: &str) -> Option<String> {
+        let inner = self.0.borrow();
+        let mut values = inner.response_headers.iter().filter(|(other, _)| other == name);
+        let value = values
+            .next()
+            .map(|(_, value)| String::from_utf8_lossy(value).into_owned());
+        assert!(values.next().is_none(), "`{name}` is there twice");
+        value
+    }
+
+    /// The body of the answer as it would go on.
+    pub(crate) fn response_body(&self) -> String {
+        let inner = self.0.borrow();
+        String::from_utf8(inner.bodies.get(name(Message::Response)).cloned().unwrap_or_default()).unwrap()
     }
 
     pub(crate) fn set_trailers(&self, trailers: Option<&[&str]>) {
@@ -243,11 +286,39 @@ impl Host for FakeHost {
     }
 
     fn header(&self, of: Message, name: &str) -> Option<Vec<u8>> {
-        assert_eq!((of, name), (Message::Answer, ":status"));
-        self.0
-            .borrow()
-            .answer_status
-            .map(|status| status.to_string().into_bytes())
+        assert_eq!(name, ":status");
+        let inner = self.0.borrow();
+        match of {
+            Message::Answer => inner.answer_status.map(|status| status.to_string().into_bytes()),
+            Message::Response => {
+                let mut headers = inner.response_headers.iter();
+                headers.find(|(other, _)| other == name).map(|(_, value)| value.clone())
+            }
+            Message::Request => panic!("nobody asks for the status of a request"),
+        }
+    }
+
+    fn response_headers(&self) -> Option<Vec<HeaderPair>> {
+        Some(self.0.borrow().response_headers.clone())
+    }
+
+    fn set_response_header(&self, name: &str, value: &str) {
+        self.remove_response_header(name);
+        let pair = (name.to_owned(), value.as_bytes().to_vec());
+        self.0.borrow_mut().response_headers.push(pair);
+    }
+
+    fn remove_response_header(&self, name: &str) {
+        assert!(!self.0.borrow().response_headers_gone, "`{name}` has gone");
+        self.0.borrow_mut().response_headers.retain(|(other, _)| other != name);
+    }
+
+    fn replace_response_body(&self, size: usize, bytes: &[u8]) -> bool {
+        let mut inner = self.0.borrow_mut();
+        let body = inner.bodies.entry(name(Message::Response)).or_default();
+        assert_eq!(size, body.len());
+        *body = bytes.to_vec();
+        true
     }
 
     fn set_request_header(&self, name: &str, value: &str) {
@@ -259,6 +330,7 @@ impl Host for FakeHost {
     }
 
     fn remove_request_header(&self, name: &str) {
+        assert!(!self.0.borrow().headers_gone, "`{name}` has gone");
         self.0.borrow_mut().headers.retain(|(other, _)| other != name);
     }
 

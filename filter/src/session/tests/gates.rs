@@ -197,7 +197,7 @@ fn nothing_of_an_answer_before_the_verdict_gets_through() {
         [
             session.response_headers(vm, &host, false),
             session.response_body(&host, 4, false),
-            session.response_trailers(),
+            session.response_trailers(&host),
         ]
     };
     let (mut early, _) = post_tool(&host, &mut vm, false);

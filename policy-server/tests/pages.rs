@@ -138,6 +138,45 @@ async fn filters_that_know_no_pages_are_served_as_before() {
     );
 }
 
+/// A service of the warehouse's workload with more than tools.
+const LIBRARY_FILE: &str = r#"
+apiVersion: ostiary.dev/v1alpha1
+kind: Service
+metadata: { name: library, namespace: data }
+spec:
+  serviceAccount: warehouse
+  hosts: [library.data.svc.cluster.local]
+  ports: [8090]
+  protocol: mcp
+  prompts: { summary: {} }
+  resources: { "report://2026q1": {} }
+"#;
+
+#[tokio::test]
+async fn filters_that_know_no_prompts_and_resources_are_told_of_none() {
+    let place = place(100);
+    place.write_policy("library.yaml", LIBRARY_FILE);
+    let granted = "  prompts: [summary]\n  resources: [\"report://2026q1\"]\n  reaches: [library, ";
+    let agent = file(50, "read:data.sales").replace("  reaches: [", granted);
+    assert!(agent.contains("summary"));
+    place.write_policy("agent-50.yaml", &agent);
+    let server = Server::start(&place).await;
+    let (library, prompt) = ("data/library".parse().unwrap(), "summary".parse().unwrap());
+    for (query, told) in [("formats=1", false), ("formats=1,2", false), ("formats=1,2,3", true)] {
+        let mut bundle = head(&server, query).await.unwrap();
+        fill(&server, &mut bundle).await;
+        let bundle = bundle.finish().unwrap();
+        let agent = bundle.agent("agent-50").unwrap();
+        assert_eq!(agent.lists_prompt(&library, &prompt), told, "{query}");
+        assert_eq!(agent.lists_resource(&library, "report://2026q1"), told, "{query}");
+        let service = bundle.service(bundle.service_with_id(&library).unwrap()).unwrap();
+        assert_eq!(service.prompt("summary").is_some(), told, "{query}");
+        assert_eq!(service.resource("report://2026q1").is_some(), told, "{query}");
+        assert!(agent.reaches(&library), "{query}");
+    }
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn pages_are_given_to_the_workload_that_they_are_for_and_only_to_its_sidecar() {
     let place = place(100);

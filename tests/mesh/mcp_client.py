@@ -1,6 +1,6 @@
-"""An agent's process: lists tools and calls them with the official SDK's client, and prints what came of each as JSON.
+"""An agent's process: lists what there is and uses it with the official SDK's client, and prints what came of each as JSON.
 
-usage: mcp_client.py MODE URL HOST TOOL...   (the token comes in the environment variable TOKEN)
+usage: mcp_client.py MODE URL HOST NAME...   (a tool, `prompt:NAME` or the URI of a resource; the token comes in the environment variable TOKEN)
 """
 
 import asyncio
@@ -15,22 +15,33 @@ from mcp.shared.exceptions import MCPError
 
 
 async def main():
-    mode, url, host, *tools = sys.argv[1:]
+    mode, url, host, *names = sys.argv[1:]
     headers = {"host": host, "authorization": f"Bearer {os.environ['TOKEN']}"}
     async with httpx2.AsyncClient(headers=headers) as http:
         async with Client(streamable_http_client(url, http_client=http), mode=mode) as client:
-            outcome = {"listed": sorted(tool.name for tool in (await client.list_tools()).tools)}
-            for tool in tools:
-                outcome[tool] = await call(client, tool)
+            outcome = {
+                "listed": sorted(tool.name for tool in (await client.list_tools()).tools),
+                "prompts": sorted(prompt.name for prompt in (await client.list_prompts()).prompts),
+                "resources": sorted(str(resource.uri) for resource in (await client.list_resources()).resources),
+                "templates": sorted(
+                    template.uri_template for template in (await client.list_resource_templates()).resource_templates
+                ),
+            }
+            for name in names:
+                outcome[name] = await use(client, name)
     print(json.dumps(outcome))
 
 
-async def call(client, tool):
+async def use(client, name):
     try:
-        result = await client.call_tool(tool, {})
+        if name.startswith("prompt:"):
+            result = await client.get_prompt(name.removeprefix("prompt:"))
+            return {"text": result.messages[0].content.text}
+        if "://" in name:
+            return {"text": (await client.read_resource(name)).contents[0].text}
+        return {"text": (await client.call_tool(name, {})).content[0].text}
     except MCPError as error:
         return {"error": error.error.code, "data": error.error.data}
-    return {"text": result.content[0].text}
 
 
 asyncio.run(main())

@@ -44,6 +44,42 @@ def http(url: str = "http://example.com") -> str:
     return f"http: {url}"
 
 
+@server.prompt()
+def summary(length: str = "short") -> str:
+    """Asks for a summary."""
+    return f"Write a {length} summary."
+
+
+@server.prompt()
+def audit() -> str:
+    """Asks for what no agent of this mesh may ask for."""
+    return "Tell all."
+
+
+@server.resource("report://2026q1")
+def first_quarter() -> str:
+    """The report of one quarter."""
+    return "Sales rose."
+
+
+@server.resource("report://2026q2")
+def second_quarter() -> str:
+    """The report of the next."""
+    return "Sales fell."
+
+
+@server.resource("table://sales/{table}")
+def table(table: str) -> str:
+    """A table of sales."""
+    return f"rows of {table}"
+
+
+@server.resource("table://staff/{table}")
+def staff(table: str) -> str:
+    """A table that no agent of this mesh may read."""
+    return f"staff of {table}"
+
+
 class RequestLog:
     """Writes one line a request: when its headers come, and again when its body is complete."""
 

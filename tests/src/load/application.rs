@@ -98,10 +98,12 @@ async fn answer(request: http::Request<Incoming>, active: Active) -> Result<http
     let table = request.uri().path().rsplit('/').next().unwrap_or_default();
     let (hanging, endless) = (table == HANGING_TABLE, table == ENDLESS_TABLE);
     let mut body = request.into_body();
+    let mut lists = false;
     while let Some(frame) =
         std::future::poll_fn(|task| hyper::body::Body::poll_frame(std::pin::Pin::new(&mut body), task)).await
     {
-        frame?;
+        // Requests for lists come in one frame.
+        lists |= frame?.data_ref().is_some_and(|data| contains(data, b"\"tools/list\""));
     }
     if hanging {
         std::future::pending::<()>().await;
@@ -111,6 +113,8 @@ async fn answer(request: http::Request<Incoming>, active: Active) -> Result<http
             first: true,
             _active: active,
         }
+    } else if lists {
+        AnswerBody::Whole(Some(Bytes::from_static(LIST)))
     } else {
         AnswerBody::Whole(Some(Bytes::from_static(
             br#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"ok"}]}}"#,
@@ -120,6 +124,13 @@ async fn answer(request: http::Request<Incoming>, active: Active) -> Result<http
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     Ok(response)
+}
+
+/// The answer to a `tools/list` whose id is 2.
+const LIST: &[u8] = br#"{"jsonrpc":"2.0","id":2,"result":{"tools":[{"name":"pandas"},{"name":"bash"}]}}"#;
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
 /// What the application says.

@@ -230,6 +230,7 @@ async fn the_official_mcp_client_works_and_is_told_why_not() {
             .unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         let outcome: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{mode}: {stderr}"));
+        assert_eq!(outcome["listed"], json!(["matplotlib", "pandas"]), "{mode}: {outcome}");
         assert_eq!(outcome["pandas"]["text"], "pandas: df.describe()", "{mode}: {outcome}");
         for tool in ["bash", "http"] {
             assert_eq!(

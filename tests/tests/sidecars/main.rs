@@ -9,6 +9,7 @@ mod failclosed_request;
 mod failclosed_server;
 mod failclosed_vm;
 mod harness;
+mod lists;
 mod pages;
 mod rotation;
 mod story;

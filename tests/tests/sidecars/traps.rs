@@ -18,6 +18,7 @@ use tests::signing::TestKey;
 use tests::trapdoor::{self, Trap};
 use tests::wait;
 
+mod answers;
 mod bodies;
 mod callouts;
 

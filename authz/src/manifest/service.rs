@@ -247,7 +247,7 @@ fn advice(error: &ContentError) -> &'static str {
         ContentError::NotOfProtocol => "remove it, or change `protocol`",
         ContentError::NoEndpoint => "write the path that MCP clients post to, such as `/mcp`",
         ContentError::CaptureHere => "write one exact path",
-        ContentError::CaptureUnknown(_) => "name a capture that stands in the path or URI",
+        ContentError::CaptureUnknown(_) => "name a capture that stands in `path`, or in the URI",
         ContentError::CaptureUnused(_) => "put it in `scope`, such as `read:data.{table}`",
         ContentError::CaptureKind => "write `{name}` in routes and resources, `{arguments./name}` in tools and prompts",
         ContentError::ResourceOverlap => "leave one of the two, or set a literal segment apart",

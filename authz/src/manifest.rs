@@ -206,7 +206,10 @@ pub struct RouteSpec {
     pub method: String,
     /// The path, with captures as whole segments.
     pub path: String,
-    /// The scope that it needs, with captures of the path.
+    /// The query parameters that name something, each with its capture, `{name}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub query: BTreeMap<String, String>,
+    /// The scope that it needs, with captures of path and query.
     pub scope: String,
     /// The capture that must equal the caller's agent id.
     #[serde(default, skip_serializing_if = "Option::is_none")]

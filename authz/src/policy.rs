@@ -31,7 +31,7 @@ pub use page::Agent;
 pub use paged::{MAX_PAGES_ANSWER_BYTES, MAX_PAGES_ASKED, PageTexts, PagedClaims};
 pub use pages::{MAX_AGENTS, MAX_PAGE_BYTES, MAX_PAGES, PageDigest};
 pub use pending::PendingBundle;
-pub use route::{Captures, PathTemplate, PathTemplateError, Route};
+pub use route::{Captures, PathTemplate, PathTemplateError, QueryCapture, Route};
 pub use service::{Exempt, HeaderName, Method, Protocol, ResourceRule, Service, ServiceIndex, ToolRule};
 pub(crate) use wire::read;
 pub use wire::{
@@ -47,9 +47,9 @@ pub const FORMAT: u64 = 1;
 /// The format of bundles whose agents come in pages, beside them.
 pub const PAGED_FORMAT: u64 = 2;
 
-/// The format of paged bundles that may list prompts and resources.
+/// The format of paged bundles that may list prompts, resources and routes with a query.
 ///
-/// A reader of this version takes both from any format; a server sends them in this one only, because filters before it
+/// A reader of this version takes them from any format; a server sends them in this one only, because filters before it
 /// refuse a bundle with members that they do not know.
 pub const NAMED_FORMAT: u64 = 3;
 

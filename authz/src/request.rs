@@ -16,6 +16,7 @@ mod target;
 
 pub use head::RequestHead;
 pub use target::MAX_TARGET_BYTES;
+pub(crate) use target::could_name;
 
 /// Which side of the connection the filter stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

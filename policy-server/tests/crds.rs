@@ -21,7 +21,7 @@ use authz::manifest::{
     AgentManifest, AgentSpec, ExemptSpec, MayRefresh, Metadata, ProtocolName, RouteSpec, ServiceManifest, ServiceSpec,
     ToolSpec, bounds,
 };
-use authz::policy::{HeaderName, MAX_BODY_LIMIT_BYTES, Method, PathTemplate, PathTemplateError};
+use authz::policy::{HeaderName, MAX_BODY_LIMIT_BYTES, Method, PathTemplate, PathTemplateError, QueryCapture};
 use authz::resource::{ResourceError, ResourceGrant};
 use authz::scope::{Capture, MAX_SCOPES, Scope, ScopeTemplate, is_capture_name};
 use policy_server::files::read_objects;
@@ -103,7 +103,9 @@ fn http() -> Value {
             "serviceAccount": "warehouse", "hosts": ["warehouse.data.svc.cluster.local"], "ports": [8080],
             "protocol": "http", "tokenHeader": "authorization", "forwardToken": false, "forwardClaims": false,
             "bodyLimitBytes": 1,
-            "routes": [{"method": "GET", "path": "/v1/{table}", "scope": "read:data.{table}"}],
+            "routes": [
+                {"method": "GET", "path": "/v1/{table}", "query": {"row": "{row}"}, "scope": "read:data.{table}.{row}"},
+            ],
             "exempt": [{"peer": "spiffe://cluster.local/ns/a/sa/b", "method": "GET", "path": "/metrics"}],
         },
     })
@@ -225,6 +227,7 @@ fn the_schemas_have_the_bounds_of_the_reader() {
             usize::try_from(MAX_BODY_LIMIT_BYTES).unwrap(),
         ),
         ("services.spec.routes[].path", "maxLength", bounds::MAX_ROUTE_PATH_BYTES),
+        ("services.spec.routes[].query", "maxProperties", bounds::MAX_ROUTE_QUERY),
     ] {
         assert_eq!(at(place)[bound], expected, "{place}");
     }
@@ -268,6 +271,7 @@ fn takes(place: &str, text: &str) -> bool {
         "services.spec.routes[].path" => route(text) && text.len() <= bounds::MAX_ROUTE_PATH_BYTES,
         "services.spec.routes[].scope" => template(text, |capture| matches!(capture, Capture::Path(_))),
         "services.spec.routes[].own" => is_capture_name(text),
+        "services.spec.routes[].query{}" => QueryCapture::parse("table", text).is_some(),
         "services.spec.exempt[].path" | "services.spec.path" => literal(text),
         "services.spec.resources{}.scope" => template(text, |capture| matches!(capture, Capture::Path(_))),
         "services.spec.tools{}.scope" | "services.spec.prompts{}.scope" => {
@@ -303,6 +307,7 @@ fn texts() -> BTreeSet<String> {
         "x-capability",
         "namespace",
         "memo://{a}/b",
+        "{table}",
         "tools/mcp/memo:a[]!;?#%&'()+,-.=@_~$",
         "/metrics",
         "/mcp",
@@ -371,7 +376,7 @@ fn a_text_that_fits_its_pattern_is_one_that_the_reader_takes() {
         assert!(taken > 5 && taken < texts.len(), "{place}: {taken}");
         patterns += 1;
     }
-    assert_eq!(patterns, 23);
+    assert_eq!(patterns, 24);
 }
 
 /// The rules of a schema, with their messages.

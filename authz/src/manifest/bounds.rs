@@ -31,6 +31,9 @@ pub const MAX_EXEMPT: usize = 64;
 /// The path of a route, in bytes.
 pub const MAX_ROUTE_PATH_BYTES: usize = 400;
 
+/// Query parameters of a route that name something.
+pub const MAX_ROUTE_QUERY: usize = 8;
+
 /// A resource of an agent, in bytes, with the service before it.
 pub const MAX_RESOURCE_ENTRY_BYTES: usize = 512;
 
@@ -88,6 +91,13 @@ pub(super) fn service(spec: &ServiceSpec, report: &mut Report<'_>) {
                 format!("/spec/routes/{index}/path"),
                 format!("a route's path may have at most {MAX_ROUTE_PATH_BYTES} bytes"),
                 "take segments as captures, `{name}`",
+            );
+        }
+        if route.query.len() > MAX_ROUTE_QUERY {
+            report.add(
+                format!("/spec/routes/{index}/query"),
+                format!("a route may name at most {MAX_ROUTE_QUERY} query parameters"),
+                "list those that its scope is made of",
             );
         }
     }
@@ -153,5 +163,26 @@ mod tests {
         assert_eq!(told[..lists.len()], lists);
         assert_eq!(told[lists.len()], "/spec/routes/0/path");
         assert_eq!(told.len(), lists.len() + MAX_ROUTES + 1);
+    }
+
+    #[test]
+    fn a_resource_and_a_query_are_as_long_as_they_may_be_and_no_longer() {
+        let told = |more: usize| {
+            let resource = "x".repeat(MAX_RESOURCE_ENTRY_BYTES + more);
+            let agent = serde_json::json!({"serviceAccount": "a", "resources": ["x", resource]});
+            let query = (0..MAX_ROUTE_QUERY + more).map(|index| (format!("x{index}"), serde_json::json!("{x}")));
+            let query: serde_json::Map<_, _> = query.collect();
+            let route = serde_json::json!({"method": "GET", "path": "/", "query": query, "scope": "read:x"});
+            let service = serde_json::json!({
+                "serviceAccount": "a", "protocol": "http", "hosts": ["a"], "ports": [80], "routes": [route],
+            });
+            let mut problems: Vec<Problem> = Vec::new();
+            let mut report = Report::new(DocumentRef::Agent(0), &mut problems);
+            super::agent(&serde_json::from_value(agent).unwrap(), &mut report);
+            super::service(&serde_json::from_value(service).unwrap(), &mut report);
+            problems.into_iter().map(|problem| problem.field).collect::<Vec<_>>()
+        };
+        assert_eq!(told(0), [""; 0]);
+        assert_eq!(told(1), ["/spec/resources/1", "/spec/routes/0/query"]);
     }
 }

@@ -154,6 +154,7 @@ fn routes(manifest: &ServiceManifest) -> Vec<RouteClaims> {
         .map(|route| RouteClaims {
             method: route.method.clone(),
             path: route.path.clone(),
+            query: route.query.clone(),
             scope: route.scope.clone(),
             own: route.own.clone(),
         })
@@ -247,7 +248,8 @@ fn advice(error: &ContentError) -> &'static str {
         ContentError::NotOfProtocol => "remove it, or change `protocol`",
         ContentError::NoEndpoint => "write the path that MCP clients post to, such as `/mcp`",
         ContentError::CaptureHere => "write one exact path",
-        ContentError::CaptureUnknown(_) => "name a capture that stands in `path`, or in the URI",
+        ContentError::CaptureUnknown(_) => "name a capture that stands in `path` or `query`, or in the URI",
+        ContentError::Query => "write the parameter and a capture of its own, such as `table: \"{table}\"`",
         ContentError::CaptureUnused(_) => "put it in `scope`, such as `read:data.{table}`",
         ContentError::CaptureKind => "write `{name}` in routes and resources, `{arguments./name}` in tools and prompts",
         ContentError::ResourceOverlap => "leave one of the two, or set a literal segment apart",

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ContentError, Exempt, HeaderName, MAX_BODY_LIMIT_BYTES, Method, PathTemplate, Protocol, ResourceRule, Route,
-    RouteClaims, Service, ServiceClaims, ToolClaims, ToolRule, fault::Faults,
+    ContentError, Exempt, HeaderName, MAX_BODY_LIMIT_BYTES, Method, PathTemplate, Protocol, QueryCapture, ResourceRule,
+    Route, RouteClaims, Service, ServiceClaims, ToolClaims, ToolRule, fault::Faults,
 };
 use crate::{
     identity::ToolName,
@@ -136,9 +136,42 @@ fn route(claims: &RouteClaims, index: usize, faults: &mut Faults) -> Option<Rout
     let path = faults.take(|| format!("routes/{index}/path"), PathTemplate::parse(&claims.path));
     let scope = faults.take(|| format!("routes/{index}/scope"), ScopeTemplate::parse(&claims.scope));
     let (method, path, scope) = (method?, path?, scope?);
-    for capture in scope.captures() {
+    let query = query(claims, &path, index, faults);
+    let own = claims.own.as_deref().map(Into::into);
+    let route = Route {
+        method,
+        path,
+        query,
+        scope,
+        own,
+    };
+    check_route(&route, index, faults);
+    Some(route)
+}
+
+fn query(claims: &RouteClaims, path: &PathTemplate, index: usize, faults: &mut Faults) -> Box<[QueryCapture]> {
+    let mut query: Vec<QueryCapture> = Vec::with_capacity(claims.query.len());
+    for (parameter, value) in &claims.query {
+        let capture = QueryCapture::parse(parameter, value).filter(|new| {
+            let mut taken = path
+                .capture_names()
+                .chain(query.iter().map(|earlier| &*earlier.capture));
+            // Some readers fold the case of parameters: two that differ by it alone would be one to them.
+            let mut earlier = query.iter();
+            taken.all(|name| *name != *new.capture)
+                && earlier.all(|earlier| !earlier.parameter.eq_ignore_ascii_case(&new.parameter))
+        });
+        let place = || format!("routes/{index}/query/{parameter}");
+        query.extend(faults.take(place, capture.ok_or(ContentError::Query)));
+    }
+    query.into()
+}
+
+/// Every capture that is named is there, and every one of the query is named: else any value would do.
+fn check_route(route: &Route, index: usize, faults: &mut Faults) {
+    for capture in route.scope.captures() {
         match capture {
-            Capture::Path(name) if path.capture_names().any(|given| given == &**name) => {}
+            Capture::Path(name) if route.capture_names().any(|given| given == &**name) => {}
             Capture::Path(name) => {
                 faults.add(
                     format!("routes/{index}/scope"),
@@ -148,19 +181,17 @@ fn route(claims: &RouteClaims, index: usize, faults: &mut Faults) -> Option<Rout
             Capture::Argument(_) => faults.add(format!("routes/{index}/scope"), ContentError::CaptureKind),
         }
     }
-    if let Some(own) = claims
-        .own
-        .as_deref()
-        .filter(|own| path.capture_names().all(|given| given != *own))
-    {
+    let own = route.own.as_deref();
+    if let Some(own) = own.filter(|own| route.capture_names().all(|given| given != *own)) {
         faults.add(format!("routes/{index}/own"), ContentError::CaptureUnknown(own.into()));
     }
-    Some(Route {
-        method,
-        path,
-        scope,
-        own: claims.own.as_deref().map(Into::into),
-    })
+    for QueryCapture { parameter, capture } in &route.query {
+        let named = |known: &Capture| matches!(known, Capture::Path(name) if name == capture);
+        if own != Some(&**capture) && !route.scope.captures().any(named) {
+            let field = format!("routes/{index}/query/{parameter}");
+            faults.add(field, ContentError::CaptureUnused(capture.clone()));
+        }
+    }
 }
 
 fn exempt(claims: &ServiceClaims, faults: &mut Faults) -> Box<[Exempt]> {

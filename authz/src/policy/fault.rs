@@ -54,6 +54,11 @@ pub enum ContentError {
     /// A template captures what its scope does not name, so that any value would do.
     #[error("the scope must name the capture `{0}`, or any value would do")]
     CaptureUnused(Box<str>),
+    /// A query parameter with a bad name, or whose value is no capture of its own.
+    #[error(
+        "a query parameter is 1 to 64 of A-Z, a-z, 0-9, `_` and `-`, and stands for a capture that nothing else has, `{{name}}`"
+    )]
+    Query,
     /// A scope takes an argument where there is none, or a path segment where there is no path.
     #[error("routes and resources capture segments, tools and prompts capture `arguments./pointer`")]
     CaptureKind,

@@ -125,6 +125,31 @@ fn is_path_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()+,=:@".contains(&byte)
 }
 
+/// A query parameter that names something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryCapture {
+    /// The parameter, as it must be spelt.
+    pub parameter: Box<str>,
+    /// The name of its value.
+    pub capture: Box<str>,
+}
+
+impl QueryCapture {
+    /// Checks a parameter (1 to 64 of A-Z, a-z, 0-9, `_` and `-`) and its capture, `{name}`.
+    #[must_use]
+    pub fn parse(parameter: &str, value: &str) -> Option<Self> {
+        let fits = (1..=64).contains(&parameter.len())
+            && parameter
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+        let capture = value.strip_prefix('{')?.strip_suffix('}')?;
+        (fits && scope::is_capture_name(capture)).then(|| Self {
+            parameter: parameter.into(),
+            capture: capture.into(),
+        })
+    }
+}
+
 /// A route: what a method on a path needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
@@ -132,8 +157,19 @@ pub struct Route {
     pub method: Method,
     /// The path.
     pub path: PathTemplate,
-    /// The scope needed; its captures are captures of `path`.
+    /// The query parameters that name something.
+    pub query: Box<[QueryCapture]>,
+    /// The scope needed; its captures are captures of `path` or `query`.
     pub scope: ScopeTemplate,
-    /// The capture of `path` that must equal the caller's agent id.
+    /// The capture that must equal the caller's agent id.
     pub own: Option<Box<str>>,
+}
+
+impl Route {
+    /// The names of all captures.
+    pub fn capture_names(&self) -> impl Iterator<Item = &str> {
+        self.path
+            .capture_names()
+            .chain(self.query.iter().map(|query| &*query.capture))
+    }
 }

@@ -658,6 +658,51 @@ fn what_a_resource_captures_is_in_its_scope() {
 }
 
 #[test]
+fn what_a_query_captures_is_one_thing_and_in_use() {
+    let fault = |route: Value| match verify(&with("/services/0/routes/0", route)).map(drop) {
+        Err(PolicyError::Content { field, error }) => Some((field, error)),
+        other => {
+            assert_eq!(other, Ok(()));
+            None
+        }
+    };
+    let route = |query: Value, scope: &str| json!({"method": "GET", "path": "/v1/{x}", "query": query, "scope": scope});
+    assert_eq!(fault(route(json!({"table": "{table}"}), "read:{x}.{table}")), None);
+    assert_eq!(fault(route(json!({"a-B_1": "{a}", "b": "{b}"}), "read:{a}.{b}")), None);
+    let mut own = route(json!({"agent": "{agent}"}), "read:data");
+    own["own"] = json!("agent");
+    assert_eq!(fault(own), None);
+    let at = |parameter: &str| format!("services/0/routes/0/query/{parameter}");
+    let bad = |query: Value, scope: &str, parameter: &str| {
+        assert_eq!(
+            fault(route(query, scope)),
+            Some((at(parameter), ContentError::Query)),
+            "{parameter}"
+        );
+    };
+    bad(json!({"table": "sales"}), "read:{x}", "table");
+    bad(json!({"table": "{Table}"}), "read:{x}", "table");
+    bad(json!({"table": "{x}"}), "read:{x}", "table");
+    bad(json!({"a": "{a}", "b": "{a}"}), "read:{a}", "b");
+    bad(json!({"Table": "{a}", "table": "{b}"}), "read:{a}.{b}", "table");
+    bad(json!({"a b": "{a}"}), "read:{x}", "a b");
+    bad(json!({"": "{a}"}), "read:{x}", "");
+    let long = "a".repeat(65);
+    bad(json!({long.as_str(): "{a}"}), "read:{x}", &long);
+    assert_eq!(
+        fault(route(json!({"table": "{table}"}), "read:{x}")),
+        Some((at("table"), ContentError::CaptureUnused("table".into())))
+    );
+    assert_eq!(
+        fault(route(json!({}), "read:{table}")),
+        Some((
+            "services/0/routes/0/scope".into(),
+            ContentError::CaptureUnknown("table".into())
+        ))
+    );
+}
+
+#[test]
 fn paths_match_segment_by_segment() {
     let template = PathTemplate::parse("/v1/tables/{table}").unwrap();
     assert_eq!(template.captures("/v1/tables/sales"), Some(vec![("table", "sales")]));

@@ -17,7 +17,7 @@ use crate::{
 /// The payload of a bundle (`typ: policy-bundle+jwt`).
 ///
 /// In format 1 the agents are there themselves; in formats 2 and 3 it is the digests of their pages (`Option<PageDigest>`),
-/// and the pages come separately. Filters that know no format 3 know no prompts and resources either.
+/// and the pages come separately. Filters that know no format 3 know no prompts, resources and queries either.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BundleClaims<A = AgentClaims> {
@@ -119,6 +119,9 @@ pub struct RouteClaims {
     pub method: String,
     /// The path template.
     pub path: String,
+    /// The query parameters that name something, each with its capture, `{name}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub query: BTreeMap<String, String>,
     /// The scope template.
     pub scope: String,
     /// The capture that must equal the caller's agent id.
@@ -179,10 +182,12 @@ pub struct AgentClaims {
 }
 
 impl BundleClaims {
-    /// The same without prompts and resources, for a filter that does not know them: it refuses what would ask for them.
+    /// The same without prompts, resources and routes with a query, for a filter that does not know them: it refuses what would
+    /// ask for them.
     #[must_use]
     pub fn without_names(mut self) -> Self {
         for service in &mut self.services {
+            service.routes.retain(|route| route.query.is_empty());
             service.prompts.clear();
             service.resources.clear();
         }

@@ -1,8 +1,8 @@
 //! HTTP: the route table of a service.
 
 use crate::denial::{Code, Denial};
-use crate::policy::{Captures, Route, Service};
-use crate::request::{RequestHead, Right};
+use crate::policy::{Captures, QueryCapture, Route, Service};
+use crate::request::{self, RequestHead, Right};
 use crate::scope::{self, Capture};
 
 /// What a route makes of a request.
@@ -28,7 +28,7 @@ pub(crate) fn route(head: &RequestHead<'_>, service: &Service) -> Result<Match, 
             continue;
         };
         if route.method.as_str() == head.method() {
-            return apply(route, &captures);
+            return apply(route, captures, head.query());
         }
         other_method = true;
     }
@@ -47,7 +47,10 @@ pub(crate) fn is_exempt_for_some(method: &str, path: &str, service: &Service) ->
         .any(|exempt| exempt.method.as_str() == method && exempt.path.captures(path).is_some())
 }
 
-fn apply(route: &Route, captures: &Captures<'_, '_>) -> Result<Match, Denial> {
+fn apply<'t, 'p>(route: &'t Route, mut captures: Captures<'t, 'p>, query: Option<&'p str>) -> Result<Match, Denial> {
+    for QueryCapture { parameter, capture } in &route.query {
+        captures.push((capture, parameter_value(query.unwrap_or_default(), parameter)?));
+    }
     if !captures.iter().all(|(_, value)| scope::is_segment(value)) {
         return Err(unknown("a captured segment may hold only a-z, 0-9, `_` and `-`"));
     }
@@ -79,6 +82,27 @@ fn apply(route: &Route, captures: &Captures<'_, '_>) -> Result<Match, Denial> {
             .collect(),
         own,
     })
+}
+
+/// The value of a parameter that must be there once, in its one spelling.
+///
+/// Applications differ in which of two they take, in whether case, escapes and brackets (`table[]`, PHP) make another name
+/// of it, and in whether `;` separates: what could be the parameter to any of them counts as it.
+fn parameter_value<'p>(query: &'p str, name: &str) -> Result<&'p str, Denial> {
+    let mut found = None;
+    for part in query.split(['&', ';']) {
+        let (given, value) = part.split_once('=').unwrap_or((part, ""));
+        if !request::could_name(given, name) {
+            continue;
+        }
+        if given != name || found.replace(value).is_some() {
+            return Err(Denial::new(
+                Code::RequestMalformed,
+                "a query parameter that names something must occur once, in its own spelling",
+            ));
+        }
+    }
+    found.ok_or_else(|| unknown("a query parameter that the route needs is missing"))
 }
 
 fn unknown(detail: &'static str) -> Denial {

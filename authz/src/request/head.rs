@@ -104,7 +104,7 @@ impl<'a> RequestHead<'a> {
         self.path
     }
 
-    /// The query, without its question mark. Nothing is decided on it.
+    /// The query, without its question mark. Only the parameters that a route names are decided on.
     pub fn query(&self) -> Option<&'a str> {
         self.query
     }

@@ -104,6 +104,26 @@ pub(super) fn overrides_method(query: &str) -> bool {
     names(query, b"_method")
 }
 
+/// Whether some application could take `given`, a parameter's name as it came, for `name`: there are those that undo escapes,
+/// fold case, trim blanks, read `table[]` and `table.x` as parts of `table`, or an underscore for a dot, a blank or a hyphen.
+pub(crate) fn could_name(given: &str, name: &str) -> bool {
+    let blank = |byte: &u8| matches!(byte, b'+' | 0..=b' ');
+    let given = unescape(given);
+    let start = given.iter().take_while(|byte| blank(byte)).count();
+    let Some((head, rest)) = given.get(start..).and_then(|given| given.split_at_checked(name.len())) else {
+        return false;
+    };
+    let fold = |byte: u8| match byte {
+        b'.' | b'+' | b' ' | b'[' | b'-' => b'_',
+        byte => byte.to_ascii_lowercase(),
+    };
+    let is_same = head.iter().copied().map(fold).eq(name.bytes().map(fold));
+    is_same
+        && rest
+            .first()
+            .is_none_or(|byte| blank(byte) || matches!(byte, b'[' | b'.'))
+}
+
 fn names(query: &str, wanted: &[u8]) -> bool {
     query.split(['&', ';']).any(|parameter| {
         let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
@@ -136,6 +156,42 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn a_parameter_may_be_another_to_some() {
+        for same in [
+            "table",
+            "TABLE",
+            "t%61ble",
+            "+table",
+            "%20table",
+            "table[]",
+            "table%5B%5D",
+            "table[x]",
+            "table.x",
+            "table+",
+            "table%00",
+            "Table%20x",
+        ] {
+            assert!(could_name(same, "table"), "{same}");
+        }
+        for other in [
+            "",
+            "tabl",
+            "tables",
+            "table_name",
+            "table-name",
+            "a_table",
+            "stable",
+            "[table]",
+            "table%5D",
+        ] {
+            assert!(!could_name(other, "table"), "{other}");
+        }
+        for same in ["a_b", "a.b", "a-b", "a+b", "a[b", "A%2Eb"] {
+            assert!(could_name(same, "a_b") && could_name(same, "a-b"), "{same}");
+        }
+    }
 
     #[test]
     fn a_canonical_path_beside_each_of_its_other_spellings() {

@@ -175,6 +175,8 @@ fn only_the_newest_format_has_prompts_and_resources() {
     let mut claims = claims(7, &agents);
     claims.services[1].prompts = serde_json::from_value(json!({"summary": {}})).unwrap();
     claims.services[1].resources = serde_json::from_value(json!({"memo://a": {}})).unwrap();
+    claims.services[0].routes[0].query = serde_json::from_value(json!({"row": "{row}"})).unwrap();
+    claims.services[0].routes[0].scope = "read:{table}.{row}".to_owned();
     let (older, newer) = (claims.clone().paged().unwrap(), claims.named().unwrap());
     assert_eq!((older.head.format, newer.head.format), (2, 3));
     let mcp = ServiceId::parse("data/mcp").unwrap();
@@ -194,6 +196,7 @@ fn only_the_newest_format_has_prompts_and_resources() {
             assert_eq!(agent.lists_resource(&mcp, uri), listed, "{uri}");
         }
         let service = bundle.service(bundle.service_with_id(&mcp).unwrap()).unwrap();
+        assert_eq!(bundle.services()[1].routes().len(), if told { 2 } else { 1 });
         assert_eq!(service.prompt("summary").is_some(), told);
         assert_eq!(service.resource("memo://a").is_some(), told);
     }

@@ -211,7 +211,13 @@ async fn a_bad_configuration_denies_on_every_worker() {
             assert_eq!((answer.status, answer.denial()), (503, Some("policy_unavailable")));
         }
         assert_eq!(stand.application.seen().len(), 0);
-        assert_eq!(stand.envoy.stat("wasmcustom.ostiary_config_rejected").await.unwrap(), 1);
+        // Meters are written with the next tick.
+        wait::until("the meter", SOON, async || {
+            let rejected = stand.envoy.stat("wasmcustom.ostiary_config_rejected").await.ok()?;
+            (rejected == 1).then_some(())
+        })
+        .await
+        .unwrap();
         assert_eq!(stand.feed.polls().len(), 0, "nobody to ask by such a configuration");
         assert_eq!(reloads(&stand.envoy).await, 0);
     }

@@ -259,7 +259,7 @@ fn forged_bundles(stand: &Stand) -> Vec<(&'static str, &'static str, String)> {
         ),
         (
             "of a later format",
-            "format 3 is not understood",
+            "format 4 is not understood",
             key.sign(TYPE, &wide(9, json!({"format": 4}))),
         ),
         ("with a key twice", "payload", {

@@ -262,6 +262,19 @@ fn find_agent<'a>(bundle: &'a Bundle, claims: &Claims) -> Result<Agent<'a>, Deni
     Ok(agent)
 }
 
+/// Whether a call that was permitted may go on when the state list has changed meanwhile. A suspension, a kill or the
+/// death of its token ends it; a pause does not: that is for a person to judge, and new calls wait for it.
+///
+/// # Errors
+///
+/// The denial that it would now meet.
+pub fn outlives(state: &StateList, claims: &Claims) -> Result<(), Denial> {
+    match state.agent_state(&claims.agent_id) {
+        AgentState::Paused => check_token_alive(state, claims),
+        AgentState::Active | AgentState::Suspended | AgentState::Killed => check_state(state, claims),
+    }
+}
+
 fn check_state(state: &StateList, claims: &Claims) -> Result<(), Denial> {
     match state.agent_state(&claims.agent_id) {
         AgentState::Active => {}
@@ -269,6 +282,10 @@ fn check_state(state: &StateList, claims: &Claims) -> Result<(), Denial> {
         AgentState::Suspended => return Err(Denial::new(Code::AgentSuspended, "the agent's tokens are dead")),
         AgentState::Killed => return Err(Denial::new(Code::AgentKilled, "the agent's tokens are dead")),
     }
+    check_token_alive(state, claims)
+}
+
+fn check_token_alive(state: &StateList, claims: &Claims) -> Result<(), Denial> {
     if state
         .not_before(&claims.agent_id)
         .is_some_and(|not_before| claims.iat < not_before)

@@ -1,6 +1,8 @@
-//! The state list: which agents are not active, which tokens are dead.
+//! The state list: which agents are not active, which tokens are dead; and who may move an agent from one state to
+//! another ([`transition`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +11,8 @@ use crate::{
     policy::{self, BundleKeys, PolicyError, Version},
     token::SKEW_SECONDS,
 };
+
+pub mod transition;
 
 /// The `typ` of a state list.
 pub const STATE_TYPE: &str = "agent-state+jwt";
@@ -26,6 +30,33 @@ pub enum AgentState {
     Suspended,
     /// Nothing, ever, until an operator undoes it.
     Killed,
+}
+
+impl AgentState {
+    /// The word in state lists, records and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Suspended => "suspended",
+            Self::Killed => "killed",
+        }
+    }
+
+    /// Reads what [`Self::as_str`] writes.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Active, Self::Paused, Self::Suspended, Self::Killed]
+            .into_iter()
+            .find(|state| state.as_str() == word)
+    }
+}
+
+impl fmt::Display for AgentState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// The payload of a state list (`typ: agent-state+jwt`), format 1; always complete.

@@ -1,7 +1,8 @@
-#![expect(clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use serde_json::json;
 
+use super::*;
 use crate::testing::{ANALYST, MCP, NOW, WAREHOUSE, WRITER, World};
 
 #[test]
@@ -309,5 +310,46 @@ fn the_route_is_matched_exactly() {
         ("GET", "/"),
     ] {
         assert_eq!(code(method, path), "route_unknown", "{method} {path}");
+    }
+}
+
+#[test]
+fn a_call_on_its_way_outlives_a_pause_and_nothing_worse() {
+    let claims = |iat: u64| {
+        let mut claims = World::warehouse().claims;
+        claims["iat"] = json!(iat);
+        claims["nbf"] = json!(iat);
+        let text = claims.to_string();
+        let document = crate::json::parse(text.as_bytes(), &crate::json::Limits::REQUEST).unwrap();
+        Claims::read(document.root()).unwrap()
+    };
+    let outcome = |iat: u64, state: serde_json::Value| {
+        let mut list = World::warehouse().state;
+        for (name, value) in state.as_object().unwrap() {
+            list[name] = value.clone();
+        }
+        let list = StateList::from_own_claims(serde_json::from_value(list).unwrap(), NOW).unwrap();
+        match outlives(&list, &claims(iat)) {
+            Ok(()) => "goes on",
+            Err(denial) => denial.code().as_str(),
+        }
+    };
+    let jti = World::warehouse().claims["jti"].clone();
+    let jti = jti.as_str().unwrap();
+    assert_eq!(outcome(NOW, json!({})), "goes on");
+    for (state, expected) in [
+        ("paused", "goes on"),
+        ("suspended", "agent_suspended"),
+        ("killed", "agent_killed"),
+    ] {
+        assert_eq!(outcome(NOW, json!({"agents": {"analyst-7": state}})), expected);
+        assert_eq!(outcome(NOW, json!({"agents": {"writer-2": state}})), "goes on");
+    }
+    for agents in [json!({}), json!({"analyst-7": "paused"})] {
+        let dead = json!({"agents": agents, "not_before": {"analyst-7": NOW}});
+        assert_eq!(outcome(NOW - 1, dead.clone()), "token_superseded");
+        assert_eq!(outcome(NOW, dead), "goes on");
+        let revoked = json!({"agents": agents, "revoked": {jti: NOW + 9}});
+        assert_eq!(outcome(NOW, revoked), "token_revoked");
     }
 }

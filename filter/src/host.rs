@@ -63,8 +63,13 @@ pub(crate) trait Host {
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
     /// Puts `value` where access logs read it as `%FILTER_STATE(wasm.KEY:PLAIN)%`. Streams only, never the root.
     fn publish(&self, key: &str, value: &[u8]);
-    /// Ends the stream with an answer of our own.
+    /// Ends the stream with an answer of our own; once a stream at most, or the SDK panics.
     fn respond(&self, status: u16, headers: &[(&str, &str)], body: &[u8]);
+    /// Breaks the stream off, both ways.
+    fn reset(&self);
+    /// Makes what follows, to the end of the callback, happen in another context: a stream's, or the root's again. False
+    /// if there is none of that id; then nothing has changed.
+    fn act_in(&self, context: u32) -> bool;
     fn call(&self, callout: &Callout<'_>) -> Result<u32, CalloutError>;
     fn foreign(&self, function: &str, arguments: &[u8]) -> Option<Vec<u8>>;
     /// Fills `bytes` from a cryptographic source.
@@ -200,6 +205,14 @@ impl Host for Envoy {
 
     fn respond(&self, status: u16, headers: &[(&str, &str)], body: &[u8]) {
         let _ = hostcalls::send_http_response(status.into(), headers.to_vec(), Some(body));
+    }
+
+    fn reset(&self) {
+        let _ = hostcalls::reset_http_request();
+    }
+
+    fn act_in(&self, context: u32) -> bool {
+        hostcalls::set_effective_context(context).is_ok()
     }
 
     fn call(&self, callout: &Callout<'_>) -> Result<u32, CalloutError> {

@@ -8,13 +8,14 @@
 //! - `session`: one request, from its first byte to its last; `known`, `connection`, `trace`: what is known of it;
 //!   `headers`: what becomes of its headers; `response`: what becomes of an answer that the caller may not see all of.
 //! - `vm`: what all requests of one Wasm VM share. `poll`, `policy`: the bundle and state list and how they arrive.
-//!   `cache`, `signature`: verified tokens. `records`, `slots`: the audit records and how they leave.
+//!   `cache`, `signature`: verified tokens. `calls`: those on their way, which a suspension or kill ends. `records`, `slots`: the audit records and how they leave.
 //! - `host`: all that is asked of the proxy. Only `host`, `http` and `root` know that it is Envoy.
 //!
 //! A panic would take the whole VM down with every request in it, so nothing here may panic; the lints see to that.
 
 mod backoff;
 mod cache;
+mod calls;
 mod config;
 mod connection;
 mod headers;
@@ -39,6 +40,6 @@ mod vm;
 mod entry {
     proxy_wasm::main! {{
         proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
-        proxy_wasm::set_root_context(|_| Box::new(crate::root::Root::new()));
+        proxy_wasm::set_root_context(|id| Box::new(crate::root::Root::new(id)));
     }}
 }

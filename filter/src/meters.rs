@@ -25,6 +25,7 @@ struct Decided {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Meter {
     RecordsDropped,
+    CallsCancelled,
     RecordQueue,
     BundleVersion,
     StateAgeSeconds,
@@ -35,6 +36,7 @@ impl Meter {
     fn name(self) -> &'static str {
         match self {
             Self::RecordsDropped => "ostiary_records_dropped",
+            Self::CallsCancelled => "ostiary_calls_cancelled",
             Self::RecordQueue => "ostiary_record_queue",
             Self::BundleVersion => "ostiary_bundle_version",
             Self::StateAgeSeconds => "ostiary_state_age_seconds",
@@ -44,14 +46,14 @@ impl Meter {
 
     fn kind(self) -> MetricKind {
         match self {
-            Self::RecordsDropped => MetricKind::Counter,
+            Self::RecordsDropped | Self::CallsCancelled => MetricKind::Counter,
             _ => MetricKind::Gauge,
         }
     }
 
     /// Whether Envoy's value is the sum of what the VMs say, as against what one of them said last.
     fn adds_up(self) -> bool {
-        matches!(self, Self::RecordsDropped | Self::RecordQueue)
+        matches!(self, Self::RecordsDropped | Self::CallsCancelled | Self::RecordQueue)
     }
 }
 
@@ -82,6 +84,13 @@ impl Meters {
     /// Counts denials that will be known by their code alone.
     pub(crate) fn dropped(&mut self, count: u64) {
         *self.values.entry(Meter::RecordsDropped).or_default() += signed(count);
+    }
+
+    /// Counts calls that were ended because their agent may not act any more.
+    pub(crate) fn cancelled(&mut self, count: u64) {
+        if count > 0 {
+            *self.values.entry(Meter::CallsCancelled).or_default() += signed(count);
+        }
     }
 
     /// Notes how many records are queued in this VM.

@@ -21,6 +21,7 @@ thread_local! {
 
 /// One plugin of the VM.
 pub(crate) struct Root {
+    id: u32,
     vm: Rc<RefCell<Vm>>,
     /// A configuration that was handed over and is not yet in force.
     document: Cell<Option<Vec<u8>>>,
@@ -28,8 +29,9 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(id: u32) -> Self {
         Self {
+            id,
             vm: VM.with(Rc::clone),
             document: Cell::default(),
             headers_stop_iteration: Cell::default(),
@@ -63,6 +65,7 @@ impl Context for Root {
     fn on_http_call_response(&mut self, token_id: u32, num_headers: usize, body_size: usize, _num_trailers: usize) {
         if let Ok(mut vm) = self.vm.try_borrow_mut() {
             vm.answer(&Envoy, token_id, num_headers > 0, body_size);
+            vm.end_calls(&Envoy, self.id);
         }
     }
 }
@@ -81,14 +84,15 @@ impl RootContext for Root {
         if let Ok(mut vm) = self.vm.try_borrow_mut() {
             self.configure(&mut vm);
             vm.tick(&Envoy);
+            vm.end_calls(&Envoy, self.id);
         }
     }
 
-    fn create_http_context(&self, _context_id: u32) -> Option<Box<dyn HttpContext>> {
+    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
         if let Ok(mut vm) = self.vm.try_borrow_mut() {
             self.configure(&mut vm);
         }
-        let session = Session::new(self.headers_stop_iteration.get());
+        let session = Session::new(self.headers_stop_iteration.get()).in_context(context_id);
         Some(Box::new(Http::new(Rc::clone(&self.vm), session)))
     }
 

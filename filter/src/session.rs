@@ -21,6 +21,7 @@ use authz::policy::Protocol;
 use authz::request::{self, Extraction, Facts, Pending, RequestHead};
 use authz::token::VerifiedToken;
 
+use crate::calls::Call;
 use crate::connection::{self, Connection};
 use crate::headers;
 use crate::host::{HeaderPair, Host, Message, Moment};
@@ -59,6 +60,10 @@ pub(crate) struct Session {
     now: Moment,
     known: Known,
     phase: Phase,
+    /// The id of its stream's context.
+    context: u32,
+    /// What the VM ends it by, once it has passed by a capability.
+    call: Option<Rc<Call>>,
 }
 
 #[derive(Debug)]
@@ -116,7 +121,14 @@ impl Session {
             now: Moment::default(),
             known: Known::default(),
             phase: Phase::Fresh,
+            context: 0,
+            call: None,
         }
+    }
+
+    /// The session of the stream whose context has this id.
+    pub(crate) fn in_context(self, context: u32) -> Self {
+        Self { context, ..self }
     }
 
     /// The request's headers are here; `end` says that nothing follows them.
@@ -392,6 +404,7 @@ impl Session {
         if listing.is_some() && self.headers_stop_iteration {
             response::forgo_encoding(host);
         }
+        self.watch(vm);
         self.phase = Phase::Passing(Box::new(Passing {
             reservation,
             request: held_bytes.is_none().then(Hasher::new),
@@ -401,6 +414,24 @@ impl Session {
             listing,
         }));
         Ok(Flow::Continue)
+    }
+
+    /// Lets the VM end the call, should its agent be suspended or killed. What passes without a capability is no agent's.
+    fn watch(&mut self, vm: &mut Vm) {
+        if let Some(token) = &self.known.token {
+            let call = Call::new(Rc::clone(token), self.form(), self.known.trace_id.clone());
+            let call = Rc::new(call);
+            vm.calls.begin(self.context, Rc::clone(&call));
+            self.call = Some(call);
+        }
+    }
+
+    /// How the caller understands a denial.
+    fn form(&self) -> Form {
+        match self.known.protocol {
+            Some(Protocol::Mcp) => Form::JsonRpc,
+            _ => Form::Problem,
+        }
     }
 
     fn deny_held(&mut self, vm: &mut Vm, host: &impl Host, denial: Denial) -> Flow {
@@ -415,12 +446,13 @@ impl Session {
         self.phase = Phase::Denied;
         self.record_denial(vm, host, &denial, reservation);
         vm.decided(self.known.side, Some(denial.code()));
-        let form = if self.known.protocol == Some(Protocol::Mcp) {
-            Form::JsonRpc
-        } else {
-            Form::Problem
-        };
-        let response = denial.render(form, None, self.known.trace_id.as_deref());
+        if let Some(call) = self.call.take() {
+            vm.calls.end(self.context);
+            if call.is_answered() {
+                return Flow::Pause;
+            }
+        }
+        let response = denial.render(self.form(), None, self.known.trace_id.as_deref());
         let headers: Vec<(&str, &str)> = response
             .headers
             .iter()
@@ -462,6 +494,9 @@ impl Session {
     pub(crate) fn response_headers(&mut self, vm: &mut Vm, host: &impl Host, end: bool) -> Flow {
         match &mut self.phase {
             Phase::Passing(passing) => {
+                if let Some(call) = &self.call {
+                    call.begins_to_answer();
+                }
                 passing.response_ended |= end;
                 match &mut passing.listing {
                     Some(listing) => listing.headers(host, end),
@@ -516,6 +551,9 @@ impl Session {
     /// The stream is over, however it ended; `logging` says that its access log is about to be written.
     pub(crate) fn finish(&mut self, vm: &mut Vm, host: &impl Host, logging: bool) {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
+        if self.call.is_some() {
+            vm.calls.end(self.context);
+        }
         if matches!(phase, Phase::Passing(_) | Phase::Held(_)) {
             self.now = self.started.until_now(host);
         }
@@ -552,6 +590,11 @@ impl Session {
             (None, false) => "broken",
         };
         let response_bytes = response.bytes();
+        let status = status(host);
+        let ended = self
+            .call
+            .as_ref()
+            .and_then(|call| call.ending(status, from_upstream(host), response_ended));
         let record = Record {
             request_digest: request
                 .filter(|hasher| hasher.bytes() > 0)
@@ -560,9 +603,9 @@ impl Session {
             request_bytes: Some(request_bytes),
             response_digest: (response_bytes > 0).then(|| response.finish()),
             response_bytes: Some(response_bytes),
-            status: status(host),
+            status,
             code: withheld,
-            end: Some(end.into()),
+            end: Some(ended.unwrap_or(end).into()),
             duration_us: Some(self.now.micros_since(self.started)),
             ..self.known.record(Kind::Completion, self.now)
         };

@@ -53,6 +53,12 @@ struct Inner {
     sent: Vec<Sent>,
     published: Vec<(String, Value)>,
     responses: Vec<(u16, Value)>,
+    /// Contexts that are gone.
+    gone: Vec<u32>,
+    /// The context that is acted in; none but the callback's own.
+    acting: Option<u32>,
+    /// What was done to streams out of another context's callback, by context.
+    acted: Vec<(u32, &'static str)>,
 }
 
 /// A proxy that does what it is told and notes what it is asked.
@@ -190,6 +196,17 @@ impl FakeHost {
     /// Status and body of the answers that the filter gave itself.
     pub(crate) fn responses(&self) -> Vec<(u16, Value)> {
         self.0.borrow().responses.clone()
+    }
+
+    /// Makes a context unknown to the proxy.
+    pub(crate) fn lose_context(&self, context: u32) {
+        self.0.borrow_mut().gone.push(context);
+    }
+
+    /// What was done to streams out of another context's callback, in order, and the context that is acted in now.
+    pub(crate) fn acted(&self) -> (Vec<(u32, &'static str)>, Option<u32>) {
+        let inner = self.0.borrow();
+        (inner.acted.clone(), inner.acting)
     }
 
     /// The code of the last denial.
@@ -362,10 +379,28 @@ impl Host for FakeHost {
     }
 
     fn respond(&self, status: u16, _: &[(&str, &str)], body: &[u8]) {
-        self.0
-            .borrow_mut()
-            .responses
-            .push((status, serde_json::from_slice(body).unwrap()));
+        let mut inner = self.0.borrow_mut();
+        if let Some(context) = inner.acting {
+            let twice = inner.acted.contains(&(context, "respond"));
+            assert!(!twice, "the SDK panics over a second answer");
+            inner.acted.push((context, "respond"));
+        }
+        inner.responses.push((status, serde_json::from_slice(body).unwrap()));
+    }
+
+    fn reset(&self) {
+        let mut inner = self.0.borrow_mut();
+        let context = inner.acting.unwrap();
+        inner.acted.push((context, "reset"));
+    }
+
+    fn act_in(&self, context: u32) -> bool {
+        let mut inner = self.0.borrow_mut();
+        let known = !inner.gone.contains(&context);
+        if known {
+            inner.acting = Some(context);
+        }
+        known
     }
 
     fn call(&self, callout: &Callout<'_>) -> Result<u32, CalloutError> {

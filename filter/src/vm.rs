@@ -14,6 +14,7 @@ use authz::request::Side;
 use authz::token::UnverifiedToken;
 
 use crate::cache::{TokenCache, Verified};
+use crate::calls::Calls;
 use crate::config::{Config, ConfigError};
 use crate::connection::Connections;
 use crate::host::{Callout, Host, Message, jitter};
@@ -46,6 +47,7 @@ pub(crate) struct Vm {
     policy: Policy,
     poller: Poller,
     pub(crate) connections: Connections,
+    pub(crate) calls: Calls,
     /// Asks for the pages of a bundle on its way.
     fetcher: Poller,
     tokens: TokenCache,
@@ -72,6 +74,7 @@ impl Default for Vm {
             policy: Policy::default(),
             poller: Poller::default(),
             connections: Connections::default(),
+            calls: Calls::default(),
             fetcher: Poller::default(),
             tokens: TokenCache::new(1),
             key_tables: KeyTables::default(),
@@ -181,6 +184,13 @@ impl Vm {
     /// Counts a decision; no code means that it was permitted.
     pub(crate) fn decided(&mut self, side: Option<Side>, code: Option<Code>) {
         self.meters.decided(side, code);
+    }
+
+    /// Ends the calls of agents that a new state list suspended or killed. To be the last thing that a root context does in
+    /// a callback: what else it asks of the proxy is its own.
+    pub(crate) fn end_calls(&mut self, host: &impl Host, root: u32) {
+        self.calls.cancel(host, root);
+        self.meters.cancelled(self.calls.take_ended());
     }
 
     /// What is done ten times a second, from a root context.

@@ -132,6 +132,9 @@ impl Vm {
         for error in &errors {
             log::error!("{error}");
         }
+        if let Some(state) = self.policy.state().filter(|_| news.state) {
+            self.calls.judge(&state.list);
+        }
         if news.bundle {
             self.bundle_changed();
         } else if news.state {

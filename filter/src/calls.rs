@@ -1,0 +1,185 @@
+//! The calls of one VM that are on their way, and how they are ended once their agent may not act any more.
+//!
+//! A new state list may suspend or kill an agent whose calls have passed already. Each is ended from the root context:
+//! before the service has begun to answer the caller gets our denial, after it the stream is reset. Envoy may take either
+//! and do nothing (envoy#39797), so what is still there a moment later is reset, and how a call ended is judged where its
+//! stream ends ([`Call::ending`]), never by what the proxy said.
+//!
+//! The number is bounded by the record queue: a call that is here holds slots of it.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use authz::decision;
+use authz::denial::{Denial, Form};
+use authz::state::StateList;
+
+use crate::cache::Verified;
+use crate::host::Host;
+
+/// How long an ending may take before it is tried again. Envoy acts as soon as the callback returns.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// After that many attempts the stream is left to its own end; its record says how that was.
+const MOST_ATTEMPTS: u8 = 3;
+
+/// A call that has passed, shared by its session and its VM.
+#[derive(Debug)]
+pub(crate) struct Call {
+    token: Rc<Verified>,
+    form: Form,
+    trace_id: Option<String>,
+    /// Whether an answer has begun, whosever it is: then no other can be given.
+    answering: Cell<bool>,
+    cancelled: Cell<Option<Cancelled>>,
+}
+
+/// What has been done to end a call.
+#[derive(Debug, Clone, Copy)]
+struct Cancelled {
+    status: u16,
+    /// The caller was to get our answer.
+    answered: bool,
+    attempts: u8,
+    last: Duration,
+}
+
+impl Call {
+    pub(crate) fn new(token: Rc<Verified>, form: Form, trace_id: Option<String>) -> Self {
+        Self {
+            token,
+            form,
+            trace_id,
+            answering: Cell::new(false),
+            cancelled: Cell::new(None),
+        }
+    }
+
+    /// Response headers have come by.
+    pub(crate) fn begins_to_answer(&self) {
+        self.answering.set(true);
+    }
+
+    /// Whether our own answer is on its way: Envoy takes no second one, and the SDK would panic over its refusal.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.cancelled.get().is_some_and(|cancelled| cancelled.answered)
+    }
+
+    /// How a call that was to be ended did end, for its record: the caller got our answer (`cancelled`), the stream broke
+    /// off (`reset`), or the service was through with its answer all the same (`outran`). None if nobody ended it.
+    ///
+    /// `status` is what went back to the caller; `from_service` says that the service sent it.
+    pub(crate) fn ending(&self, status: Option<u64>, from_service: bool, response_ended: bool) -> Option<&'static str> {
+        let cancelled = self.cancelled.get()?;
+        let ours = cancelled.answered && !from_service && status == Some(cancelled.status.into());
+        Some(match (ours, response_ended) {
+            (true, _) => "cancelled",
+            (false, true) => "outran",
+            (false, false) => "reset",
+        })
+    }
+}
+
+/// The calls of one VM that are on their way, by the id of their stream's context.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    by_stream: HashMap<u32, Rc<Call>>,
+    /// Of them, those to be ended, and why.
+    doomed: HashMap<u32, Denial>,
+    ended: u64,
+}
+
+impl Calls {
+    /// A call has passed.
+    pub(crate) fn begin(&mut self, stream: u32, call: Rc<Call>) {
+        self.by_stream.insert(stream, call);
+    }
+
+    /// Its stream is over, or it has been denied after all.
+    pub(crate) fn end(&mut self, stream: u32) {
+        self.by_stream.remove(&stream);
+        self.doomed.remove(&stream);
+    }
+
+    /// Holds every call to a new state list; those that it ends are ended by the next [`Self::cancel`].
+    pub(crate) fn judge(&mut self, list: &StateList) {
+        for (stream, call) in &self.by_stream {
+            if call.cancelled.get().is_none()
+                && let Err(denial) = decision::outlives(list, call.token.claims())
+            {
+                self.doomed.insert(*stream, denial);
+            }
+        }
+    }
+
+    /// Ends what is to be ended, from the callback of a root context, whose id is `root`.
+    pub(crate) fn cancel(&mut self, host: &impl Host, root: u32) {
+        if self.doomed.is_empty() {
+            return;
+        }
+        let now = host.monotonic();
+        let mut acted = false;
+        for (stream, denial) in &self.doomed {
+            let Some(call) = self.by_stream.get(stream) else {
+                continue;
+            };
+            let before = call.cancelled.get();
+            let due = before.is_none_or(|cancelled| {
+                cancelled.attempts < MOST_ATTEMPTS && now.saturating_sub(cancelled.last) >= RETRY
+            });
+            if !due {
+                continue;
+            }
+            let mut cancelled = before.unwrap_or(Cancelled {
+                status: denial.code().status(),
+                answered: false,
+                attempts: 0,
+                last: now,
+            });
+            self.ended += u64::from(before.is_none());
+            cancelled.attempts += 1;
+            cancelled.last = now;
+            // One that is gone already has told its session, or is about to.
+            if host.act_in(*stream) {
+                acted = true;
+                if before.is_none() && !call.answering.get() {
+                    cancelled.answered = true;
+                    call.cancelled.set(Some(cancelled));
+                    answer(host, call, denial);
+                } else {
+                    host.reset();
+                }
+            }
+            call.cancelled.set(Some(cancelled));
+        }
+        if acted && !host.act_in(root) {
+            log::error!("the root context is gone in its own callback");
+        }
+    }
+
+    /// How many calls were ended since this was last asked.
+    pub(crate) fn take_ended(&mut self) -> u64 {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// How many are on their way.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.by_stream.len()
+    }
+}
+
+fn answer(host: &impl Host, call: &Call, denial: &Denial) {
+    let response = denial.render(call.form, None, call.trace_id.as_deref());
+    let headers: Vec<(&str, &str)> = response
+        .headers
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    host.respond(response.status, &headers, &response.body);
+}
+
+#[cfg(test)]
+mod tests;

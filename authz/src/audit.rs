@@ -431,6 +431,16 @@ pub fn verify_line(line: &[u8]) -> Result<Verified<'_>, RecordError> {
     })
 }
 
+/// Reads the canonical bytes of a record that [`verify_line`] has accepted before, from where they were kept.
+///
+/// # Errors
+///
+/// `Line`, `Field` or `Format`, if they are no such bytes.
+pub fn read(canonical: &[u8]) -> Result<(Link, Record<'static>), RecordError> {
+    let document = json::parse(canonical, &Limits::REQUEST).map_err(|_| RecordError::Line)?;
+    parse::record(document.root())
+}
+
 fn split_line(line: &[u8]) -> Option<(Digest, &[u8])> {
     let (hash, rest) = line.strip_prefix(LINE_START)?.split_at_checked(digest::ENCODED_LEN)?;
     let canonical = rest.strip_prefix(LINE_MIDDLE)?.strip_suffix(LINE_END)?;

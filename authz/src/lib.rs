@@ -45,6 +45,7 @@
 //! | what is asked | [`request`], [`protocol`] |
 //! | the verdict | [`decision`], [`denial`], [`case`] |
 //! | what is kept | [`digest`], [`audit`], [`log`] |
+//! | what is learnt from it | [`risk`] |
 
 pub mod audit;
 pub mod case;
@@ -62,6 +63,7 @@ pub mod policy;
 pub mod protocol;
 pub mod request;
 pub mod resource;
+pub mod risk;
 pub mod scope;
 pub mod state;
 #[cfg(test)]

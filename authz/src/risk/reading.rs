@@ -1,0 +1,293 @@
+//! What a record tells of whom, and what an agent's file declares: the names of steps are made here for both.
+//!
+//! Every call is counted once: where it arrives. Of what the caller's own sidecar saw only denials count, since those never
+//! arrive anywhere.
+
+use std::collections::BTreeSet;
+
+use super::{Call, Declared, Observation};
+use crate::audit::{Kind, Outcome, Record, RecordedFacts};
+use crate::denial::Code;
+use crate::policy::{AgentClaims, Protocol, ServiceClaims};
+use crate::request::Side;
+use crate::token::SKEW_SECONDS;
+
+/// Whose behaviour it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject<'a> {
+    /// The agent of a token that was verified and shown by its own workload.
+    Agent(&'a str),
+    /// The workload that sent what failed before that: of the agent that the token named nothing is known.
+    Workload(&'a str),
+}
+
+/// Reads what a record tells, if it tells of anybody's behaviour. It was received at `received_ms`: a sidecar whose clock is
+/// ahead does not make time pass.
+pub fn read<'a>(record: &'a Record<'_>, received_ms: u64) -> Option<(Subject<'a>, Observation)> {
+    let at_ms = record.time_ms.min(received_ms.saturating_add(SKEW_SECONDS * 1000));
+    let counts = record.code.is_none_or(is_behaviour);
+    match record.kind {
+        Kind::Decision if counts => {
+            let denied = match (record.verdict?, record.side?) {
+                (Outcome::Deny, _) => true,
+                (Outcome::Permit, Side::Inbound) => false,
+                (Outcome::Permit, Side::Outbound) => return None,
+            };
+            let subject = Subject::Agent(record.agent_id.as_deref()?);
+            let call = Some(call(record));
+            Some((
+                subject,
+                Observation {
+                    at_ms,
+                    call,
+                    count: 1,
+                    denied,
+                },
+            ))
+        }
+        Kind::Aggregate if counts && record.code.is_some() => {
+            let subject = Subject::Workload(record.peer.as_deref()?);
+            Some((
+                subject,
+                Observation {
+                    at_ms,
+                    call: None,
+                    count: record.count.unwrap_or(1),
+                    denied: true,
+                },
+            ))
+        }
+        Kind::Decision | Kind::Aggregate | Kind::Completion | Kind::Overflow | Kind::Source => None,
+    }
+}
+
+/// Whether a denial says something of who was denied: not for the agent's own state, whose calls fail until a person has
+/// looked; not for what the mesh lacks; not for time, which passes for honest agents too, nor for keys, which rotate.
+fn is_behaviour(code: Code) -> bool {
+    !matches!(
+        code,
+        Code::AgentPaused
+            | Code::AgentSuspended
+            | Code::AgentKilled
+            | Code::TokenRevoked
+            | Code::TokenSuperseded
+            | Code::TokenExpired
+            | Code::TokenNotYetValid
+            | Code::TokenKeyUnknown
+            | Code::PolicyUnavailable
+            | Code::WorkloadMismatch
+            | Code::RecordsUnavailable
+            | Code::InternalError
+            | Code::DirectionUnknown
+    )
+}
+
+fn call(record: &Record<'_>) -> Call {
+    let none = RecordedFacts::default();
+    let facts = record.facts.as_ref().unwrap_or(&none);
+    let service = record.service.as_deref();
+    let step = match (facts.tool.as_deref(), facts.right.as_deref()) {
+        (Some(tool), _) => tool.to_owned(),
+        (None, Some("session")) => session_step(service.unwrap_or("?")),
+        _ => method_step(service.unwrap_or("?"), facts.method.as_deref().unwrap_or("?")),
+    };
+    // Of what matched no route the path is what was wanted.
+    let wanted = facts.path.as_deref().filter(|_| facts.right.is_none());
+    let own = |text: &str| text.to_owned();
+    Call {
+        step,
+        data: facts.scope.as_deref().or(wanted).map(own),
+        service: service.map(own),
+        request: record.txn.as_deref().map(own),
+    }
+}
+
+fn session_step(service: &str) -> String {
+    format!("{service} session")
+}
+
+fn method_step(service: &str, method: &str) -> String {
+    format!("{service} {method}")
+}
+
+impl Declared {
+    /// What an agent's file declares, with the services that it reaches.
+    pub fn of<'a>(agent: &AgentClaims, services: impl Iterator<Item = &'a ServiceClaims>) -> Self {
+        let mut steps: BTreeSet<String> = agent.tools.iter().map(|grant| grant.tool().to_string()).collect();
+        for service in services.filter(|service| agent.reaches.contains(&service.id)) {
+            let id = service.id.as_str();
+            match service.protocol {
+                Protocol::Mcp => {
+                    steps.insert(session_step(id));
+                }
+                Protocol::Http => steps.extend(service.routes.iter().map(|route| method_step(id, &route.method))),
+            }
+        }
+        Self {
+            steps,
+            data: (&agent.scope)
+                .into_iter()
+                .map(|scope| scope.as_str().to_owned())
+                .collect(),
+            services: agent
+                .reaches
+                .iter()
+                .map(|service| service.as_str().to_owned())
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn decision<'a>(side: Side, verdict: Outcome, code: Option<Code>) -> Record<'a> {
+        Record {
+            agent_id: Some("analyst-7".into()),
+            verdict: Some(verdict),
+            side: Some(side),
+            code,
+            service: Some("data/warehouse".into()),
+            txn: Some("t".into()),
+            facts: Some(RecordedFacts {
+                method: Some("GET".into()),
+                path: Some("/v1/tables/sales".into()),
+                right: Some("scope".into()),
+                scope: Some("read:data.sales".into()),
+                ..RecordedFacts::default()
+            }),
+            ..Record::new(Kind::Decision, 5000)
+        }
+    }
+
+    #[test]
+    fn a_call_counts_once_where_it_arrives() {
+        use Outcome::{Deny, Permit};
+        let forbidden = Some(Code::ScopeNotGranted);
+        for (side, verdict, code, denied) in [
+            (Side::Inbound, Permit, None, Some(false)),
+            (Side::Inbound, Deny, forbidden, Some(true)),
+            (Side::Outbound, Permit, None, None),
+            (Side::Outbound, Deny, forbidden, Some(true)),
+        ] {
+            let record = decision(side, verdict, code);
+            let seen = read(&record, 5000);
+            assert_eq!(
+                seen.as_ref().map(|(_, seen)| seen.denied),
+                denied,
+                "{side:?} {verdict:?}"
+            );
+            if let Some((subject, seen)) = seen {
+                assert_eq!(subject, Subject::Agent("analyst-7"));
+                let call = seen.call.unwrap();
+                assert_eq!(call.step, "data/warehouse GET");
+                assert_eq!(call.data.as_deref(), Some("read:data.sales"));
+                assert_eq!(call.request.as_deref(), Some("t"));
+            }
+        }
+        let mut exempt = decision(Side::Inbound, Permit, None);
+        exempt.agent_id = None;
+        assert_eq!(read(&exempt, 5000), None, "it is no agent's");
+        for kind in [Kind::Completion, Kind::Overflow, Kind::Source] {
+            let other = Record {
+                kind,
+                ..decision(Side::Inbound, Permit, None)
+            };
+            assert_eq!(read(&other, 5000), None, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn denials_for_its_own_state_and_for_what_the_mesh_lacks_do_not_count() {
+        for code in Code::ALL {
+            let record = decision(Side::Inbound, Outcome::Deny, Some(*code));
+            let excused = [
+                "agent_paused",
+                "agent_suspended",
+                "agent_killed",
+                "token_revoked",
+                "token_superseded",
+                "token_expired",
+                "token_not_yet_valid",
+                "token_key_unknown",
+                "policy_unavailable",
+                "workload_mismatch",
+                "records_unavailable",
+                "internal_error",
+                "direction_unknown",
+            ];
+            assert_eq!(
+                read(&record, 5000).is_none(),
+                excused.contains(&code.as_str()),
+                "{code}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_fails_before_its_token_is_bound_is_its_senders() {
+        let aggregate = |code| Record {
+            peer: Some("spiffe://cluster.local/ns/agents/sa/writer-2".into()),
+            code: Some(code),
+            count: Some(40),
+            side: Some(Side::Inbound),
+            ..Record::new(Kind::Aggregate, 5000)
+        };
+        let stolen = aggregate(Code::PeerMismatch);
+        let (subject, seen) = read(&stolen, 5000).unwrap();
+        assert_eq!(
+            subject,
+            Subject::Workload("spiffe://cluster.local/ns/agents/sa/writer-2")
+        );
+        assert_eq!((seen.call, seen.count, seen.denied), (None, 40, true));
+        assert_eq!(read(&aggregate(Code::TokenExpired), 5000), None);
+        let mut nameless = aggregate(Code::TokenMissing);
+        nameless.peer = None;
+        assert_eq!(read(&nameless, 5000), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_does_not_make_time_pass() {
+        let record = decision(Side::Inbound, Outcome::Permit, None);
+        assert_eq!(read(&record, 9000).unwrap().1.at_ms, 5000);
+        let ahead = Record {
+            time_ms: 3_600_000,
+            ..record
+        };
+        assert_eq!(read(&ahead, 5000).unwrap().1.at_ms, 10_000);
+    }
+
+    #[test]
+    fn tools_sessions_and_what_matched_no_route_have_names() {
+        let mut record = decision(Side::Inbound, Outcome::Deny, Some(Code::RouteUnknown));
+        let named = |record: &Record<'_>| {
+            let call = read(record, 5000).unwrap().1.call.unwrap();
+            (call.step, call.data)
+        };
+        record.facts = Some(RecordedFacts {
+            method: Some("GET".into()),
+            path: Some("/v1/secrets".into()),
+            ..RecordedFacts::default()
+        });
+        assert_eq!(
+            named(&record),
+            ("data/warehouse GET".to_owned(), Some("/v1/secrets".to_owned()))
+        );
+        record.facts = Some(RecordedFacts {
+            right: Some("session".into()),
+            path: Some("/mcp".into()),
+            ..RecordedFacts::default()
+        });
+        assert_eq!(named(&record), ("data/warehouse session".to_owned(), None));
+        record.facts = Some(RecordedFacts {
+            right: Some("tool".into()),
+            tool: Some("bash".into()),
+            path: Some("/mcp".into()),
+            ..RecordedFacts::default()
+        });
+        assert_eq!(named(&record), ("bash".to_owned(), None));
+    }
+}

@@ -1,0 +1,162 @@
+//! Why a score is what it is, in words for people. The words decide nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::bits::Bits;
+
+/// What is less surprising than this needs no explanation.
+const LEAST: Bits = Bits::whole(4);
+
+/// Reasons that are kept.
+const MOST: usize = 6;
+
+/// Below this score there is nothing to explain any more.
+const EXPLAINED_FROM: u64 = 10;
+
+/// The weightiest reasons since the score was last low.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Reasons(Vec<Reason>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Reason {
+    /// What it is about: of one thing there is one reason.
+    about: String,
+    words: String,
+    /// In 1/65536 of a bit.
+    weight: u64,
+}
+
+impl Reasons {
+    pub(super) fn words(&self) -> Vec<String> {
+        self.0.iter().map(|reason| reason.words.clone()).collect()
+    }
+
+    /// Forgets reasons of a score that has decayed.
+    pub(super) fn age(&mut self, score: u64) {
+        if score < EXPLAINED_FROM {
+            self.0.clear();
+        }
+    }
+
+    pub(super) fn note_use(&mut self, weight: Bits, thing: &str, uses: u64, calls: u64) {
+        self.note(weight, thing, || match uses {
+            0 => format!("{thing} never used in {} calls", grouped(calls)),
+            1 => format!("{thing} used once in {} calls", grouped(calls)),
+            _ => format!("{thing} used {} times in {} calls", grouped(uses), grouped(calls)),
+        });
+    }
+
+    pub(super) fn note_contact(&mut self, weight: Bits, service: &str) {
+        self.note(weight, service, || format!("first contact with {service}"));
+    }
+
+    pub(super) fn note_order(&mut self, weight: Bits, before: &str, step: &str, uses: u64, seen: u64) {
+        let about = format!("{before} > {step}");
+        self.note(weight, &about, || match seen {
+            0 => format!("{step} straight after {before}"),
+            _ => format!("{step} after {before} {} times in {}", grouped(uses), grouped(seen)),
+        });
+    }
+
+    pub(super) fn note_odd(&mut self, weight: Bits, odd: u32) {
+        self.note(weight, "odd", || format!("{odd} of the last 64 calls are unusual"));
+    }
+
+    pub(super) fn note_rate(&mut self, weight: Bits, calls: u64, usual: Option<u64>) {
+        self.note(weight, "rate", || match usual {
+            Some(usual) => format!("{} calls in 10 s, usually {}", grouped(calls), grouped(usual)),
+            None => format!("{} calls in 10 s", grouped(calls)),
+        });
+    }
+
+    pub(super) fn note_denials(&mut self, weight: Bits, denials: u64) {
+        self.note(weight, "denials", || format!("{} denials in 60 s", grouped(denials)));
+    }
+
+    fn note(&mut self, weight: Bits, about: &str, words: impl FnOnce() -> String) {
+        if weight < LEAST {
+            return;
+        }
+        let weight = weight.raw();
+        let known = self.0.iter().position(|reason| reason.about == about);
+        match known {
+            Some(at) if self.0.get(at).is_some_and(|reason| reason.weight >= weight) => return,
+            Some(at) => {
+                self.0.remove(at);
+            }
+            None => {}
+        }
+        // Behind those that weigh as much: what came first explains more.
+        let at = self.0.partition_point(|reason| reason.weight >= weight);
+        if at < MOST {
+            self.0.insert(
+                at,
+                Reason {
+                    about: about.to_owned(),
+                    words: words(),
+                    weight,
+                },
+            );
+            self.0.truncate(MOST);
+        }
+    }
+}
+
+/// 2310 as 2,310.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::indexing_slicing, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn the_weightiest_come_first_and_one_thing_is_told_once() {
+        let mut reasons = Reasons::default();
+        reasons.note_use(Bits::whole(3), "usual", 3, 9);
+        reasons.note_use(Bits::whole(11), "bash", 0, 2310);
+        reasons.note_denials(Bits::whole(5), 3);
+        reasons.note_denials(Bits::whole(40), 14);
+        reasons.note_denials(Bits::whole(30), 9);
+        reasons.note_rate(Bits::whole(6), 1_234_567, Some(4));
+        reasons.note_order(Bits::whole(5), "read", "bash", 0, 120);
+        reasons.note_contact(Bits::whole(4), "data/hr");
+        assert_eq!(
+            reasons.words(),
+            [
+                "14 denials in 60 s",
+                "bash never used in 2,310 calls",
+                "1,234,567 calls in 10 s, usually 4",
+                "bash after read 0 times in 120",
+                "first contact with data/hr",
+            ]
+        );
+        for number in 0..20 {
+            reasons.note_use(Bits::whole(8), &number.to_string(), 1, 100);
+        }
+        assert_eq!(reasons.words().len(), MOST);
+        assert_eq!(reasons.words()[2], "0 used once in 100 calls");
+        reasons.age(EXPLAINED_FROM);
+        assert_eq!(reasons.words().len(), MOST);
+        reasons.age(EXPLAINED_FROM - 1);
+        assert!(reasons.words().is_empty());
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+}

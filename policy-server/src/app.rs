@@ -22,6 +22,7 @@ use crate::kubernetes;
 use crate::log::{Log, LogError};
 use crate::metrics::Metrics;
 use crate::reload;
+use crate::risk::{self, Risk};
 use crate::secret::SecretError;
 use crate::shares::{PerMinute, Shares};
 use crate::store::sqlite::SqliteStore;
@@ -90,6 +91,8 @@ pub struct App {
     pub ingest: Ingest,
     /// What auditors read.
     pub log: Arc<Log>,
+    /// How agents behave.
+    pub risk: Risk,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// The time.
@@ -153,11 +156,13 @@ impl App {
             clock.clone(),
         );
         let feed = Arc::new(feed);
+        let risk = Risk::new(config.risk, config.risk_acts);
         let (ingest, writer) = Ingest::start(
             Arc::clone(&store),
             Arc::clone(&metrics),
             clock.clone(),
             config.limits.record_queue,
+            risk.waker(),
         );
         let (stop, stopped) = watch::channel(false);
         let app = Arc::new(Self {
@@ -177,6 +182,7 @@ impl App {
             feed,
             ingest,
             log: Arc::clone(&log),
+            risk,
             metrics,
             clock,
             stop: stopped.clone(),
@@ -190,6 +196,7 @@ impl App {
             tokio::spawn(keep_state_young(Arc::clone(&app), stopped.clone())),
             tokio::spawn(rotation::end_overlaps(Arc::clone(&app), stopped.clone())),
             tokio::spawn(Arc::clone(&log).run(stopped.clone())),
+            tokio::spawn(risk::run(Arc::clone(&app), stopped.clone())),
             tokio::spawn(write_refusals(Arc::clone(&app), stopped)),
         ];
         Ok((

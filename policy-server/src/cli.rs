@@ -4,6 +4,7 @@
 //! says by its exit code how it went: 0 all is well, 1 there is a finding or a denial, 2 it could not be run (with
 //! the reason on the standard error), 3 nothing is wrong, but not all that was asked can be shown. Nothing is printed in colour unless it goes to a terminal.
 
+mod agent;
 mod audit;
 mod check;
 mod decide;
@@ -11,6 +12,8 @@ mod issue;
 mod keys;
 mod output;
 mod render;
+mod review;
+mod revoke;
 mod serve;
 mod server;
 mod tls;
@@ -55,6 +58,13 @@ enum Command {
     /// Read the log of records, and prove offline what it holds
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// See which agents may act; approve, pause, resume, suspend and kill them
+    #[command(subcommand)]
+    Agent(agent::Agent),
+    /// List the agents that wait for a person, and why
+    Review(Box<review::Review>),
+    /// Revoke one capability token
+    Revoke(Box<revoke::Revoke>),
     /// Check agent and service files before they are applied
     Check(check::Check),
     /// Write the NetworkPolicies and Istio policies that agent and service files stand for
@@ -169,6 +179,9 @@ fn dispatch(command: Command, printer: &mut Printer) -> Result<Outcome, Error> {
         Command::Issue(issue) => issue.run(printer)?,
         Command::Keys(keys) => keys.run(printer)?,
         Command::Audit(audit) => audit.run(printer)?,
+        Command::Agent(agent) => agent.run(printer)?,
+        Command::Review(review) => review.run(printer)?,
+        Command::Revoke(revoke) => revoke.run(printer)?,
         Command::Check(check) => check.run(printer)?,
         Command::Render(render) => render.run(printer)?,
         Command::Decide(decide) => decide.run(printer)?,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use authz::identity::{Issuer, SpiffeId};
 use authz::jwks::Jwks;
+use authz::risk::Settings as RiskSettings;
 use serde::Deserialize;
 
 use crate::keys::folder::KeyFolder;
@@ -61,7 +62,7 @@ pub enum Role {
     Issuer,
     /// May approve or suspend paused agents.
     Reviewer,
-    /// May pause, kill and resume agents.
+    /// May pause, suspend, kill and resume agents, and revoke tokens.
     Operator,
     /// May read the log.
     Auditor,
@@ -174,6 +175,10 @@ pub struct Config {
     pub state_renew: Duration,
     /// The lifetime of a bundle, in seconds; it is renewed at half of it.
     pub bundle_lifetime_seconds: u64,
+    /// How agents' behaviour is scored.
+    pub risk: RiskSettings,
+    /// Whether agents are paused and suspended by their score.
+    pub risk_acts: bool,
     /// Issuers other than this server.
     pub external_issuers: Vec<ExternalIssuer>,
     /// Bounds.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use authz::identity::{AgentId, Issuer, Jti, SpiffeId};
+use authz::identity::{AgentId, Issuer, SpiffeId};
 use authz::jwks::Jwks;
 use authz::manifest::Mesh;
 use authz::policy::{BUNDLE_TYPE, ContentError, FORMAT, IssuerClaims, PageDigest, PolicyServerClaims, Version};
@@ -130,6 +130,7 @@ struct InForce {
 struct Listed {
     signed: Signed,
     agents: Arc<BTreeMap<AgentId, AgentState>>,
+    not_before: Arc<BTreeMap<AgentId, u64>>,
 }
 
 /// What a poll is answered.
@@ -215,6 +216,11 @@ impl Feed {
         self.listed()
             .and_then(|listed| listed.agents.get(agent).copied())
             .unwrap_or_default()
+    }
+
+    /// The second before which an agent's tokens are dead, as the list in force says.
+    pub fn not_before(&self, agent: &AgentId) -> Option<u64> {
+        self.listed().and_then(|listed| listed.not_before.get(agent).copied())
     }
 
     fn listed(&self) -> Option<Listed> {
@@ -362,6 +368,7 @@ impl Feed {
                 jws,
             },
             agents: Arc::new(claims.agents),
+            not_before: Arc::new(claims.not_before),
         };
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Some(listed);
         self.metrics.state_issued_at.set(now);
@@ -405,39 +412,6 @@ impl Feed {
             self.wake();
         }
         Ok(())
-    }
-
-    /// Sets an agent's state, durably, and tells every sidecar.
-    ///
-    /// # Errors
-    ///
-    /// If the store or signing fails. If storing succeeded, the next renewal tells.
-    pub async fn set_agent_state(&self, agent: &AgentId, state: AgentState, by: &str) -> Result<Version, FeedError> {
-        self.store
-            .set_agent_state(agent, state, by, self.clock.seconds())
-            .await?;
-        tracing::warn!(%agent, ?state, by, "agent state");
-        self.renew_state().await
-    }
-
-    /// Kills an agent's tokens issued before `not_before`, in seconds, and tells every sidecar.
-    ///
-    /// # Errors
-    ///
-    /// As [`set_agent_state`](Self::set_agent_state).
-    pub async fn set_not_before(&self, agent: &AgentId, not_before: u64) -> Result<Version, FeedError> {
-        self.store.set_not_before(agent, not_before).await?;
-        self.renew_state().await
-    }
-
-    /// Revokes one token and tells every sidecar.
-    ///
-    /// # Errors
-    ///
-    /// As [`set_agent_state`](Self::set_agent_state).
-    pub async fn revoke(&self, jti: &Jti, expires_at: u64) -> Result<Version, FeedError> {
-        self.store.revoke(jti, expires_at).await?;
-        self.renew_state().await
     }
 
     /// Keeps the state list young until the server stops. A failure is retried every second.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
@@ -49,9 +49,17 @@ struct Job {
 
 impl Ingest {
     /// Starts the writer task; it ends when every clone of the entrance is gone and the queue is empty.
-    pub fn start(store: Arc<dyn Store>, metrics: Arc<Metrics>, clock: Clock, places: usize) -> (Self, JoinHandle<()>) {
+    ///
+    /// `stored` is told of every group that has become durable.
+    pub fn start(
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+        places: usize,
+        stored: Arc<Notify>,
+    ) -> (Self, JoinHandle<()>) {
         let (queue, jobs) = mpsc::channel(places.max(1));
-        let writer = tokio::spawn(write(store, metrics, clock, jobs));
+        let writer = tokio::spawn(write(store, metrics, clock, jobs, stored));
         (
             Self {
                 queue,
@@ -95,7 +103,13 @@ impl Place {
     }
 }
 
-async fn write(store: Arc<dyn Store>, metrics: Arc<Metrics>, clock: Clock, mut jobs: mpsc::Receiver<Job>) {
+async fn write(
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    mut jobs: mpsc::Receiver<Job>,
+    stored: Arc<Notify>,
+) {
     let mut group = Vec::with_capacity(GROUP);
     while jobs.recv_many(&mut group, GROUP).await > 0 {
         metrics
@@ -116,6 +130,7 @@ async fn write(store: Arc<dyn Store>, metrics: Arc<Metrics>, clock: Clock, mut j
                     // A sender that has gone asks again and is acknowledged then.
                     let _ = answer.send(Ok(outcome));
                 }
+                stored.notify_one();
             }
             Err(error) => {
                 metrics.store_failures.inc();

@@ -9,6 +9,7 @@
 //! records vanish, but not change them unseen by whoever kept a newer hash; one who owns a caller gets what that
 //! caller's roles and the agents' files say, and a bounded share of queue and disk.
 
+pub mod agents;
 pub mod app;
 pub mod cli;
 pub mod clock;
@@ -28,6 +29,7 @@ pub mod peer;
 pub mod policy;
 pub mod reload;
 pub mod render;
+pub mod risk;
 pub mod routes;
 pub mod secret;
 pub mod serve;

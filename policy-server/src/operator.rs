@@ -1,4 +1,4 @@
-//! The operator socket: how the server's own user rotates keys.
+//! The operator socket: how the server's own user rotates keys and decides about agents.
 //!
 //! In a pod nothing else can authenticate as an operator: `kubectl exec` starts a process beside the server, behind no
 //! sidecar. That process runs as the server's user, who could read and write keys and database anyway; the kernel says
@@ -30,7 +30,7 @@ pub(crate) async fn start(app: &Arc<App>) -> Option<JoinHandle<()>> {
     match bind(app).await {
         Ok((listener, server)) => Some(tokio::spawn(serve(listener, server, app.stop.clone()))),
         Err(error) => {
-            tracing::error!(%error, "no operator socket: only principals with the role `operator` can rotate keys");
+            tracing::error!(%error, "no operator socket: only principals with the role `operator` can rotate keys or kill agents");
             None
         }
     }

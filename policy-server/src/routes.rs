@@ -1,5 +1,6 @@
 //! The HTTP interface.
 
+pub mod agents;
 pub mod health;
 pub mod jwks;
 pub mod keys;
@@ -56,6 +57,16 @@ fn log_routes() -> Router<Arc<App>> {
         .route("/v1/receipts/{call}", get(log::receipt))
 }
 
+/// What people ask about agents, here and on the operators' socket.
+fn agent_routes() -> Router<Arc<App>> {
+    let limit = || DefaultBodyLimit::max(agents::MAX_REQUEST_BYTES);
+    Router::new()
+        .route("/v1/agents", get(agents::list))
+        .route("/v1/agents/{agent}", get(agents::show))
+        .route("/v1/agents/{agent}/{change}", post(agents::change).layer(limit()))
+        .route("/v1/revocations", post(agents::revoke).layer(limit()))
+}
+
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
@@ -71,6 +82,7 @@ pub fn router(app: Arc<App>) -> Router {
         )
         .merge(key_routes())
         .merge(log_routes())
+        .merge(agent_routes())
         .route("/.well-known/jwks.json", get(jwks::show))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
@@ -91,6 +103,7 @@ pub fn router(app: Arc<App>) -> Router {
 pub fn operator_router(app: Arc<App>) -> Router {
     key_routes()
         .merge(log_routes())
+        .merge(agent_routes())
         .layer(Extension(keys::OwnUser))
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here") })
         .layer(middleware::from_fn_with_state(Arc::clone(&app), observe))

@@ -1,5 +1,7 @@
 //! What must survive a crash: versions, issued tokens, agent states, and the records with the Merkle tree over them.
 
+pub mod agents;
+pub mod risk;
 pub mod sqlite;
 
 use std::collections::BTreeMap;
@@ -12,6 +14,10 @@ use authz::jwks::Jwk;
 use authz::log::tree::Span;
 use authz::policy::Version;
 use authz::state::AgentState;
+use authz::state::transition::TransitionError;
+
+use agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked};
+use risk::{ReceivedRecord, Scored};
 
 use crate::keys::{KeyKind, KeyState};
 
@@ -26,8 +32,8 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Se
 ///
 /// **Failed but perhaps persisted** ([`StoreError::Unknown`]): the commit itself failed, so the call's effects may or
 /// may not be there after a restart. Each method is therefore safe to repeat: `append` acknowledges what it already
-/// has, `reserve_versions` only skips numbers, a token whose issuing is unknown is not answered to anybody, and setting a
-/// state twice is setting it once.
+/// has, `reserve_versions` only skips numbers, a token whose issuing is unknown is not answered to anybody, and an agent
+/// that is in the state that is asked for stays as it is.
 ///
 /// **Atomic.** A method's effects appear together or not at all; `append` is atomic for each batch.
 ///
@@ -47,20 +53,18 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// Adds counts of refused requests for tokens.
     fn refused<'a>(&'a self, refusals: &'a [Refusal]) -> Answer<'a, ()>;
 
-    /// Sets or clears (`Active`) an agent's state.
-    fn set_agent_state<'a>(
-        &'a self,
-        agent: &'a AgentId,
-        state: AgentState,
-        changed_by: &'a str,
-        now: u64,
-    ) -> Answer<'a, ()>;
+    /// Moves an agent from one state to another as the table of `authz` says for the state that is stored, and records
+    /// who asked and why; nothing is stored if the table refuses. Two that ask at once are served one after the other.
+    fn change_agent<'a>(&'a self, asked: &'a AskedChange) -> Answer<'a, Result<ChangeOutcome, TransitionError>>;
 
-    /// Makes an agent's tokens issued before `not_before` dead; an earlier time than the stored one changes nothing.
-    fn set_not_before<'a>(&'a self, agent: &'a AgentId, not_before: u64) -> Answer<'a, ()>;
+    /// The last changes of an agent's state, newest first.
+    fn agent_changes<'a>(&'a self, agent: &'a AgentId, limit: u32) -> Answer<'a, Vec<AgentChange>>;
 
-    /// Revokes one token, until it expires.
-    fn revoke<'a>(&'a self, jti: &'a Jti, expires_at: u64) -> Answer<'a, ()>;
+    /// The last change of every agent that ever had one, by agent.
+    fn last_agent_changes(&self) -> Answer<'_, Vec<AgentChange>>;
+
+    /// Revokes one token, until it expires, and records who asked and why.
+    fn revoke<'a>(&'a self, asked: &'a Revocation) -> Answer<'a, Revoked>;
 
     /// What the state list says: nothing about tokens that have expired or times that no live token precedes.
     fn states(&self, now: u64, longest_ttl_seconds: u64) -> Answer<'_, States>;
@@ -107,6 +111,14 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
 
     /// Adds counts of readings of the log.
     fn log_read<'a>(&'a self, readings: &'a [Reading]) -> Answer<'a, ()>;
+    /// The stored records after a position, in the order of acceptance.
+    fn received(&self, after: u64, limit: u32) -> Answer<'_, Vec<ReceivedRecord>>;
+
+    /// All that is known of how agents behave, and as of which record.
+    fn scored(&self) -> Answer<'_, Scored>;
+
+    /// Stores what is known of some agents as of a record, whose position never falls; what is not named stays.
+    fn save_scored<'a>(&'a self, scored: &'a Scored) -> Answer<'a, ()>;
 
     /// Every key that there was, those whose time is over too.
     fn keys(&self) -> Answer<'_, Vec<StoredKey>>;

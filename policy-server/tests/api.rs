@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use authz::policy::{PolicyError, Version};
 use authz::state::AgentState;
+use authz::state::transition::Change;
 use authz::token::{Issuers, TokenLimits, UnverifiedToken};
 use axum::body::Body;
 use http::{Request, StatusCode};
@@ -269,12 +270,7 @@ async fn a_poll_is_held_until_something_changes_and_brings_only_that() {
     let server = Server::start(&place).await;
     let poll = HeldPoll::of(&server, WAREHOUSE).await;
     let agent = "analyst-7".parse().unwrap();
-    server
-        .app
-        .feed
-        .set_agent_state(&agent, AgentState::Paused, "alice")
-        .await
-        .unwrap();
+    server.change(&agent, Change::Pause).await;
     let held = poll.state;
     let answer = poll.answered().await;
     assert_eq!(answer.text("bundle"), None);
@@ -282,12 +278,7 @@ async fn a_poll_is_held_until_something_changes_and_brings_only_that() {
     assert!(newer.version() > held);
     assert_eq!(newer.agent_state(&agent), AgentState::Paused);
     assert_eq!(server.token(ORCHESTRATOR, &request()).await.code(), "agent_paused");
-    server
-        .app
-        .feed
-        .set_agent_state(&agent, AgentState::Active, "alice")
-        .await
-        .unwrap();
+    server.change(&agent, Change::Approve).await;
     assert_eq!(server.token(ORCHESTRATOR, &request()).await.status, StatusCode::OK);
     server.stop().await;
 }
@@ -407,12 +398,7 @@ async fn keys_versions_and_states_survive_a_restart() {
     let place = Place::new();
     let server = Server::start(&place).await;
     let agent = "analyst-7".parse().unwrap();
-    server
-        .app
-        .feed
-        .set_agent_state(&agent, AgentState::Killed, "alice")
-        .await
-        .unwrap();
+    server.change(&agent, Change::Kill).await;
     let (bundle, state) = server.first(WAREHOUSE).await;
     let kids = |server: &Server| {
         let keys = server.app.keys.in_force();

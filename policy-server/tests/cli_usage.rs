@@ -23,6 +23,16 @@ const COMMANDS: &[&[&str]] = &[
     &["audit", "export"],
     &["audit", "verify"],
     &["audit", "prove"],
+    &["agent"],
+    &["agent", "list"],
+    &["agent", "show"],
+    &["agent", "approve"],
+    &["agent", "pause"],
+    &["agent", "resume"],
+    &["agent", "suspend"],
+    &["agent", "kill"],
+    &["review"],
+    &["revoke"],
     &["check"],
     &["render"],
     &["decide"],
@@ -45,7 +55,7 @@ fn every_command_has_help_with_examples() {
                 !run.stdout.contains('\x1b'),
                 "{command:?} is coloured without a terminal"
             );
-            if ![["keys"], ["audit"]].iter().any(|group| command == group) {
+            if ![["keys"], ["audit"], ["agent"]].iter().any(|group| command == group) {
                 assert!(run.stdout.contains("Examples:\n  "), "{command:?} {flag}");
             }
         }
@@ -72,6 +82,12 @@ fn wrong_usage_exits_with_2_and_says_why_on_the_standard_error() {
         &["render", ".", "--policy-server", "policy-server"],
         &["render", ".", "--trust-domain", "a/b"],
         &["unknown"],
+        &["agent", "kill", "analyst-7", "--unix", "s"],
+        &["agent", "kill", "--reason", "why", "--unix", "s"],
+        &["agent", "kill", "analyst-7", "--reason", "why"],
+        &["agent", "kill", "Analyst 7", "--reason", "why", "--unix", "s"],
+        &["agent", "list"],
+        &["revoke", "--reason", "why", "--unix", "s"],
         &["serve"],
         &["issue", "--agent-id", "a", "--operation-id", "b"],
         &[

@@ -1,17 +1,19 @@
 //! The contract of [`Store`], held against every store there is.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use authz::identity::KeyId;
+use authz::identity::{AgentId, KeyId};
 use authz::jwks::{Jwk, PublicKey};
 use authz::policy::Version;
 use authz::state::AgentState;
+use authz::state::transition::{Change, Role};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use policy_server::keys::{KeyKind, KeyState};
+use policy_server::store::agents::{AgentChange, AskedChange, ChangeOutcome, Revocation};
 use policy_server::store::sqlite::SqliteStore;
 use policy_server::store::{
     Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveTokens, Refusal, Refused, States, Store, StoredKey,
@@ -213,6 +215,34 @@ async fn records_cannot_be_changed_or_deleted_through_the_schema() {
     );
 }
 
+fn asked(agent: &str, change: Change, at: u64) -> AskedChange {
+    AskedChange {
+        agent: agent.parse().unwrap(),
+        change,
+        roles: vec![Role::Operator],
+        by: "alice".to_owned(),
+        reason: format!("{change} at {at}"),
+        at,
+    }
+}
+
+async fn change(store: &SqliteStore, agent: &str, change: Change, at: u64) -> AgentChange {
+    match store.change_agent(&asked(agent, change, at)).await.unwrap().unwrap() {
+        ChangeOutcome::Changed(change) => change,
+        already => panic!("{already:?}"),
+    }
+}
+
+fn revocation(jti: &str, at: u64, latest_expiry: u64) -> Revocation {
+    Revocation {
+        jti: jti.parse().unwrap(),
+        by: "alice".to_owned(),
+        reason: "leaked".to_owned(),
+        at,
+        latest_expiry,
+    }
+}
+
 #[tokio::test]
 async fn states_are_set_cleared_and_forgotten_when_they_mean_nothing_any_more() {
     for end in [End::Closed, End::Killed] {
@@ -220,23 +250,14 @@ async fn states_are_set_cleared_and_forgotten_when_they_mean_nothing_any_more() 
         let path = folder.path().join("ostiary.db");
         let store = SqliteStore::open(&path).await.unwrap();
         assert_eq!(store.states(1000, 300).await.unwrap(), States::default());
-        let (paused, killed) = ("analyst-7".parse().unwrap(), "writer-2".parse().unwrap());
-        store
-            .set_agent_state(&paused, AgentState::Suspended, "alice", 1000)
-            .await
-            .unwrap();
-        store
-            .set_agent_state(&paused, AgentState::Paused, "alice", 1001)
-            .await
-            .unwrap();
-        store
-            .set_agent_state(&killed, AgentState::Killed, "alice", 1002)
-            .await
-            .unwrap();
-        store.set_not_before(&paused, 1000).await.unwrap();
-        store.set_not_before(&paused, 900).await.unwrap();
-        let jti = "jti-1".parse().unwrap();
-        store.revoke(&jti, 1200).await.unwrap();
+        let (paused, killed): (AgentId, AgentId) = ("analyst-7".parse().unwrap(), "writer-2".parse().unwrap());
+        change(&store, "analyst-7", Change::Suspend, 1000).await;
+        // The clock is set back: what was dead stays dead.
+        change(&store, "analyst-7", Change::Resume, 900).await;
+        change(&store, "analyst-7", Change::Pause, 901).await;
+        change(&store, "writer-2", Change::Kill, 1002).await;
+        let revoked = store.revoke(&revocation("jti-1", 1000, 1200)).await.unwrap();
+        assert_eq!((revoked.agent_id, revoked.expires_at), (None, 1200));
         let store = reopen(store, &path, end).await;
         let states = store.states(1000, 300).await.unwrap();
         assert_eq!(
@@ -249,27 +270,114 @@ async fn states_are_set_cleared_and_forgotten_when_they_mean_nothing_any_more() 
         );
         assert_eq!(
             states.not_before,
-            [(paused.clone(), 1000)].into(),
+            [(paused.clone(), 1001), (killed.clone(), 1003)].into(),
             "a time never moves back"
         );
-        assert_eq!(states.revoked, [(jti, 1200)].into());
+        assert_eq!(states.revoked, [("jti-1".parse().unwrap(), 1200)].into());
         let later = store.states(1204, 300).await.unwrap();
         assert_eq!(
             (later.revoked.len(), later.not_before.len()),
-            (1, 1),
+            (1, 2),
             "sidecars accept a token for the skew longer"
         );
-        let later = store.states(1306, 300).await.unwrap();
+        let later = store.states(1308, 300).await.unwrap();
         assert_eq!((later.revoked.len(), later.not_before.len()), (0, 0));
-        store
-            .set_agent_state(&paused, AgentState::Active, "alice", 1300)
-            .await
-            .unwrap();
+        change(&store, "analyst-7", Change::Approve, 1300).await;
         assert_eq!(
             store.states(1300, 300).await.unwrap().agents,
             [(killed, AgentState::Killed)].into()
         );
     }
+}
+
+#[tokio::test]
+async fn changes_of_agents_are_recorded_and_what_the_table_refuses_leaves_no_trace() {
+    for end in [End::Closed, End::Killed] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ostiary.db");
+        let store = SqliteStore::open(&path).await.unwrap();
+        let paused = change(&store, "analyst-7", Change::Pause, 10).await;
+        assert_eq!((paused.number, paused.not_before), (1, None));
+        let again = store
+            .change_agent(&asked("analyst-7", Change::Pause, 11))
+            .await
+            .unwrap();
+        assert_eq!(again, Ok(ChangeOutcome::Already(AgentState::Paused)));
+        for (roles, change) in [
+            (vec![Role::RiskEngine], Change::Approve),
+            (vec![Role::Reviewer], Change::Kill),
+            (vec![Role::Operator], Change::Resume),
+            (vec![], Change::Approve),
+        ] {
+            let refused = AskedChange {
+                roles,
+                ..asked("analyst-7", change, 12)
+            };
+            assert!(store.change_agent(&refused).await.unwrap().is_err(), "{refused:?}");
+        }
+        let suspended = change(&store, "analyst-7", Change::Suspend, 13).await;
+        assert_eq!(
+            (suspended.from, suspended.to),
+            (AgentState::Paused, AgentState::Suspended)
+        );
+        let other = change(&store, "writer-2", Change::Kill, 14).await;
+        let store = reopen(store, &path, end).await;
+        let analyst = "analyst-7".parse().unwrap();
+        let changes = store.agent_changes(&analyst, 9).await.unwrap();
+        assert_eq!(changes, [suspended.clone(), paused]);
+        assert_eq!(changes[0].not_before, Some(14));
+        assert_eq!(
+            (
+                changes[0].role.as_str(),
+                changes[0].by.as_str(),
+                changes[0].reason.as_str()
+            ),
+            ("operator", "alice", "suspend at 13")
+        );
+        assert_eq!(store.agent_changes(&analyst, 1).await.unwrap().len(), 1);
+        assert_eq!(store.last_agent_changes().await.unwrap(), [suspended, other]);
+    }
+}
+
+#[tokio::test]
+async fn changes_and_revocations_cannot_be_changed_or_deleted_through_the_schema() {
+    use sqlx::Connection;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ostiary.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    change(&store, "analyst-7", Change::Pause, 10).await;
+    store.revoke(&revocation("jti-1", 1000, 1200)).await.unwrap();
+    let mut connection = sqlx::SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    for statement in [
+        "UPDATE agent_changes SET reason = 'another'",
+        "DELETE FROM agent_changes",
+        "UPDATE revocations SET reason = 'another'",
+        "DELETE FROM revocations",
+    ] {
+        assert!(
+            sqlx::query(statement).execute(&mut connection).await.is_err(),
+            "{statement}"
+        );
+    }
+}
+
+/// Whoever comes second meets the state that the first one left, never the one that it saw.
+#[tokio::test]
+async fn of_two_changes_at_once_the_second_starts_from_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("ostiary.db")).await.unwrap();
+    change(&store, "analyst-7", Change::Pause, 10).await;
+    let (approve, kill) = (
+        asked("analyst-7", Change::Approve, 11),
+        asked("analyst-7", Change::Kill, 11),
+    );
+    let (approved, killed) = tokio::join!(store.change_agent(&approve), store.change_agent(&kill));
+    assert!(killed.unwrap().is_ok(), "a kill happens from any state");
+    let approved_first = approved.unwrap().is_ok();
+    let changes = store.agent_changes(&"analyst-7".parse().unwrap(), 9).await.unwrap();
+    assert_eq!(changes[0].to, AgentState::Killed);
+    assert_eq!(changes.len(), if approved_first { 3 } else { 2 });
+    assert_eq!(changes[0].from == AgentState::Active, approved_first);
 }
 
 #[tokio::test]
@@ -287,6 +395,12 @@ async fn a_token_is_recorded_once() {
     };
     store.issued(&token).await.unwrap();
     assert!(store.issued(&token).await.is_err(), "a nonce is used once");
+    let revoked = store.revoke(&revocation("j", 1, 300)).await.unwrap();
+    assert_eq!(
+        (revoked.agent_id.as_deref(), revoked.expires_at),
+        (Some("analyst-7"), 2),
+        "it is listed until its own end"
+    );
     let refusal = Refusal {
         principal: "p".into(),
         code: "role_missing",

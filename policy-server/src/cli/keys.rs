@@ -65,7 +65,8 @@ impl Keys {
 }
 
 /// The running server: the one whose configuration or data folder is at hand, by the socket that its own user can open;
-/// else one that is asked like any other, for which the caller needs a role: `operator` for keys, `auditor` for the log.
+/// else one that is asked like any other, for which the caller needs a role: `operator` for keys, `auditor` for the log,
+/// `reviewer` or `operator` for agents.
 #[derive(Debug, clap::Args)]
 pub(super) struct Running {
     /// The server's configuration, on its own machine and as its own user

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use authz::identity::{Issuer, SpiffeId, is_label};
+use authz::risk::Settings as RiskSettings;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -37,6 +38,8 @@ pub(super) struct RawConfig {
     bundle: RawBundle,
     #[serde(default)]
     audit: RawAudit,
+    #[serde(default)]
+    risk: RawRisk,
     #[serde(default)]
     external_issuers: Vec<RawExternalIssuer>,
     #[serde(default)]
@@ -139,6 +142,43 @@ struct RawAudit {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawRisk {
+    act: bool,
+    pause_at: u8,
+    suspend_at: u8,
+    half_life_seconds: u64,
+}
+
+impl Default for RawRisk {
+    fn default() -> Self {
+        Self {
+            act: true,
+            pause_at: 70,
+            suspend_at: 90,
+            half_life_seconds: 600,
+        }
+    }
+}
+
+impl RawRisk {
+    fn validate(&self) -> Result<RiskSettings, ConfigError> {
+        let default = RiskSettings::default();
+        // What teaches must be far from what pauses.
+        let least = u64::from(default.learn_below) + 1;
+        in_range("risk.pauseAt", self.pause_at.into(), least, 100)?;
+        in_range("risk.suspendAt", self.suspend_at.into(), self.pause_at.into(), 100)?;
+        in_range("risk.halfLifeSeconds", self.half_life_seconds, 10, 24 * 3600)?;
+        Ok(RiskSettings {
+            pause_at: self.pause_at,
+            suspend_at: self.suspend_at,
+            half_life_seconds: self.half_life_seconds,
+            ..default
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawExternalIssuer {
     iss: String,
@@ -197,6 +237,8 @@ impl RawConfig {
             state_max_age_seconds: self.state.max_age_seconds,
             state_renew: Duration::from_secs(self.state.renew_seconds),
             bundle_lifetime_seconds: self.bundle.lifetime_seconds,
+            risk: self.risk.validate()?,
+            risk_acts: self.risk.act,
             limits: self.limits,
         })
     }

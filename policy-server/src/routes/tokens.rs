@@ -184,7 +184,19 @@ async fn sign(app: &App, principal: SpiffeId, mut grant: Grant) -> Result<Issued
     };
     grant.txn = Some(txn.clone());
     let jti: Jti = random_name()?;
-    let claims = grant.into_claims(app.config.issuer.clone(), principal, jti.clone(), app.clock.seconds());
+    let now = app.clock.seconds();
+    // The agent was resumed in this very second, and its tokens of this second are dead with those before.
+    if app
+        .feed
+        .not_before(&grant.agent_id)
+        .is_some_and(|not_before| now < not_before)
+    {
+        return Err(Problem::unavailable(
+            "tokens_reset",
+            "the agent's tokens have just been reset; the next second's count",
+        ));
+    }
+    let claims = grant.into_claims(app.config.issuer.clone(), principal, jti.clone(), now);
     // Taken after the time: what a key signs was issued before it gave way, so that it is known when the last expires.
     let keys = app.keys.in_force();
     let token = keys

@@ -11,26 +11,31 @@ use authz::digest::Digest;
 use authz::identity::{AgentId, Jti};
 use authz::log::tree::{Span, leaf_hash};
 use authz::policy::Version;
-use authz::state::AgentState;
+use authz::state::transition::TransitionError;
 use authz::token::SKEW_SECONDS;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, QueryBuilder, Row, SqlStr, Sqlite, SqliteConnection, Transaction};
 
+use super::agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked};
+use super::risk::{ReceivedRecord, Scored};
 use super::{
     Answer, Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveTokens, Reading, Refusal, Refused, States, Store,
     StoreError, StoredCheckpoint, StoredKey, StoredRecord, Stream, TreeHead,
 };
 
+mod agents;
 mod keys;
 mod log;
+mod risk;
 mod tree;
 
 /// The schema's steps, in order; one that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "start", include_str!("../../migrations/0001_start.sql")),
     (2, "keys", include_str!("../../migrations/0002_keys.sql")),
     (3, "log", include_str!("../../migrations/0003_log.sql")),
+    (4, "agents", include_str!("../../migrations/0004_agents.sql")),
 ];
 
 /// SQLite takes so many rows of a multi-row insert at once that one statement holds a fair share of a batch.
@@ -230,61 +235,37 @@ impl Store for SqliteStore {
         })
     }
 
-    fn set_agent_state<'a>(
-        &'a self,
-        agent: &'a AgentId,
-        state: AgentState,
-        changed_by: &'a str,
-        now: u64,
-    ) -> Answer<'a, ()> {
+    fn change_agent<'a>(&'a self, asked: &'a AskedChange) -> Answer<'a, Result<ChangeOutcome, TransitionError>> {
         Box::pin(async move {
             let mut transaction = self.begin().await?;
-            let statement = match state_name(state) {
-                None => sqlx::query("DELETE FROM agent_states WHERE agent_id = ?").bind(agent.as_str()),
-                Some(name) => sqlx::query(
-                    "INSERT INTO agent_states (agent_id, state, changed_by, changed_at) VALUES (?, ?, ?, ?)
-                     ON CONFLICT (agent_id) DO UPDATE SET
-                     state = excluded.state, changed_by = excluded.changed_by, changed_at = excluded.changed_at",
-                )
-                .bind(agent.as_str())
-                .bind(name)
-                .bind(changed_by)
-                .bind(signed(now)),
-            };
-            statement.execute(&mut *transaction).await.map_err(StoreError::Failed)?;
-            commit(transaction).await
+            let outcome = agents::change(&mut transaction, asked).await?;
+            if let Ok(ChangeOutcome::Changed(_)) = outcome {
+                commit(transaction).await?;
+            }
+            Ok(outcome)
         })
     }
 
-    fn set_not_before<'a>(&'a self, agent: &'a AgentId, not_before: u64) -> Answer<'a, ()> {
+    fn agent_changes<'a>(&'a self, agent: &'a AgentId, limit: u32) -> Answer<'a, Vec<AgentChange>> {
         Box::pin(async move {
-            let mut transaction = self.begin().await?;
-            sqlx::query(
-                "INSERT INTO not_before (agent_id, not_before) VALUES (?, ?)
-                 ON CONFLICT (agent_id) DO UPDATE SET not_before = max(not_before, excluded.not_before)",
-            )
-            .bind(agent.as_str())
-            .bind(signed(not_before))
-            .execute(&mut *transaction)
-            .await
-            .map_err(StoreError::Failed)?;
-            commit(transaction).await
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            agents::changes(&mut connection, agent, limit).await
         })
     }
 
-    fn revoke<'a>(&'a self, jti: &'a Jti, expires_at: u64) -> Answer<'a, ()> {
+    fn last_agent_changes(&self) -> Answer<'_, Vec<AgentChange>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            agents::last_changes(&mut connection).await
+        })
+    }
+
+    fn revoke<'a>(&'a self, asked: &'a Revocation) -> Answer<'a, Revoked> {
         Box::pin(async move {
             let mut transaction = self.begin().await?;
-            sqlx::query(
-                "INSERT INTO revoked (jti, expires_at) VALUES (?, ?)
-                 ON CONFLICT (jti) DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)",
-            )
-            .bind(jti.as_str())
-            .bind(signed(expires_at))
-            .execute(&mut *transaction)
-            .await
-            .map_err(StoreError::Failed)?;
-            commit(transaction).await
+            let revoked = agents::revoke(&mut transaction, asked).await?;
+            commit(transaction).await?;
+            Ok(revoked)
         })
     }
 
@@ -298,7 +279,9 @@ impl Store for SqliteStore {
             )
             .await?
             {
-                states.agents.insert(agent_id(row.get(0))?, state_of(row.get(1))?);
+                states
+                    .agents
+                    .insert(agent_id(row.get(0))?, agents::parse_state(row.get(1))?);
             }
             // Sidecars take a token for the skew past its expiry, so what kills it must be told as long.
             // A live token was issued at most the longest lifetime ago; an earlier time kills nothing any more.
@@ -425,6 +408,28 @@ impl Store for SqliteStore {
         Box::pin(async move {
             let mut transaction = self.begin().await?;
             log::add_readings(&mut transaction, readings).await?;
+            commit(transaction).await
+        })
+    }
+
+    fn received(&self, after: u64, limit: u32) -> Answer<'_, Vec<ReceivedRecord>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            risk::received(&mut connection, after, limit).await
+        })
+    }
+
+    fn scored(&self) -> Answer<'_, Scored> {
+        Box::pin(async move {
+            let mut transaction = self.readers.begin().await.map_err(StoreError::Failed)?;
+            risk::scored(&mut transaction).await
+        })
+    }
+
+    fn save_scored<'a>(&'a self, scored: &'a Scored) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            risk::save(&mut transaction, scored).await?;
             commit(transaction).await
         })
     }
@@ -586,24 +591,6 @@ async fn insert_records(
         .map_err(StoreError::Failed)?;
     let last = unsigned(written.last_insert_rowid(), "position")?;
     log::note_calls(connection, last.saturating_sub(records.len() as u64), records).await
-}
-
-fn state_name(state: AgentState) -> Option<&'static str> {
-    match state {
-        AgentState::Active => None,
-        AgentState::Paused => Some("paused"),
-        AgentState::Suspended => Some("suspended"),
-        AgentState::Killed => Some("killed"),
-    }
-}
-
-fn state_of(name: &str) -> Result<AgentState, StoreError> {
-    match name {
-        "paused" => Ok(AgentState::Paused),
-        "suspended" => Ok(AgentState::Suspended),
-        "killed" => Ok(AgentState::Killed),
-        _ => Err(StoreError::Corrupt("state")),
-    }
 }
 
 fn agent_id(text: String) -> Result<AgentId, StoreError> {

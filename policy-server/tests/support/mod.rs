@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use authz::audit::{Chain, Kind, Record, SourceId};
-use authz::identity::SpiffeId;
+use authz::identity::{AgentId, SpiffeId};
 use authz::jwks::Jwks;
 use authz::log::checkpoint::SignedCheckpoint;
 use authz::log::tree::{Frontier, leaf_hash};
 use authz::policy::{Bundle, BundleKeys, PolicyError, RawBundle, Version};
+use authz::state::transition::{Change, Role};
 use authz::state::{RawStateList, StateList};
 use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, Request, StatusCode};
+use policy_server::agents::{self, Asked};
 use policy_server::app::{App, Tasks};
 use policy_server::clock::Clock;
 use policy_server::config::Config;
@@ -27,7 +29,9 @@ use tower::ServiceExt;
 pub(crate) const SERVER: &str = "spiffe://cluster.local/ns/ostiary/sa/policy-server";
 pub(crate) const ORCHESTRATOR: &str = "spiffe://cluster.local/ns/orchestration/sa/orchestrator";
 pub(crate) const SCHEDULER: &str = "spiffe://cluster.local/ns/orchestration/sa/scheduler";
-pub(crate) const AUDITOR: &str = "spiffe://cluster.local/ns/audit/sa/auditor";
+pub(crate) const OPERATOR: &str = "spiffe://cluster.local/ns/people/sa/operator";
+pub(crate) const REVIEWER: &str = "spiffe://cluster.local/ns/people/sa/reviewer";
+pub(crate) const AUDITOR: &str = "spiffe://cluster.local/ns/people/sa/auditor";
 pub(crate) const ANALYST: &str = "spiffe://cluster.local/ns/agents/sa/analyst-7";
 pub(crate) const WAREHOUSE: &str = "spiffe://cluster.local/ns/data/sa/warehouse";
 pub(crate) const NOW: u64 = 1_800_000_000;
@@ -110,6 +114,8 @@ authentication: {{ mode: sidecar }}
 roles:
   {ORCHESTRATOR}: [issuer]
   {SCHEDULER}: [issuer]
+  {OPERATOR}: [operator]
+  {REVIEWER}: [reviewer]
   {AUDITOR}: [auditor]
 {more}"
         );
@@ -196,6 +202,18 @@ impl Server {
     pub(crate) async fn token(&self, peer: &str, body: &Value) -> Answer {
         self.send(post("/v1/tokens", peer, "application/json", body.to_string()))
             .await
+    }
+
+    /// Changes an agent's state as an operator would.
+    pub(crate) async fn change(&self, agent: &AgentId, change: Change) {
+        let asked = Asked {
+            agent,
+            change,
+            roles: &[Role::Operator],
+            by: "alice",
+            reason: "a test",
+        };
+        agents::change(&self.app, asked).await.unwrap();
     }
 
     pub(crate) async fn poll(&self, peer: &str, query: &str) -> Answer {

@@ -1,0 +1,320 @@
+//! The risk engine: scores every record that is stored, and pauses or suspends agents whose score is high.
+//!
+//! How a score comes about is [`authz::risk`]; this task feeds it the records in the order in which they were accepted, as
+//! of a position that is stored with the profiles: after a crash it goes on where it was, and the same records give the
+//! same scores. It changes an agent's state by the same table as people do, as `risk-engine`, and before it stores how far
+//! it has come, so that no crash loses a pause.
+//!
+//! A sidecar is believed of what it can know: a service's of agents that reach it, an agent's of that agent alone. So a
+//! service that is owned can harm the agents that call it, and an agent's workload only itself.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use authz::audit::{self, Kind, Record};
+use authz::identity::{AgentId, SpiffeId};
+use authz::manifest::{AgentPolicy, Mesh};
+use authz::request::Side;
+use authz::risk::reading::{self, Subject};
+use authz::risk::{Declared, Profile, Settings};
+use authz::state::AgentState;
+use authz::state::transition::{Change, Role};
+use tokio::sync::{Notify, watch};
+
+use crate::agents::{self, AgentError, Asked, MAX_REASON_BYTES, RISK_ENGINE};
+use crate::app::App;
+use crate::store::StoreError;
+use crate::store::agents::AgentChange;
+use crate::store::risk::{ReceivedRecord, Scored};
+
+/// Records scored in one step.
+const RECORDS: u32 = 256;
+
+/// How long the task waits when nobody wakes it.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What tells records apart that may say something of behaviour; canonical JSON has no other spelling of them, and what
+/// stands in a text is escaped.
+const MARKS: [&[u8]; 2] = [b"\"kind\":\"decision\"", b"\"kind\":\"aggregate\""];
+
+/// What is known of how agents behave, as the routes see it.
+#[derive(Debug)]
+pub struct Risk {
+    settings: Settings,
+    act: bool,
+    profiles: RwLock<HashMap<AgentId, Profile>>,
+    wake: Arc<Notify>,
+}
+
+impl Risk {
+    /// Nothing is known yet. With `act` agents are paused and suspended; without it only their scores are shown.
+    pub fn new(settings: Settings, act: bool) -> Self {
+        Self {
+            settings,
+            act,
+            profiles: RwLock::default(),
+            wake: Arc::default(),
+        }
+    }
+
+    /// Wakes the task, to be called when records or changes of agents have been stored.
+    pub fn waker(&self) -> Arc<Notify> {
+        Arc::clone(&self.wake)
+    }
+
+    /// The score of an agent at a time, and why it is that.
+    pub fn score(&self, agent: &AgentId, now_ms: u64) -> (u8, Vec<String>) {
+        let profiles = self.profiles.read().unwrap_or_else(PoisonError::into_inner);
+        profiles.get(agent).map_or((0, Vec::new()), |profile| {
+            (profile.score(now_ms, &self.settings), profile.reasons())
+        })
+    }
+
+    fn profile(&self, agent: &AgentId) -> Profile {
+        let profiles = self.profiles.read().unwrap_or_else(PoisonError::into_inner);
+        profiles.get(agent).cloned().unwrap_or_default()
+    }
+
+    fn publish(&self, changed: impl IntoIterator<Item = (AgentId, Profile)>) {
+        let mut profiles = self.profiles.write().unwrap_or_else(PoisonError::into_inner);
+        profiles.extend(changed);
+    }
+
+    /// Agents of whom something is known and that a person has decided about since.
+    fn unforgiven(&self, changes: &BTreeMap<AgentId, AgentChange>) -> Vec<(AgentId, Profile)> {
+        let profiles = self.profiles.read().unwrap_or_else(PoisonError::into_inner);
+        let forgiven = changes.values().filter(|change| !change.change.takes_away());
+        forgiven
+            .filter_map(|change| {
+                let before = profiles.get(&change.agent)?;
+                let mut after = before.clone();
+                after.forgive(change.number);
+                (after != *before).then(|| (change.agent.clone(), after))
+            })
+            .collect()
+    }
+}
+
+/// Why a step could not be made; it is made again.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+}
+
+/// Scores what is stored until the server stops.
+pub(crate) async fn run(app: Arc<App>, mut stop: watch::Receiver<bool>) {
+    let mut position = None;
+    loop {
+        let pause = match step(&app, &mut position).await {
+            Ok(true) => Duration::ZERO,
+            Ok(false) => IDLE,
+            Err(error) => {
+                app.metrics.store_failures.inc();
+                tracing::error!(%error, "records could not be scored");
+                // What is stored counts, and not what this step had come to.
+                position = None;
+                tokio::time::sleep(IDLE).await;
+                IDLE
+            }
+        };
+        if *stop.borrow() {
+            return;
+        }
+        if pause.is_zero() {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        tokio::select! {
+            () = app.risk.wake.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Scores the next records; says whether there may be more.
+async fn step(app: &App, position: &mut Option<u64>) -> Result<bool, StepError> {
+    let at = match *position {
+        Some(at) => at,
+        None => {
+            let Scored { position: at, profiles } = app.store().scored().await?;
+            app.risk.publish(profiles);
+            *position.insert(at)
+        }
+    };
+    // Without a policy nobody knows whose identity is whose: what is stored waits.
+    let Some(mesh) = app.feed.policy() else {
+        return Ok(false);
+    };
+    let changes = app.store().last_agent_changes().await?;
+    let changes: BTreeMap<AgentId, AgentChange> = changes
+        .into_iter()
+        .map(|change| (change.agent.clone(), change))
+        .collect();
+    let records = app.store().received(at, RECORDS).await?;
+    let mut touched: HashMap<AgentId, Profile> = app.risk.unforgiven(&changes).into_iter().collect();
+    let mut batch = Batch {
+        app,
+        mesh: &mesh,
+        changes: &changes,
+        declared: HashMap::new(),
+        touched: &mut touched,
+    };
+    for record in &records {
+        batch.score(record);
+    }
+    act(app, &changes, &touched).await?;
+    let reached = records.last().map_or(at, |record| record.position);
+    if reached > at || !touched.is_empty() {
+        let scored = Scored {
+            position: reached,
+            profiles: touched.into_iter().collect(),
+        };
+        app.store().save_scored(&scored).await?;
+        app.risk.publish(scored.profiles);
+        *position = Some(reached);
+    }
+    Ok(records.len() == RECORDS as usize)
+}
+
+/// What one step scores with.
+struct Batch<'a> {
+    app: &'a App,
+    mesh: &'a Mesh,
+    changes: &'a BTreeMap<AgentId, AgentChange>,
+    declared: HashMap<AgentId, Declared>,
+    touched: &'a mut HashMap<AgentId, Profile>,
+}
+
+impl<'a> Batch<'a> {
+    fn score(&mut self, received: &ReceivedRecord) {
+        let marked = MARKS.iter().any(|mark| contains(&received.canonical, mark));
+        // It was verified before it was stored.
+        let Some(Ok((_, record))) = marked.then(|| audit::read(&received.canonical)) else {
+            return;
+        };
+        let Some((subject, seen)) = reading::read(&record, received.received_at_ms) else {
+            return;
+        };
+        let Some(agent) = self.believed(&record, subject) else {
+            return;
+        };
+        let (id, mesh) = (&agent.claims.id, self.mesh);
+        let declared = self
+            .declared
+            .entry(id.clone())
+            .or_insert_with(|| Declared::of(&agent.claims, mesh.services().iter()));
+        let frozen = state(self.changes, id) != AgentState::Active;
+        let risk = &self.app.risk;
+        let profile = self.touched.entry(id.clone()).or_insert_with(|| risk.profile(id));
+        profile.observe(declared, &seen, &risk.settings, frozen);
+    }
+
+    /// The agent that a record tells of, if whoever wrote it can know.
+    fn believed(&self, record: &Record<'_>, subject: Subject<'_>) -> Option<&'a AgentPolicy> {
+        let workload: SpiffeId = record.workload.as_deref()?.parse().ok()?;
+        let agent = match subject {
+            Subject::Agent(id) => self.mesh.agent(&id.parse().ok()?)?,
+            Subject::Workload(peer) => {
+                let mut agents = self.mesh.agents().iter();
+                agents.find(|agent| agent.claims.identity.as_str() == peer)?
+            }
+        };
+        let knows = match record.side? {
+            Side::Outbound => agent.claims.identity == workload,
+            // What reaches a service without a right to may come from any agent.
+            Side::Inbound => self.mesh.services().iter().any(|service| {
+                service.identity == workload
+                    && (record.kind == Kind::Aggregate || agent.claims.reaches.contains(&service.id))
+            }),
+        };
+        knows.then_some(agent)
+    }
+}
+
+fn contains(text: &[u8], mark: &[u8]) -> bool {
+    text.windows(mark.len()).any(|window| window == mark)
+}
+
+fn state(changes: &BTreeMap<AgentId, AgentChange>, agent: &AgentId) -> AgentState {
+    changes.get(agent).map_or(AgentState::Active, |change| change.to)
+}
+
+/// Pauses and suspends those whose score asks for it.
+async fn act(
+    app: &App,
+    changes: &BTreeMap<AgentId, AgentChange>,
+    touched: &HashMap<AgentId, Profile>,
+) -> Result<(), AgentError> {
+    let now_ms = app.clock.millis();
+    for (agent, profile) in touched {
+        let settings = &app.risk.settings;
+        let change = match (profile.verdict(now_ms, settings), state(changes, agent)) {
+            (Some(change), AgentState::Active) => change,
+            (Some(Change::Suspend), AgentState::Paused) => Change::Suspend,
+            _ => continue,
+        };
+        let reason = reason(profile.score(now_ms, settings), &profile.reasons());
+        if !app.risk.act {
+            tracing::warn!(%agent, %change, reason, "the risk engine would change an agent's state");
+            continue;
+        }
+        let asked = Asked {
+            agent,
+            change,
+            roles: &[Role::RiskEngine],
+            by: RISK_ENGINE,
+            reason: &reason,
+        };
+        match agents::change(app, asked).await {
+            // A person was quicker: the table has no such change any more.
+            Ok(_) | Err(AgentError::Transition(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The score and what made it, in at most as many bytes as a reason may have.
+fn reason(score: u8, reasons: &[String]) -> String {
+    let mut text = format!("score {score}");
+    for (index, reason) in reasons.iter().enumerate() {
+        let separator = if index == 0 { ": " } else { "; " };
+        // Names come from callers; what would move a terminal's cursor does not go on.
+        let reason: String = reason.chars().filter(|c| !c.is_control()).collect();
+        if text.len() + separator.len() + reason.len() > MAX_REASON_BYTES {
+            break;
+        }
+        text.push_str(separator);
+        text.push_str(&reason);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_bounded_and_moves_no_cursor() {
+        assert_eq!(reason(70, &[]), "score 70");
+        let reasons = ["bash never used in 2,310 calls", "14 denials\u{7} in 60 s"].map(str::to_owned);
+        assert_eq!(
+            reason(91, &reasons),
+            "score 91: bash never used in 2,310 calls; 14 denials in 60 s"
+        );
+        let long = vec!["ä".repeat(300); 9];
+        assert!(reason(70, &long).len() <= MAX_REASON_BYTES);
+    }
+
+    #[test]
+    fn marks_are_found() {
+        assert!(contains(b"{\"kind\":\"decision\",", MARKS[0]));
+        assert!(!contains(b"{\"kind\":\"completion\",", MARKS[0]));
+        assert!(!contains(b"", MARKS[0]));
+    }
+}

@@ -27,6 +27,30 @@ use crate::wait;
 /// The largest body that a backend reads.
 const BODY_LIMIT: usize = 64 << 20;
 
+/// A request with this header is answered late: `head` waits with the whole answer, `body` with all but its beginning.
+pub const WAIT_HEADER: &str = "x-wait";
+
+/// Longer than any test waits for a call to be ended.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// A body that begins and never ends.
+struct Endless(Option<Bytes>);
+
+impl hyper::body::Body for Endless {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        match self.0.take() {
+            Some(begun) => std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(begun)))),
+            None => std::task::Poll::Pending,
+        }
+    }
+}
+
 /// A request as a backend saw it.
 #[derive(Debug, Clone)]
 pub struct Seen {
@@ -340,7 +364,14 @@ async fn serve(State(application): State<Application>, request: Request<Body>) -
     };
     let seen = seen.whole(body, trailers);
     application.complete(index, &seen);
-    let mut response = (application.handler)(&seen);
+    let mut response = match seen.header(WAIT_HEADER) {
+        Some("head") => {
+            tokio::time::sleep(WAIT).await;
+            (application.handler)(&seen)
+        }
+        Some("body") => Response::new(Body::new(Endless(Some(Bytes::from_static(b"begun"))))),
+        _ => (application.handler)(&seen),
+    };
     response
         .headers_mut()
         .insert(header::SERVER, http::HeaderValue::from_static("backend"));

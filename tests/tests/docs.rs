@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use authz::denial::Code;
 
 /// Each table of fields: its page, its name, the struct that it describes, and whether its names are in camel case.
-const TABLES: [(&str, &str, &str, &str, bool); 13] = [
+const TABLES: [(&str, &str, &str, &str, bool); 14] = [
     (CONFIGURATION, "filter", "filter/src/config.rs", "RawConfig", false),
     (CONFIGURATION, "server", SERVER, "RawConfig", true),
     (CONFIGURATION, "server.policy.kubernetes", SERVER, "RawKubernetes", true),
@@ -22,6 +22,7 @@ const TABLES: [(&str, &str, &str, &str, bool); 13] = [
     (CONFIGURATION, "server.state", SERVER, "RawState", true),
     (CONFIGURATION, "server.bundle", SERVER, "RawBundle", true),
     (CONFIGURATION, "server.audit", SERVER, "RawAudit", true),
+    (CONFIGURATION, "server.risk", SERVER, "RawRisk", true),
     (
         CONFIGURATION,
         "server.limits",
@@ -215,6 +216,32 @@ fn the_endpoints_are_those_of_the_code() {
             .collect::<BTreeSet<_>>(),
         endpoints
     );
+}
+
+#[test]
+fn the_states_of_agents_are_those_of_the_code() {
+    use authz::state::transition::{Role, TABLE};
+    let yes_or_no = |is: bool| if is { "yes" } else { "no" }.to_owned();
+    let rows: Vec<_> = TABLE
+        .iter()
+        .map(|row| {
+            let may = |role| yes_or_no(row.by.contains(&role));
+            vec![
+                row.from.to_string(),
+                row.change.to_string(),
+                row.to.to_string(),
+                may(Role::RiskEngine),
+                may(Role::Reviewer),
+                may(Role::Operator),
+                yes_or_no(row.resets_tokens),
+            ]
+        })
+        .collect();
+    let documented: Vec<Vec<_>> = table(&read("docs/continuous-verification.md"), "transitions")
+        .into_iter()
+        .map(|row| row.iter().map(|cell| cell.trim_end_matches(" |").to_owned()).collect())
+        .collect();
+    assert_eq!(documented, rows);
 }
 
 #[test]

@@ -1,0 +1,110 @@
+//! The kill switch while calls are on their way, through real sidecars.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use policy_server::store::Store as _;
+use policy_server::store::sqlite::SqliteStore;
+use serde_json::Value;
+use tests::backends::WAIT_HEADER;
+use tests::client::{Answer, Call, Client};
+use tests::demo::token_request;
+use tests::mesh::{Mesh, Options};
+use tests::wait;
+use tokio::task::JoinHandle;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_ends_calls_that_are_on_their_way() {
+    let mesh = Mesh::start("cancelled", &Options::default()).await.unwrap();
+    let token = mesh.token(&token_request()).await.unwrap();
+    let warehouse = mesh.service("warehouse").unwrap();
+    let direct = mesh.direct("warehouse", "analyst-7").unwrap();
+    let own = mesh.agent("analyst-7").unwrap().client();
+    let call = |wait: &str| {
+        Call::new("GET", &warehouse.authority(), "/v1/tables/sales_q1_2026")
+            .header(WAIT_HEADER, wait)
+            .bearer(&token)
+    };
+    // Answered by nobody yet, past its own sidecar and through it; and one whose answer has begun.
+    let (unanswered, through_both) = (sent(&direct, call("head")), sent(&own, call("head")));
+    let mut connection = direct.connect().await.unwrap();
+    let begun = connection.begin(call("body")).await.unwrap();
+    assert_eq!(begun.status(), 200);
+    let arrived = wait::until("the calls to arrive", LIMIT, async || {
+        (warehouse.backend.seen_with(WAIT_HEADER, "head").len() == 2).then_some(())
+    });
+    arrived.await.unwrap();
+    assert!(!unanswered.is_finished() && !through_both.is_finished());
+
+    let asked = Instant::now();
+    kill(&mesh).await;
+    for (name, call) in [("direct", unanswered), ("through both", through_both)] {
+        let answer = tokio::time::timeout(LIMIT, call).await.unwrap().unwrap();
+        assert_eq!((answer.status, answer.denial()), (403, Some("agent_killed")), "{name}");
+    }
+    let body = axum::body::to_bytes(axum::body::Body::new(begun.into_body()), 1 << 20);
+    assert!(
+        tokio::time::timeout(LIMIT, body).await.unwrap().is_err(),
+        "it is broken off"
+    );
+    println!(
+        "calls on their way had ended {:?} after the command began",
+        asked.elapsed()
+    );
+
+    for client in [&direct, &own] {
+        let answer = client.send(call("no")).await.unwrap();
+        assert_eq!((answer.status, answer.denial()), (403, Some("agent_killed")));
+    }
+    let ends = wait::until("the records of the ends", LIMIT, async || {
+        let ends = inbound_ends(&mesh).await;
+        (ends.len() >= 3).then_some(ends)
+    });
+    let mut ends = ends.await.unwrap();
+    ends.sort();
+    assert_eq!(ends, ["cancelled", "cancelled", "reset"]);
+}
+
+fn sent(client: &Client, call: Call) -> JoinHandle<Answer> {
+    let client = client.clone().within(Duration::from_secs(50));
+    tokio::spawn(async move { client.send(call).await.unwrap() })
+}
+
+/// By the command that an operator types, as the server's own user.
+async fn kill(mesh: &Mesh) {
+    let mut command = Command::new(tests::built::ostiary().unwrap());
+    command
+        .args(["agent", "kill", "analyst-7", "--reason", "a test", "--config"])
+        .arg(mesh.policy_server.config());
+    let output = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .unwrap()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{said} {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(said.starts_with("killed: analyst-7 is killed; "), "{said}");
+}
+
+/// How calls of the agent ended at the warehouse, as its records say.
+async fn inbound_ends(mesh: &Mesh) -> Vec<String> {
+    let store = SqliteStore::open(&mesh.run.file("policy-server/ostiary.db"))
+        .await
+        .unwrap();
+    let records = store.received(0, 10_000).await.unwrap();
+    let records = records
+        .iter()
+        .map(|record| serde_json::from_slice::<Value>(&record.canonical).unwrap());
+    let completions = records.filter(|record| {
+        record["kind"] == "completion" && record["side"] == "inbound" && record["agent_id"] == "analyst-7"
+    });
+    completions
+        .map(|record| record["end"].as_str().unwrap().to_owned())
+        .collect()
+}

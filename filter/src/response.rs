@@ -58,6 +58,8 @@ enum Stage {
     Holding {
         /// What the body is, or why it is withheld whatever it says.
         media: Result<Media, &'static str>,
+        /// Whether the service told the body's length, and the headers can still tell that of what becomes of it.
+        sized: bool,
         bytes: usize,
     },
     /// There is nothing to filter.
@@ -100,12 +102,13 @@ impl Listing {
             return Flow::Continue;
         }
         let media = media(host);
+        let sized = self.headers_held && host.header(Message::Response, "content-length").is_some();
         for name in OF_THE_BODY {
             host.remove_response_header(name);
         }
         host.set_response_header("content-type", media.unwrap_or(Media::Json).content_type());
         host.set_response_header("cache-control", "private, no-store");
-        self.stage = Stage::Holding { media, bytes: 0 };
+        self.stage = Stage::Holding { media, sized, bytes: 0 };
         if self.headers_held { Flow::Pause } else { Flow::Continue }
     }
 
@@ -131,7 +134,7 @@ impl Listing {
 
     /// The body is whole.
     pub(crate) fn settle(&mut self, host: &impl Host, known: &Known, now: Moment, digest: &mut Hasher) -> Flow {
-        let Stage::Holding { media, bytes } = self.stage else {
+        let Stage::Holding { media, sized, bytes } = self.stage else {
             return Flow::Continue;
         };
         if bytes == 0 {
@@ -143,6 +146,9 @@ impl Listing {
             Ok(told) => told.clone(),
             Err(denial) => self.error(host, known, media, denial),
         };
+        if sized {
+            host.set_response_header("content-length", &told.len().to_string());
+        }
         self.stage = Stage::Settled(filtered.err().map(|denial| denial.code()));
         if host.replace_response_body(bytes, &told) {
             Flow::Continue

@@ -495,6 +495,10 @@ impl Session {
         match &mut self.phase {
             Phase::Passing(passing) => {
                 if let Some(call) = &self.call {
+                    // What comes by is our denial, and no list of the service.
+                    if call.is_answered() && !from_upstream(host) {
+                        passing.listing = None;
+                    }
                     call.begins_to_answer();
                 }
                 passing.response_ended |= end;

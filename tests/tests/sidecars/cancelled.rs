@@ -64,7 +64,13 @@ async fn a_kill_ends_calls_that_are_on_their_way() {
     });
     let mut ends = ends.await.unwrap();
     ends.sort();
-    assert_eq!(ends, ["cancelled", "cancelled", "reset"]);
+    // Through both sidecars the caller's own may be the first to end it: then the service's sees its caller leave.
+    let through_both = ends.remove(0);
+    assert!(
+        ["broken", "cancelled"].contains(&through_both.as_str()),
+        "{through_both}"
+    );
+    assert_eq!(ends, ["cancelled", "reset"]);
 }
 
 fn sent(client: &Client, call: Call) -> JoinHandle<Answer> {

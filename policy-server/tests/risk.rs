@@ -20,6 +20,7 @@ const MCP: &str = "spiffe://cluster.local/ns/tools/sa/mcp";
 fn place() -> Place {
     let place = Place::new();
     place.write_policy("writer-2.yaml", &ANALYST_FILE.replace("analyst-7", "writer-2"));
+    place.configure("risk: { act: true }\n");
     place
 }
 
@@ -198,7 +199,7 @@ async fn a_flood_with_stolen_tokens_counts_for_the_thief() {
 #[tokio::test]
 async fn scores_survive_a_restart_and_without_leave_to_act_nothing_happens() {
     let place = place();
-    place.configure("risk: { act: false }\n");
+    place.configure("");
     let server = Server::start(&place).await;
     let mut mcp = Sidecar::start(&server, 1, MCP).await;
     mcp.post(&server, &hijack("analyst-7", Side::Inbound)).await;

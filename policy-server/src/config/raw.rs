@@ -153,7 +153,7 @@ struct RawRisk {
 impl Default for RawRisk {
     fn default() -> Self {
         Self {
-            act: true,
+            act: false,
             pause_at: 70,
             suspend_at: 90,
             half_life_seconds: 600,

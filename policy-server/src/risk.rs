@@ -9,7 +9,7 @@
 //! service that is owned can harm the agents that call it, and an agent's workload only itself.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use authz::audit::{self, Kind, Record};
@@ -44,8 +44,13 @@ pub struct Risk {
     settings: Settings,
     act: bool,
     profiles: RwLock<HashMap<AgentId, Profile>>,
+    /// When it was last logged of an agent what would have been done, in milliseconds.
+    logged: Mutex<HashMap<AgentId, u64>>,
     wake: Arc<Notify>,
 }
+
+/// Between two lines in the log on what would have been done to one agent: it is asked after each of its calls.
+const BETWEEN_LINES_MS: u64 = 60_000;
 
 impl Risk {
     /// Nothing is known yet. With `act` agents are paused and suspended; without it only their scores are shown.
@@ -54,8 +59,21 @@ impl Risk {
             settings,
             act,
             profiles: RwLock::default(),
+            logged: Mutex::default(),
             wake: Arc::default(),
         }
+    }
+
+    /// Whether a line on this agent is due.
+    fn due(&self, agent: &AgentId, now_ms: u64) -> bool {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = logged
+            .get(agent)
+            .is_none_or(|last| now_ms.saturating_sub(*last) >= BETWEEN_LINES_MS);
+        if due {
+            logged.insert(agent.clone(), now_ms);
+        }
+        due
     }
 
     /// Wakes the task, to be called when records or changes of agents have been stored.
@@ -260,7 +278,9 @@ async fn act(
         };
         let reason = reason(profile.score(now_ms, settings), &profile.reasons());
         if !app.risk.act {
-            tracing::warn!(%agent, %change, reason, "the risk engine would change an agent's state");
+            if app.risk.due(agent, now_ms) {
+                tracing::warn!(%agent, %change, reason, "the risk engine would change an agent's state");
+            }
             continue;
         }
         let asked = Asked {

@@ -69,6 +69,26 @@ fn appended(accepted_through: u64, new_records: u64) -> Result<Appended, Refused
     })
 }
 
+/// A caller whose connection breaks takes its future with it, wherever that stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_at_any_moment_leaves_a_store_that_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = std::sync::Arc::new(SqliteStore::open(&folder.path().join("ostiary.db")).await.unwrap());
+    for moment in 0..400 {
+        let writing = tokio::spawn({
+            let store = std::sync::Arc::clone(&store);
+            async move { store.reserve_versions(Stream::Bundle, 1).await.map(drop) }
+        });
+        for _ in 0..moment % 40 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(std::time::Duration::from_micros(moment * 3)).await;
+        writing.abort();
+        drop(writing.await);
+    }
+    store.reserve_versions(Stream::Bundle, 1).await.unwrap();
+}
+
 #[tokio::test]
 async fn nobody_but_its_owner_reads_the_database() {
     let folder = tempfile::tempdir().unwrap();

@@ -64,6 +64,9 @@ impl SqliteStore {
             .busy_timeout(Duration::from_secs(5));
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
+            // A caller who leaves at the wrong moment can leave a transaction open that nobody holds: what it holds is
+            // given up with its connection, or there would never be another.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect_with(options.clone())
             .await
             .map_err(StoreError::Failed)?;

@@ -64,8 +64,8 @@ impl SqliteStore {
             .busy_timeout(Duration::from_secs(5));
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
-            // A caller who leaves at the wrong moment can leave a transaction open that nobody holds: what it holds is
-            // given up with its connection, or there would never be another.
+            // Where SQLite has ended a transaction by itself (a full or failing disk), the driver goes on counting it and
+            // begins no other on that connection: it is given up.
             .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect_with(options.clone())
             .await

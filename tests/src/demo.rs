@@ -19,6 +19,7 @@ pub use stage::{Caller, Stage};
 pub use verdict::{Expected, Row, head};
 use verdict::{ServiceLog, Try};
 
+mod changes;
 mod stage;
 mod verdict;
 
@@ -31,12 +32,6 @@ const ORCHESTRATOR: &str = "orchestrator";
 
 /// Marks each call, so that the service's log can be asked for it.
 const CALL_HEADER: &str = "x-demo-call";
-
-/// How long a changed policy may take to reach every worker of every sidecar.
-const POLICY_LIMIT: Duration = Duration::from_secs(20);
-
-/// Fresh connections that must all meet the changed policy, as each lands on a random worker.
-const PROBES: usize = 12;
 
 /// The lifetime of the token that is left to expire; sidecars allow for 5 s of clock skew on top.
 const SHORT_TTL_SECONDS: u64 = 1;
@@ -62,6 +57,8 @@ pub async fn tell<S: Stage>(stage: &S, tell: &mut dyn FnMut(&Row)) -> Result<usi
     story.around(&token).await?;
     story.own_process().await?;
     story.policy_change(&token).await?;
+    story.paused(&token).await?;
+    story.killed(&token).await?;
     story.expired(short).await?;
     Ok(story.mismatches)
 }
@@ -312,33 +309,6 @@ impl<S: Stage> Story<'_, S> {
         );
         self.asked(tried, &client, ask).await?;
         Ok(())
-    }
-
-    async fn policy_change(&mut self, token: &str) -> Result<()> {
-        let (both, one) = ("tools: [pandas, matplotlib]", "tools: [matplotlib]");
-        self.stage.edit_agent("analyst-7", both, one)?;
-        let doors = [
-            (OWN, self.analyst()?),
-            (SERVICE, self.stage.direct("mcp", "analyst-7")?),
-        ];
-        for (door, client) in &doors {
-            let mut found = 0;
-            wait::until("the changed policy", POLICY_LIMIT, async || {
-                let (_, call) = self.tool("pandas", &json!({})).ok()?;
-                let denied = client
-                    .send(call.bearer(token))
-                    .await
-                    .is_ok_and(|answer| answer.status == 403);
-                found = if denied { found + 1 } else { 0 };
-                (found >= PROBES).then_some(())
-            })
-            .await?;
-            let (service, call) = self.tool("pandas", &json!({}))?;
-            let what = "calls tool pandas, since taken from its policy";
-            let tried = Try::new(what, door, Expected::Deny("tool_not_in_policy"));
-            self.shown(tried, client, (service, call.bearer(token))).await?;
-        }
-        self.stage.edit_agent("analyst-7", one, both)
     }
 
     async fn expired(&mut self, short: ShortToken) -> Result<()> {

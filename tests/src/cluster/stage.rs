@@ -129,4 +129,23 @@ impl Stage for Demo {
         edited.insert(name.to_owned(), after);
         Ok(())
     }
+
+    fn ostiary(&self, arguments: &[&str]) -> Result<String> {
+        let line = [
+            "-n",
+            "ostiary",
+            "exec",
+            "deploy/policy-server",
+            "-c",
+            "policy-server",
+            "--",
+            "/bin/ostiary",
+        ];
+        let config = ["--config", "/etc/ostiary/ostiary.yaml"];
+        let said = self
+            .cluster
+            .try_kubectl(&[&line[..], arguments, &config].concat(), "")?;
+        ensure!(said.ok, "{arguments:?}: {}{}", said.stdout, said.stderr);
+        Ok(said.stdout)
+    }
 }

@@ -1,6 +1,7 @@
 //! Where the story is told: the mini mesh, or a cluster.
 
 use std::future::Future;
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -92,6 +93,13 @@ pub trait Stage {
     ///
     /// When the policy has no such part.
     fn edit_agent(&self, name: &str, from: &str, to: &str) -> Result<()>;
+
+    /// What the command `ostiary` says to an operator beside the policy server.
+    ///
+    /// # Errors
+    ///
+    /// When it fails.
+    fn ostiary(&self, arguments: &[&str]) -> Result<String>;
 }
 
 impl Stage for Mesh {
@@ -148,5 +156,15 @@ impl Stage for Mesh {
         let after = before.replace(from, to);
         anyhow::ensure!(before != after, "{} does not say `{from}`", file.display());
         Ok(std::fs::write(&file, after)?)
+    }
+
+    fn ostiary(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(crate::built::ostiary()?);
+        let config = ["--config".as_ref(), self.policy_server.config().as_os_str()];
+        let output = command.args(arguments).args(config).output()?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        anyhow::ensure!(output.status.success(), "{arguments:?}: {said}");
+        Ok(said)
     }
 }

@@ -30,14 +30,16 @@ BEGIN SELECT RAISE(ABORT, 'what was signed is not changed'); END;
 CREATE TRIGGER checkpoints_are_not_deleted BEFORE DELETE ON checkpoints
 BEGIN SELECT RAISE(ABORT, 'checkpoints are not deleted'); END;
 
--- The records of each call.
+-- The records of each call, found span by span of 4096 positions: calls have random names, and what is written at once
+-- should stand on few pages.
 CREATE TABLE calls (
+  span     INTEGER NOT NULL,
   call     TEXT NOT NULL,
   position INTEGER NOT NULL,
-  PRIMARY KEY (call, position)
+  PRIMARY KEY (span, call, position)
 ) STRICT, WITHOUT ROWID;
-INSERT INTO calls (call, position)
-SELECT json_extract(CAST(record AS TEXT), '$.call'), position FROM records
+INSERT INTO calls (span, call, position)
+SELECT position / 4096, json_extract(CAST(record AS TEXT), '$.call'), position FROM records
 WHERE json_extract(CAST(record AS TEXT), '$.call') IS NOT NULL;
 
 -- Who read the log, one row a principal, kind of reading and hour, so that reading cannot fill the disk.

@@ -41,6 +41,12 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
 /// SQLite takes so many rows of a multi-row insert at once that one statement holds a fair share of a batch.
 const ROWS_A_STATEMENT: usize = 128;
 
+/// The pages of 4 KiB that gather in the write-ahead log before they are moved into the database: each move is two fsyncs.
+const LOG_PAGES: &str = "8192";
+
+/// What the connection that writes keeps of the database, in KiB (negative, as SQLite has it).
+const WRITER_CACHE: &str = "-16384";
+
 /// A [`Store`] in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
@@ -69,7 +75,12 @@ impl SqliteStore {
             // Where SQLite has ended a transaction by itself (a full or failing disk), the driver goes on counting it and
             // begins no other on that connection: it is given up.
             .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
-            .connect_with(options.clone())
+            .connect_with(
+                options
+                    .clone()
+                    .pragma("wal_autocheckpoint", LOG_PAGES)
+                    .pragma("cache_size", WRITER_CACHE),
+            )
             .await
             .map_err(StoreError::Failed)?;
         migrator().run(&writer).await?;

@@ -7,6 +7,9 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use super::{SqliteQuery, has_table, hash, rows, signed, unsigned};
 use crate::store::{BatchRecord, Reading, StoreError, StoredCheckpoint, StoredRecord, TreeHead};
 
+/// Positions of one span of the table of calls, as its migration has it.
+const SPAN: u64 = 4096;
+
 /// Notes the calls of records that were written at the positions after `before`.
 pub(super) async fn note_calls(
     connection: &mut SqliteConnection,
@@ -15,14 +18,16 @@ pub(super) async fn note_calls(
 ) -> Result<(), StoreError> {
     let mut calls = Vec::new();
     for (position, record) in (before.saturating_add(1)..).zip(records) {
-        calls.extend(record.call.as_deref().map(|call| (signed(position), call)));
+        calls.extend(record.call.as_deref().map(|call| (position, call)));
     }
     if calls.is_empty() {
         return Ok(());
     }
-    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO calls (call, position) ");
+    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO calls (span, call, position) ");
     query.push_values(&calls, |mut row, (position, call)| {
-        row.push_bind(*call).push_bind(*position);
+        row.push_bind(signed(position / SPAN))
+            .push_bind(*call)
+            .push_bind(signed(*position));
     });
     execute(connection, query.build().persistent(false)).await
 }
@@ -34,8 +39,12 @@ pub(super) async fn records_of_call(
     limit: u32,
 ) -> Result<Vec<StoredRecord>, StoreError> {
     let query = sqlx::query(
-        "SELECT records.position, seq, hash, record FROM calls JOIN records ON records.position = calls.position
-         WHERE call = ? ORDER BY calls.position LIMIT ?",
+        "WITH RECURSIVE spans (span) AS (
+           SELECT 0 UNION ALL SELECT span + 1 FROM spans WHERE span < (SELECT max(span) FROM calls)
+         )
+         SELECT records.position, seq, hash, record FROM spans CROSS JOIN calls CROSS JOIN records
+         WHERE calls.span = spans.span AND calls.call = ? AND records.position = calls.position
+         ORDER BY records.position LIMIT ?",
     );
     stored(rows(connection, query.bind(call).bind(limit)).await?)
 }

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use ::micro::fixture;
 use anyhow::{Result, ensure};
 use authz::audit::{Chain, Record, SourceId};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
+use sha2::{Digest as _, Sha256};
 use tests::client::Call;
 use tests::load::wire::{Http1, Request};
 use tests::pki::Workload;
@@ -28,6 +31,7 @@ struct Source {
     chain: Chain,
     connection: Http1,
     opened: bool,
+    sealed: u64,
 }
 
 /// All sources, with what they have been told is stored.
@@ -49,6 +53,7 @@ impl Sources {
             chain: Chain::new(SourceId([u8::try_from(number).unwrap_or_default(); 16])),
             connection: Http1::new(server.client()),
             opened: false,
+            sealed: 0,
         });
         Ok(Self {
             stand: fixture::Stand::new(1)?,
@@ -98,14 +103,15 @@ impl Source {
     fn seal(&mut self, stand: &fixture::Stand) -> Result<Vec<u8>> {
         let facts = stand.read_table()?;
         let workload = self.workload.spiffe();
-        let decision = Record {
-            workload: Some(Cow::Borrowed(&workload)),
-            ..stand.record(&facts)
-        };
         let mut body = Vec::new();
         for _ in 0..RECORDS_A_BATCH {
             let sealed = if self.opened {
-                self.chain.seal(&decision)
+                self.sealed += 1;
+                self.chain.seal(&Record {
+                    call: Some(Cow::Owned(self.call())),
+                    workload: Some(Cow::Borrowed(&workload)),
+                    ..stand.record(&facts)
+                })
             } else {
                 self.opened = true;
                 self.chain.seal(&Record::source(fixture::NOW * 1000, &workload, None))
@@ -114,6 +120,15 @@ impl Source {
             body.push(b'\n');
         }
         Ok(body)
+    }
+
+    /// A sidecar writes two records of each call, and calls have random names.
+    fn call(&self) -> String {
+        let call = Sha256::new()
+            .chain_update(self.workload.spiffe())
+            .chain_update((self.sealed / 2).to_be_bytes())
+            .finalize();
+        BASE64URL.encode(&call[..16])
     }
 
     async fn send(&mut self, body: Vec<u8>) -> Result<()> {

@@ -9,6 +9,7 @@ MAKEFLAGS += --no-print-directory
 ENVOY_VERSION         := 1.40.0
 MCP_VERSION           := 2.3.0
 KUBECTL_VERSION       := 1.32.4
+BINARYEN_VERSION      := 132.0.0
 CRANE_VERSION         := 0.22.1
 CARGO_DENY_VERSION    := 0.20.2
 CARGO_MUTANTS_VERSION := 27.1.0
@@ -93,9 +94,9 @@ bench-quick: bench-tools ## Run the whole bench with tiny counts: shows that the
 # Not with debug's settings: a slow generator or server would measure itself.
 bench-tools: set-up mesh-tools
 	@$(say) "build: the filter, one that does nothing and one that runs functions, for wasm32-wasip1"
-	@.ci/cargo-wasm wasm32-wasip1 build -p filter --release
-	@.ci/cargo-wasm wasm32-wasip1 build -p noop --release
-	@.ci/cargo-wasm wasm32-wasip1 build -p micro --release
+	@.ci/wasm-filter $(BINARYEN_VERSION) filter
+	@.ci/wasm-filter $(BINARYEN_VERSION) noop
+	@.ci/wasm-filter $(BINARYEN_VERSION) micro
 	@$(say) "build: the bench and the policy server"
 	@cargo build --profile measure -p bench -p policy-server
 	@cargo bench --quiet --profile measure -p micro --features criterion --bench native --no-run
@@ -107,13 +108,13 @@ mutants: set-up $(MUTANTS) ## Change what decides in authz in every small way, a
 NATIVE := build --workspace --bin ostiary --bin mesh
 build: set-up ## Build the filter for Envoy and everything native, and fetch what a mesh needs
 	@$(say) "build: the filter, for wasm32-wasip1, beside what is native"
-	@$(again) mesh-tools & tools=$$!; .ci/cargo-wasm wasm32-wasip1 build -p filter --release & filter=$$!; \
+	@$(again) mesh-tools & tools=$$!; .ci/wasm-filter $(BINARYEN_VERSION) filter & filter=$$!; \
 	  trap "kill $$tools $$filter 2>/dev/null || true" EXIT; result=0; \
 	  cargo $(NATIVE) || result=$$?; wait $$filter || result=$$?; wait $$tools || result=$$?; exit $$result
 
 images: set-up ## Build the images of the policy server and the filter as OCI layouts, target/images/NAME, without an engine
 	@$(say) "build: the filter for wasm32-wasip1, and a policy server that is one static binary"
-	@.ci/cargo-wasm wasm32-wasip1 build -p filter --release
+	@.ci/wasm-filter $(BINARYEN_VERSION) filter
 	@.ci/cargo-musl build -p policy-server --bin ostiary --profile server
 	@$(say) "images, and the digests to pin them by"
 	@.ci/images $(TARGET)

@@ -251,7 +251,8 @@ mod tests {
             if fine.starts_with("a:{") {
                 assert_eq!(parsed, Err(ResourceError::Capture), "{fine}");
             } else {
-                assert_eq!(parsed.unwrap().as_str(), fine);
+                let parsed = parsed.unwrap();
+                assert_eq!((parsed.as_str(), parsed.to_string().as_str()), (fine, fine));
             }
         }
         for (bad, error) in [

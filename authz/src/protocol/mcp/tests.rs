@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::is_json;
+use super::{Method, is_json};
 use crate::testing::World;
 
 fn with_body(body: &[u8]) -> &'static str {
@@ -190,6 +190,18 @@ fn sessions_need_no_tool_and_other_names_are_refused() {
     }
     let bound = World::mcp().with(|w| w.claims = json!(null));
     assert_eq!(bound.code(), "token_missing");
+}
+
+#[test]
+fn who_asks_for_a_task_is_told_why_there_is_none() {
+    let told = |method: &str| match Method::of(method) {
+        Method::Refused(why) => why,
+        _ => "",
+    };
+    for method in ["tasks/get", "tasks/result", "tasks/update", "tasks/cancel", "tasks/list"] {
+        assert!(told(method).starts_with("tasks are bound to no caller"), "{method}");
+    }
+    assert!(told("tasks/gets").starts_with("this method is not served"));
 }
 
 #[test]

@@ -198,7 +198,13 @@ fn who_asks_for_a_task_is_told_why_there_is_none() {
         Method::Refused(why) => why,
         _ => "",
     };
-    for method in ["tasks/get", "tasks/result", "tasks/update", "tasks/cancel", "tasks/list"] {
+    for method in [
+        "tasks/get",
+        "tasks/result",
+        "tasks/update",
+        "tasks/cancel",
+        "tasks/list",
+    ] {
         assert!(told(method).starts_with("tasks are bound to no caller"), "{method}");
     }
     assert!(told("tasks/gets").starts_with("this method is not served"));

@@ -30,7 +30,8 @@ fn only_people_give_trust_back() {
         // Who was suspended or killed is given nothing back that it had.
         assert_eq!(row.resets_tokens, row.from != AgentState::Paused, "{row:?}");
     }
-    for row in TABLE.iter().filter(|row| row.change.takes_away()) {
+    for row in TABLE.iter().filter(|row| row.to != AgentState::Active) {
+        assert!(row.change.takes_away(), "{row:?}");
         assert_eq!(row.resets_tokens, row.to != AgentState::Paused, "{row:?}");
     }
 }
@@ -115,6 +116,9 @@ fn words_name_changes_and_states() {
         assert_eq!(change.as_str().parse(), Ok(change));
     }
     assert!("approved".parse::<Change>().is_err());
+    assert_eq!(ROLES.map(Role::as_str), ["risk-engine", "reviewer", "operator"]);
+    assert_eq!(ROLES.map(|role| role.to_string()), ROLES.map(Role::as_str));
+    assert_eq!(Names(&ROLES).to_string(), "the risk engine, a reviewer or an operator");
     for state in STATES {
         assert_eq!(AgentState::parse(state.as_str()), Some(state));
         assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());

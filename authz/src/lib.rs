@@ -45,7 +45,7 @@
 //! | what is asked | [`request`], [`protocol`] |
 //! | the verdict | [`decision`], [`denial`], [`case`] |
 //! | what is kept | [`digest`], [`audit`], [`log`] |
-//! | what is learnt from it | [`risk`] |
+//! | what is learnt from it | [`risk`], [`trace`] |
 
 pub mod audit;
 pub mod case;
@@ -69,6 +69,7 @@ pub mod state;
 #[cfg(test)]
 mod testing;
 pub mod token;
+pub mod trace;
 
 #[cfg(test)]
 mod signing;

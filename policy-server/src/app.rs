@@ -27,6 +27,7 @@ use crate::secret::SecretError;
 use crate::shares::{PerMinute, Shares};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Refusal, Store, StoreError};
+use crate::traces::{self, Traces};
 
 /// The database's file in the data folder.
 pub const DATABASE: &str = "ostiary.db";
@@ -91,6 +92,8 @@ pub struct App {
     pub ingest: Ingest,
     /// What auditors read.
     pub log: Arc<Log>,
+    /// Where the records of user requests are.
+    pub traces: Traces,
     /// How agents behave.
     pub risk: Risk,
     /// Counts.
@@ -182,6 +185,7 @@ impl App {
             feed,
             ingest,
             log: Arc::clone(&log),
+            traces: Traces::default(),
             risk,
             metrics,
             clock,
@@ -197,6 +201,7 @@ impl App {
             tokio::spawn(rotation::end_overlaps(Arc::clone(&app), stopped.clone())),
             tokio::spawn(Arc::clone(&log).run(stopped.clone())),
             tokio::spawn(risk::run(Arc::clone(&app), stopped.clone())),
+            tokio::spawn(traces::run(Arc::clone(&app), stopped.clone())),
             tokio::spawn(write_refusals(Arc::clone(&app), stopped)),
         ];
         Ok((

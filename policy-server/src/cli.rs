@@ -17,6 +17,7 @@ mod revoke;
 mod serve;
 mod server;
 mod tls;
+mod trace;
 
 use std::ffi::OsString;
 use std::io;
@@ -58,6 +59,8 @@ enum Command {
     /// Read the log of records, and prove offline what it holds
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Show all that happened for one user request
+    Trace(Box<trace::ShowTrace>),
     /// See which agents may act; approve, pause, resume, suspend and kill them
     #[command(subcommand)]
     Agent(agent::Agent),
@@ -179,6 +182,7 @@ fn dispatch(command: Command, printer: &mut Printer) -> Result<Outcome, Error> {
         Command::Issue(issue) => issue.run(printer)?,
         Command::Keys(keys) => keys.run(printer)?,
         Command::Audit(audit) => audit.run(printer)?,
+        Command::Trace(trace) => trace.run(printer)?,
         Command::Agent(agent) => agent.run(printer)?,
         Command::Review(review) => review.run(printer)?,
         Command::Revoke(revoke) => revoke.run(printer)?,

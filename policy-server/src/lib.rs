@@ -36,4 +36,5 @@ pub mod serve;
 pub mod shares;
 pub mod signer;
 pub mod store;
+pub mod traces;
 pub mod verifier;

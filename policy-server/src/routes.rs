@@ -10,6 +10,7 @@ pub mod pages;
 pub mod policy;
 pub mod records;
 pub mod tokens;
+pub mod traces;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,7 @@ fn log_routes() -> Router<Arc<App>> {
         .route("/v1/log/checkpoints", get(log::checkpoints))
         .route("/v1/log/tile/{*path}", get(log::tile))
         .route("/v1/receipts/{call}", get(log::receipt))
+        .route("/v1/traces/{txn}", get(traces::show))
 }
 
 /// What people ask about agents, here and on the operators' socket.

@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod risk;
 pub mod sqlite;
+pub mod trace;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -18,6 +19,7 @@ use authz::state::transition::TransitionError;
 
 use agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked};
 use risk::{ReceivedRecord, Scored};
+use trace::Traced;
 
 use crate::keys::{KeyKind, KeyState};
 
@@ -119,6 +121,15 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
 
     /// Stores what is known of some agents as of a record, whose position never falls; what is not named stays.
     fn save_scored<'a>(&'a self, scored: &'a Scored) -> Answer<'a, ()>;
+
+    /// How far the index of user requests has come: the place of the last record that was looked at.
+    fn traced(&self) -> Answer<'_, u64>;
+
+    /// Adds to the index of user requests as of a record, whose position never falls.
+    fn save_traced<'a>(&'a self, traced: &'a Traced) -> Answer<'a, ()>;
+
+    /// The records of a user request that the index names, in the order of acceptance, at most `limit`.
+    fn records_of_txn<'a>(&'a self, txn: &'a str, limit: u32) -> Answer<'a, Vec<StoredRecord>>;
 
     /// Every key that there was, those whose time is over too.
     fn keys(&self) -> Answer<'_, Vec<StoredKey>>;

@@ -101,6 +101,11 @@ impl Answer {
         }
     }
 
+    /// The error that it is none of a policy server.
+    pub(super) fn foreign(&self) -> ServerError {
+        ServerError::Answer(self.status)
+    }
+
     /// The bytes that were asked for, or why they were refused.
     ///
     /// # Errors

@@ -32,6 +32,13 @@ const IMMUTABLE: &str = "private, max-age=31536000, immutable";
 #[derive(Debug)]
 pub struct Reader(String);
 
+impl Reader {
+    /// Whose reading is counted.
+    pub(super) fn principal(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromRequestParts<Arc<App>> for Reader {
     type Rejection = Problem;
 
@@ -151,7 +158,7 @@ async fn read_receipt(app: &App, call: &str) -> Result<Vec<u8>, Problem> {
         .map_err(|error| failed(app, &error))
 }
 
-fn failed(app: &App, error: &LogError) -> Problem {
+pub(super) fn failed(app: &App, error: &LogError) -> Problem {
     if matches!(error, LogError::Store(StoreError::Failed(_) | StoreError::Unknown(_))) {
         app.metrics.store_failures.inc();
         tracing::error!(%error, "the log could not be read");

@@ -19,6 +19,7 @@ use sqlx::{ConnectOptions, Connection, QueryBuilder, Row, SqlStr, Sqlite, Sqlite
 
 use super::agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked};
 use super::risk::{ReceivedRecord, Scored};
+use super::trace::Traced;
 use super::{
     Answer, Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveTokens, Reading, Refusal, Refused, States, Store,
     StoreError, StoredCheckpoint, StoredKey, StoredRecord, Stream, TreeHead,
@@ -28,14 +29,16 @@ mod agents;
 mod keys;
 mod log;
 mod risk;
+mod trace;
 mod tree;
 
 /// The schema's steps, in order; one that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "start", include_str!("../../migrations/0001_start.sql")),
     (2, "keys", include_str!("../../migrations/0002_keys.sql")),
     (3, "log", include_str!("../../migrations/0003_log.sql")),
     (4, "agents", include_str!("../../migrations/0004_agents.sql")),
+    (6, "witnesses", include_str!("../../migrations/0006_witnesses.sql")),
 ];
 
 /// SQLite takes so many rows of a multi-row insert at once that one statement holds a fair share of a batch.
@@ -447,6 +450,28 @@ impl Store for SqliteStore {
             let mut transaction = self.begin().await?;
             risk::save(&mut transaction, scored).await?;
             commit(transaction).await
+        })
+    }
+
+    fn traced(&self) -> Answer<'_, u64> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            trace::traced(&mut connection).await
+        })
+    }
+
+    fn save_traced<'a>(&'a self, traced: &'a Traced) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            trace::save(&mut transaction, traced).await?;
+            commit(transaction).await
+        })
+    }
+
+    fn records_of_txn<'a>(&'a self, txn: &'a str, limit: u32) -> Answer<'a, Vec<StoredRecord>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            trace::records(&mut connection, txn, limit).await
         })
     }
 

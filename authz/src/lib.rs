@@ -45,7 +45,7 @@
 //! | what is asked | [`request`], [`protocol`] |
 //! | the verdict | [`decision`], [`denial`], [`case`] |
 //! | what is kept | [`digest`], [`audit`], [`log`] |
-//! | what is learnt from it | [`risk`], [`trace`] |
+//! | what is learnt from it | [`risk`], [`trace`], [`witness`] |
 
 pub mod audit;
 pub mod case;
@@ -70,6 +70,7 @@ pub mod state;
 mod testing;
 pub mod token;
 pub mod trace;
+pub mod witness;
 
 #[cfg(test)]
 mod signing;

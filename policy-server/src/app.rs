@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::config::{Config, PolicySource};
 use crate::feed::{Feed, Settings};
+use crate::findings;
 use crate::ingest::Ingest;
 use crate::keys::KeyError;
 use crate::keys::ring::Keyring;
@@ -201,6 +202,7 @@ impl App {
             tokio::spawn(rotation::end_overlaps(Arc::clone(&app), stopped.clone())),
             tokio::spawn(Arc::clone(&log).run(stopped.clone())),
             tokio::spawn(risk::run(Arc::clone(&app), stopped.clone())),
+            tokio::spawn(findings::run(Arc::clone(&app), stopped.clone())),
             tokio::spawn(traces::run(Arc::clone(&app), stopped.clone())),
             tokio::spawn(write_refusals(Arc::clone(&app), stopped)),
         ];

@@ -157,6 +157,8 @@ pub struct Config {
     pub data: PathBuf,
     /// The folder that checkpoints of the log are mirrored to.
     pub mirror: Option<PathBuf>,
+    /// How long both sides of a call have to tell of it before it counts as seen by one.
+    pub reconcile_window: Duration,
     /// The folder with the signing keys.
     pub keys: KeyFolder,
     /// Where the agents and services come from.

@@ -17,6 +17,7 @@ pub mod config;
 pub mod error;
 pub mod feed;
 pub mod files;
+pub mod findings;
 pub mod ingest;
 pub mod keys;
 pub mod kubernetes;

@@ -41,6 +41,9 @@ pub struct Metrics {
     pub log_signed: Gauge,
     /// Failures to sign or mirror the log.
     pub log_failures: Counter,
+    findings: Family<KindLabels, Counter>,
+    /// Calls that could not be judged.
+    pub calls_unjudged: Counter,
     keys: Family<KeyLabels, Gauge>,
     sources: Gauge,
     sources_without_key: Family<KindLabels, Gauge>,
@@ -102,6 +105,16 @@ impl Metrics {
             store_failures: registered(&mut registry, "store_failures", "failures of the store"),
             log_signed: registered(&mut registry, "log_signed", "records under the last checkpoint"),
             log_failures: registered(&mut registry, "log_failures", "failures to sign or mirror the log"),
+            findings: registered(
+                &mut registry,
+                "findings",
+                "calls that only one side saw, or both saw differently, by kind",
+            ),
+            calls_unjudged: registered(
+                &mut registry,
+                "calls_unjudged",
+                "calls that one side alone told of, and of which nothing is known",
+            ),
             keys: registered(
                 &mut registry,
                 "key_info",
@@ -153,6 +166,11 @@ impl Metrics {
     /// Counts a durable group of batches.
     pub fn commit(&self, duration: Duration) {
         self.commit_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// Counts a finding.
+    pub fn finding(&self, kind: &'static str) {
+        self.findings.get_or_create(&KindLabels { kind }).inc();
     }
 
     /// Sets the keys that there are: kind, id, state, and since when.

@@ -1,6 +1,7 @@
 //! The HTTP interface.
 
 pub mod agents;
+pub mod findings;
 pub mod health;
 pub mod jwks;
 pub mod keys;
@@ -57,6 +58,7 @@ fn log_routes() -> Router<Arc<App>> {
         .route("/v1/log/tile/{*path}", get(log::tile))
         .route("/v1/receipts/{call}", get(log::receipt))
         .route("/v1/traces/{txn}", get(traces::show))
+        .route("/v1/findings", get(findings::list))
 }
 
 /// What people ask about agents, here and on the operators' socket.

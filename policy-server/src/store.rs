@@ -1,6 +1,7 @@
 //! What must survive a crash: versions, issued tokens, agent states, and the records with the Merkle tree over them.
 
 pub mod agents;
+pub mod findings;
 pub mod risk;
 pub mod sqlite;
 pub mod trace;
@@ -18,6 +19,7 @@ use authz::state::AgentState;
 use authz::state::transition::TransitionError;
 
 use agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked};
+use findings::{Judged, StoredFinding};
 use risk::{ReceivedRecord, Scored};
 use trace::Traced;
 
@@ -130,6 +132,15 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
 
     /// The records of a user request that the index names, in the order of acceptance, at most `limit`.
     fn records_of_txn<'a>(&'a self, txn: &'a str, limit: u32) -> Answer<'a, Vec<StoredRecord>>;
+
+    /// How far calls have been judged: every one whose first record is at this place or before.
+    fn judged(&self) -> Answer<'_, u64>;
+
+    /// Stores findings and how far calls have been judged, which never falls; a finding that is known is not counted again.
+    fn save_judged<'a>(&'a self, judged: &'a Judged) -> Answer<'a, ()>;
+
+    /// The findings, the last ones first, at most `limit`.
+    fn findings(&self, limit: u32) -> Answer<'_, Vec<StoredFinding>>;
 
     /// Every key that there was, those whose time is over too.
     fn keys(&self) -> Answer<'_, Vec<StoredKey>>;

@@ -2,6 +2,7 @@
 
 mod export;
 mod filter;
+mod findings;
 mod prove;
 mod remote;
 mod search;
@@ -32,6 +33,8 @@ pub(super) enum Audit {
     Export(Box<export::Export>),
     /// Check an export or a receipt offline
     Verify(verify::Verify),
+    /// List the calls that the caller's and the service's sidecar do not agree about
+    Findings(Box<findings::Findings>),
     /// Get the proof that a call is in the log, or that the log only added to what it was
     Prove(Box<prove::Prove>),
 }
@@ -72,6 +75,7 @@ impl Audit {
             Self::Show(show) => show.run(printer),
             Self::Export(export) => export.run(printer),
             Self::Verify(verify) => verify.run(printer),
+            Self::Findings(findings) => findings.run(printer),
             Self::Prove(prove) => prove.run(printer),
         };
         match outcome {

@@ -135,10 +135,20 @@ impl Default for RawBundle {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct RawAudit {
     mirror: Option<PathBuf>,
+    reconcile_seconds: u64,
+}
+
+impl Default for RawAudit {
+    fn default() -> Self {
+        Self {
+            mirror: None,
+            reconcile_seconds: 30,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -214,6 +224,7 @@ impl RawConfig {
             self.state.max_age_seconds / 2,
         )?;
         in_range("bundle.lifetimeSeconds", self.bundle.lifetime_seconds, 2, 7 * 24 * 3600)?;
+        in_range("audit.reconcileSeconds", self.audit.reconcile_seconds, 1, 3600)?;
         validate_limits(&self.limits)?;
         let issuer = issuer("issuer", self.issuer.unwrap_or_else(|| self.identity.clone()))?;
         Ok(Config {
@@ -229,6 +240,7 @@ impl RawConfig {
                 own: self.keys.is_none(),
                 path: folder.join(self.keys.unwrap_or_else(|| self.data.join("keys"))),
             },
+            reconcile_window: Duration::from_secs(self.audit.reconcile_seconds),
             mirror: self.audit.mirror.map(|mirror| folder.join(mirror)),
             data: folder.join(self.data),
             policy: self.policy.validate(folder)?,

@@ -138,6 +138,14 @@ impl Sources {
         (living, crowded.map(|(workload, _)| workload.clone()).collect())
     }
 
+    /// Whether a sidecar of the workload can be alive.
+    pub fn lives_for(&self, workload: &SpiffeId) -> bool {
+        let now = self.clock.monotonic();
+        let table = lock(&self.seen);
+        let mut sources = table.workloads.get(workload).into_iter().flat_map(BTreeMap::values);
+        sources.any(|seen| self.lives(seen.held, seen.last, now))
+    }
+
     /// How long it takes until every source that lives has polled this server since it started.
     pub fn all_known_in(&self) -> Duration {
         let up = self.clock.monotonic().saturating_sub(self.started);
@@ -226,11 +234,15 @@ mod tests {
         assert!(held.is_some() && news);
         bench.advance(600);
         assert_eq!(bench.living(), 1, "a held poll counts, however long");
+        let lives = |name| bench.sources.lives_for(&workload(name));
+        assert!(lives("a") && !lives("b"));
         drop(held);
         bench.advance(60);
         assert_eq!(bench.living(), 1);
+        assert!(lives("a"));
         bench.advance(1);
         assert_eq!(bench.living(), 0);
+        assert!(!lives("a"));
     }
 
     #[test]

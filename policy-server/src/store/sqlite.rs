@@ -18,6 +18,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{ConnectOptions, Connection, QueryBuilder, Row, SqlStr, Sqlite, SqliteConnection, Transaction};
 
 use super::agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked};
+use super::findings::{Judged, StoredFinding};
 use super::risk::{ReceivedRecord, Scored};
 use super::trace::Traced;
 use super::{
@@ -26,6 +27,7 @@ use super::{
 };
 
 mod agents;
+mod findings;
 mod keys;
 mod log;
 mod risk;
@@ -472,6 +474,28 @@ impl Store for SqliteStore {
         Box::pin(async move {
             let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
             trace::records(&mut connection, txn, limit).await
+        })
+    }
+
+    fn judged(&self) -> Answer<'_, u64> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            findings::judged(&mut connection).await
+        })
+    }
+
+    fn save_judged<'a>(&'a self, judged: &'a Judged) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            findings::save(&mut transaction, judged).await?;
+            commit(transaction).await
+        })
+    }
+
+    fn findings(&self, limit: u32) -> Answer<'_, Vec<StoredFinding>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            findings::all(&mut connection, limit).await
         })
     }
 

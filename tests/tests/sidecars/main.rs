@@ -15,3 +15,4 @@ mod pages;
 mod rotation;
 mod story;
 mod traps;
+mod witnesses;

@@ -1,0 +1,129 @@
+//! `ostiary audit findings`.
+
+use std::fmt::Write as _;
+
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::keys::{Running, moment};
+use crate::cli::output::{Printer, printable};
+use crate::cli::{Error, Outcome, server};
+
+/// A thousand findings of the longest kind.
+const MAX_FINDINGS_BYTES: usize = 16 << 20;
+
+/// Lists the calls that their two sides do not agree about: seen by the service's sidecar alone (the caller went around its
+/// own), by the caller's alone (the service answered around its own), or by both differently.
+///
+/// A line each for a caller, a service's workload and a kind, however often. Only calls between workloads whose sidecars
+/// live are judged, when the window of `audit.reconcileSeconds` has closed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, group = clap::ArgGroup::new("where").args(["config", "data", "server", "unix"]).required(true))]
+pub(in crate::cli) struct Findings {
+    #[command(flatten)]
+    running: Running,
+}
+
+const EXAMPLES: &str = "Examples:
+  ostiary audit findings --config ostiary.yaml
+  ostiary --output json audit findings --config ostiary.yaml | jq -r '.findings[] | select(.kind == \"service_only\") | .caller'
+
+Exit codes: 0 there are none, 1 there are, or the server refused, 2 it could not be asked";
+
+/// What the server answers.
+#[derive(Debug, Serialize, Deserialize)]
+struct Told {
+    window_seconds: u64,
+    records: u64,
+    judged: u64,
+    findings: Vec<Finding>,
+    more: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Finding {
+    kind: String,
+    caller: String,
+    callee: String,
+    since_ms: u64,
+    last_ms: u64,
+    count: u64,
+    why: String,
+    service: Option<String>,
+    call: Option<String>,
+    index: u64,
+    agent_id: Option<String>,
+    txn: Option<String>,
+}
+
+impl Findings {
+    pub(super) fn run(&self, printer: &mut Printer) -> Result<Outcome, Error> {
+        let server = self.running.find()?;
+        let answer = server::runtime()?.block_on(async {
+            let session = server.session()?;
+            session
+                .ask(Method::GET, "/v1/findings", None::<&()>, MAX_FINDINGS_BYTES)
+                .await
+        })?;
+        let told: Told = match answer.read()? {
+            Ok(told) => told,
+            Err(refusal) => return refusal.print(printer),
+        };
+        printer.answer(told.describe(printer), &told)?;
+        Ok(if told.findings.is_empty() {
+            Outcome::Clean
+        } else {
+            Outcome::Finding
+        })
+    }
+}
+
+impl Told {
+    // Writing to a string cannot fail.
+    fn describe(&self, printer: &Printer) -> String {
+        let mut text = String::new();
+        for finding in &self.findings {
+            finding.describe(printer, &mut text);
+        }
+        if self.more {
+            text.push_str("there are more; these are the last\n");
+        }
+        let _ = match self.findings.len() {
+            0 => write!(text, "{}", printer.good("no findings")),
+            many => write!(text, "{}", printer.bad(crate::cli::check::count(many, "finding"))),
+        };
+        let _ = write!(
+            text,
+            "; judged are the calls of the first {} of {} records, {} s after they came",
+            self.judged, self.records, self.window_seconds
+        );
+        text
+    }
+}
+
+impl Finding {
+    fn describe(&self, printer: &Printer, text: &mut String) {
+        let of = |value: &Option<String>| value.as_deref().map_or_else(|| "-".to_owned(), printable);
+        let times = if self.count == 1 {
+            "once".to_owned()
+        } else {
+            format!("{} times, last at {}", self.count, moment(self.last_ms / 1000))
+        };
+        let _ = writeln!(
+            text,
+            "{} from {} to {} since {}, {times}: {} ({})\n  \
+             such as record {}, call {}, service {}, agent {}, user request {}",
+            printer.bad("an unobserved path"),
+            printable(&self.caller),
+            printable(&self.callee),
+            moment(self.since_ms / 1000),
+            printable(&self.why),
+            printable(&self.kind),
+            self.index,
+            of(&self.call),
+            of(&self.service),
+            of(&self.agent_id),
+            of(&self.txn),
+        );
+    }
+}

@@ -27,6 +27,7 @@ mod steps;
 mod tests;
 mod written;
 
+pub(crate) use rules::bundle_of_files;
 use steps::Steps;
 
 /// The name of a case, echoed in its verdict.

@@ -45,7 +45,7 @@
 //! | what is asked | [`request`], [`protocol`] |
 //! | the verdict | [`decision`], [`denial`], [`case`] |
 //! | what is kept | [`digest`], [`audit`], [`log`] |
-//! | what is learnt from it | [`risk`], [`trace`], [`witness`] |
+//! | what is learnt from it | [`replay`], [`risk`], [`trace`], [`witness`] |
 
 pub mod audit;
 pub mod case;
@@ -61,6 +61,7 @@ pub mod log;
 pub mod manifest;
 pub mod policy;
 pub mod protocol;
+pub mod replay;
 pub mod request;
 pub mod resource;
 pub mod risk;

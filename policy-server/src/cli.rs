@@ -11,11 +11,13 @@ mod decide;
 mod issue;
 mod keys;
 mod output;
+mod past;
 mod render;
 mod review;
 mod revoke;
 mod serve;
 mod server;
+mod shrink;
 mod tls;
 mod trace;
 
@@ -70,6 +72,8 @@ enum Command {
     Revoke(Box<revoke::Revoke>),
     /// Check agent and service files before they are applied
     Check(check::Check),
+    /// Propose the smallest file of an agent that explains a log
+    Shrink(shrink::Shrink),
     /// Write the NetworkPolicies and Istio policies that agent and service files stand for
     Render(render::Render),
     /// Decide a request offline, with the same code as the filter in the sidecar
@@ -145,6 +149,8 @@ enum Error {
     #[error(transparent)]
     Check(#[from] check::CheckError),
     #[error(transparent)]
+    Past(#[from] past::PastError),
+    #[error(transparent)]
     Render(#[from] render::RenderError),
     #[error(transparent)]
     Decide(#[from] decide::DecideError),
@@ -187,6 +193,7 @@ fn dispatch(command: Command, printer: &mut Printer) -> Result<Outcome, Error> {
         Command::Review(review) => review.run(printer)?,
         Command::Revoke(revoke) => revoke.run(printer)?,
         Command::Check(check) => check.run(printer)?,
+        Command::Shrink(shrink) => shrink.run(printer)?,
         Command::Render(render) => render.run(printer)?,
         Command::Decide(decide) => decide.run(printer)?,
         Command::Completion { shell } => {

@@ -80,6 +80,7 @@ impl Server {
             if n > 0 {
                 record.kind = Kind::Decision;
                 record.call = (n == 1).then(|| CALL.into());
+                record.txn = (n == 1).then(|| "t/1".into());
                 record.agent_id = n.is_multiple_of(10).then(|| "analyst-7".into());
                 record.code = n.is_multiple_of(10).then_some(Code::ToolForbidden);
             }
@@ -329,4 +330,47 @@ fn records_are_shown_and_searched() {
     let show = server.run(&["--output", "json", "audit", "show", CALL, "--data", "data"]);
     let record: Value = serde_json::from_str(&show.stdout).unwrap();
     assert_eq!((&record["call"], &record["seq"]), (&CALL.into(), &1.into()));
+}
+
+#[test]
+fn a_user_request_is_drawn_and_findings_are_told() {
+    let server = Server::start(20);
+    let run = server.run(&["trace", "t/1", "--data", "data"]);
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{}", run.stdout);
+    let drawn: Vec<&str> = run.stdout.lines().collect();
+    assert!(
+        drawn[0].starts_with("t/1  1 call of 1 agent, 0 denied, 2027-01-15T08:00:00Z in "),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(drawn[1], "└─ (without a capability)");
+    assert!(drawn[2].starts_with("   └─ +0.000 s  "), "{}", run.stdout);
+    assert_eq!(drawn[3], format!("         call {CALL}  seen by the caller's side"));
+    let run = server.run(&["--output", "json", "trace", "t/1", "--data", "data"]);
+    let told: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(
+        (&told["records"], &told["agents"][0]["calls"][0]["call"]),
+        (&1.into(), &CALL.into())
+    );
+    let run = server.run(&["trace", "t-2", "--data", "data"]);
+    assert_eq!((run.code, run.stderr.as_str()), (1, ""));
+    assert!(run.stdout.contains("txn_unknown"), "{}", run.stdout);
+
+    let run = server.run(&["audit", "findings", "--data", "data"]);
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{}", run.stdout);
+    assert!(run.stdout.starts_with("no findings; judged are "), "{}", run.stdout);
+}
+
+#[test]
+fn the_log_of_a_server_is_replayed() {
+    let mut server = Server::start(300);
+    server.restart();
+    let policy = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/mesh/policy");
+    let run = server.run(&[
+        "--output", "json", "audit", "replay", "--data", "data", "--policy", policy,
+    ]);
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{}", run.stdout);
+    let told: Value = serde_json::from_str(&run.stdout).unwrap();
+    // These records hold neither verdicts nor facts.
+    assert_eq!((&told["same"], &told["now_denied"]), (&0.into(), &0.into()), "{told}");
 }

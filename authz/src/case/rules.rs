@@ -57,15 +57,32 @@ fn signed(case: &Case, bundle: &str, state: &str, trust: &BundleKeys) -> Result<
 }
 
 fn compile(case: &Case, mesh: &Mesh, issuers: &[IssuerClaims]) -> Result<(Bundle, Issuer), CaseError> {
-    let identity = SpiffeId::for_service_account(case.workload.trust_domain(), "ostiary", "policy-server")
+    let expires_at = case.now.saturating_add(BUNDLE_LIFETIME_SECONDS);
+    let bundle = bundle_of_files(mesh, &case.workload, issuers, case.now, expires_at)?;
+    let iss = bundle.issuer().clone();
+    Ok((bundle, iss))
+}
+
+/// The bundle that a policy server would make of files for a workload.
+///
+/// # Errors
+///
+/// If it would be refused.
+pub(crate) fn bundle_of_files(
+    mesh: &Mesh,
+    workload: &SpiffeId,
+    issuers: &[IssuerClaims],
+    issued_at: u64,
+    expires_at: u64,
+) -> Result<Bundle, CaseError> {
+    let identity = SpiffeId::for_service_account(workload.trust_domain(), "ostiary", "policy-server")
         .map_err(|error| bad("workload", error))?;
-    let iss = Issuer::parse(identity.as_str()).map_err(|error| bad("workload", error))?;
     let header = BundleHeader {
-        iss: iss.clone(),
+        iss: Issuer::parse(identity.as_str()).map_err(|error| bad("workload", error))?,
         epoch: 0,
         version: 1,
-        issued_at: case.now,
-        expires_at: case.now.saturating_add(BUNDLE_LIFETIME_SECONDS),
+        issued_at,
+        expires_at,
         max_state_age_seconds: MAX_STATE_AGE_SECONDS,
         max_token_ttl_seconds: MAX_TOKEN_TTL_SECONDS,
         issuers: issuers.to_vec(),
@@ -74,7 +91,6 @@ fn compile(case: &Case, mesh: &Mesh, issuers: &[IssuerClaims]) -> Result<(Bundle
             hosts: vec![POLICY_SERVER_HOST.to_owned()],
         },
     };
-    let claims = mesh.compile(&case.workload, header);
-    let bundle = Bundle::from_own_claims(claims, case.now).map_err(|error| bad("policy", error))?;
-    Ok((bundle, iss))
+    let claims = mesh.compile(workload, header);
+    Bundle::from_own_claims(claims, issued_at).map_err(|error| bad("policy", error))
 }

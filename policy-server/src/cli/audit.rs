@@ -5,6 +5,7 @@ mod filter;
 mod findings;
 mod prove;
 mod remote;
+mod replay;
 mod search;
 mod show;
 mod summary;
@@ -35,6 +36,8 @@ pub(super) enum Audit {
     Verify(verify::Verify),
     /// List the calls that the caller's and the service's sidecar do not agree about
     Findings(Box<findings::Findings>),
+    /// Decide past calls again from their records
+    Replay(replay::Replay),
     /// Get the proof that a call is in the log, or that the log only added to what it was
     Prove(Box<prove::Prove>),
 }
@@ -76,6 +79,7 @@ impl Audit {
             Self::Export(export) => export.run(printer),
             Self::Verify(verify) => verify.run(printer),
             Self::Findings(findings) => findings.run(printer),
+            Self::Replay(replay) => replay.run(printer),
             Self::Prove(prove) => prove.run(printer),
         };
         match outcome {

@@ -6,10 +6,14 @@ mod table;
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use authz::manifest::Mesh;
+use authz::replay::{self, Facts, Policy};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::Outcome;
 use super::output::{Printer, printable};
+use super::past::{self, Past, PastError};
 use super::render::cluster_domain;
 use crate::files::{self, Diagnostic, Diagnostics, LoadError};
 use crate::render::{PolicyServer, Settings};
@@ -17,6 +21,10 @@ use crate::render::{PolicyServer, Settings};
 /// Reads every agent and service file and tells each mistake with its file, line and column, and what to write
 /// instead. Folders are read whole (*.yaml, *.yml). Give all files of a mesh together: names in one file are looked
 /// for in the others.
+///
+/// With --against-log it decides the calls of a log by these files, from what their records hold, and tells which were
+/// permitted and would be denied, and which were denied and would be permitted. Requests are read again by method and
+/// path; bodies, queries and arguments are not recorded, and agents count as active.
 ///
 /// With --live it reads instead what every sidecar of a mesh has, and tells which listeners of which pods run which
 /// version of the filter, and which do not.
@@ -29,6 +37,9 @@ pub(super) struct Check {
     /// Kubernetes manifests to hold against the files, as they are applied (`kubectl kustomize`); may be repeated
     #[arg(long, value_name = "PATH", conflicts_with = "live")]
     manifests: Vec<PathBuf>,
+    /// A log (of `audit export`) whose calls are decided by these files, to see which an edit would deny or permit
+    #[arg(long, value_name = "FILE", conflicts_with = "live")]
+    against_log: Option<PathBuf>,
     /// The trust domain of the mesh
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
     trust_domain: String,
@@ -51,10 +62,12 @@ const EXAMPLES: &str = "Examples:
   ostiary check agents/ services/warehouse.yaml
   kubectl kustomize overlay/ | ostiary check policy/ --manifests /dev/stdin
   ostiary --output json check policy/ | jq -r '.diagnostics[].message'
+  ostiary check policy/ --against-log log.jsonl
   ostiary check --live --context production
   ostiary --output json check --live | jq -r '.findings[].pod'
 
-Exit codes: 0 no mistake, 1 at least one, 2 nothing could be checked";
+Exit codes: 0 no mistake, 1 at least one, or a call of the log would be decided otherwise, 2 nothing
+could be checked";
 
 /// Why nothing could be checked.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +89,9 @@ struct Report<'a> {
     /// Whether the rules that several files obey together were checked too.
     complete: bool,
     diagnostics: &'a [Diagnostic],
+    /// What became of the calls of a log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against_log: Option<Value>,
 }
 
 impl Check {
@@ -102,6 +118,10 @@ impl Check {
             }
         };
         let diagnostics = diagnostics.as_ref();
+        let past = match (&loaded.mesh, diagnostics) {
+            (Ok(mesh), None) => self.past(mesh)?,
+            _ => None,
+        };
         let report = Report {
             ok: diagnostics.is_none(),
             files: loaded.files,
@@ -109,9 +129,35 @@ impl Check {
             services: loaded.manifests.services.len(),
             complete: diagnostics.is_none_or(Diagnostics::complete),
             diagnostics: diagnostics.map(Diagnostics::list).unwrap_or_default(),
+            against_log: past.as_ref().map(Past::value),
         };
-        printer.answer(render(&report, printer), &report)?;
-        Ok(if report.ok { Outcome::Clean } else { Outcome::Finding })
+        let mut text = render(&report, printer);
+        if let Some(past) = &past {
+            text = format!("{text}\n{}", past.describe(printer));
+        }
+        printer.answer(text, &report)?;
+        let changed = past.as_ref().is_some_and(|past| past.changed() > 0);
+        Ok(if report.ok && !changed {
+            Outcome::Clean
+        } else {
+            Outcome::Finding
+        })
+    }
+
+    /// What these files make of the calls of a log, if one was given.
+    fn past(&self, mesh: &Mesh) -> Result<Option<Past>, super::Error> {
+        let Some(log) = &self.against_log else {
+            return Ok(None);
+        };
+        let mut policy = Policy::new(mesh);
+        let mut past = Past::default();
+        let read = past::read(log, |line| {
+            if replay::is_decisive(line.record) {
+                past.add(line.number, line.record, policy.replay(line.record, Facts::Read));
+            }
+        });
+        read.map_err(PastError::from)?;
+        Ok(Some(past))
     }
 }
 

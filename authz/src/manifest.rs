@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::RecordMode;
+
 mod agent;
 pub mod bounds;
 mod check;
@@ -173,6 +175,9 @@ pub struct ServiceSpec {
     /// The longest body that is held, in bytes; [`DEFAULT_BODY_LIMIT_BYTES`] if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_limit_bytes: Option<u64>,
+    /// When the records of its calls are stored; what [`RecordMode::of`] its protocol says if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<RecordMode>,
 }
 
 /// The endpoint of an MCP service that names none.

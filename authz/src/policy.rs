@@ -32,7 +32,7 @@ pub use paged::{MAX_PAGES_ANSWER_BYTES, MAX_PAGES_ASKED, PageTexts, PagedClaims}
 pub use pages::{MAX_AGENTS, MAX_PAGE_BYTES, MAX_PAGES, PageDigest};
 pub use pending::PendingBundle;
 pub use route::{Captures, PathTemplate, PathTemplateError, QueryCapture, Route};
-pub use service::{Exempt, HeaderName, Method, Protocol, ResourceRule, Service, ServiceIndex, ToolRule};
+pub use service::{Exempt, HeaderName, Method, Protocol, RecordMode, ResourceRule, Service, ServiceIndex, ToolRule};
 pub(crate) use wire::read;
 pub use wire::{
     AgentClaims, BundleClaims, ExemptClaims, IssuerClaims, PolicyServerClaims, RouteClaims, ServiceClaims, ToolClaims,
@@ -47,7 +47,8 @@ pub const FORMAT: u64 = 1;
 /// The format of bundles whose agents come in pages, beside them.
 pub const PAGED_FORMAT: u64 = 2;
 
-/// The format of paged bundles that may list prompts, resources and routes with a query.
+/// The format of paged bundles that may list prompts, resources and routes with a query, and services whose calls wait for
+/// their records.
 ///
 /// A reader of this version takes them from any format; a server sends them in this one only, because filters before it
 /// refuse a bundle with members that they do not know.

@@ -10,7 +10,9 @@ use std::time::Duration;
 use authz::identity::{AgentId, Issuer, SpiffeId};
 use authz::jwks::Jwks;
 use authz::manifest::Mesh;
-use authz::policy::{BUNDLE_TYPE, ContentError, FORMAT, IssuerClaims, PageDigest, PolicyServerClaims, Version};
+use authz::policy::{
+    BUNDLE_TYPE, ContentError, FORMAT, IssuerClaims, PageDigest, PolicyServerClaims, RecordMode, ServiceClaims, Version,
+};
 use authz::state::{AgentState, STATE_TYPE, StateClaims};
 use tokio::sync::{Mutex, watch};
 
@@ -305,6 +307,8 @@ impl Feed {
             return Err(FeedError::WorkloadUnknown);
         };
         let (agents, services) = (claims.agents.len(), claims.services.len());
+        let holds = |service: &ServiceClaims| service.identity == *workload && service.record == RecordMode::Before;
+        let holds = claims.services.iter().any(holds);
         let Unsigned {
             mut claims,
             pages,
@@ -323,6 +327,9 @@ impl Feed {
         claims.stamp(version, now, now.saturating_add(lifetime));
         let jws = keys.bundle.sign(BUNDLE_TYPE, &claims)?.into();
         tracing::info!(%workload, %version, agents, services, "bundle");
+        if holds && matches!(format, Format::Whole | Format::Paged) {
+            tracing::warn!(%workload, "its filter is of the version before and cannot hold calls until they are recorded");
+        }
         let bundle = SignedBundle {
             signed: Signed {
                 version,

@@ -173,6 +173,11 @@ async fn filters_that_know_no_prompts_and_resources_are_told_of_none() {
         assert_eq!(service.prompt("summary").is_some(), told, "{query}");
         assert_eq!(service.resource("report://2026q1").is_some(), told, "{query}");
         assert!(agent.reaches(&library), "{query}");
+        assert_eq!(
+            service.records_before(),
+            told,
+            "no filter is asked for what it cannot do: {query}"
+        );
     }
     server.stop().await;
 }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     identity::{NameError, ServiceId, SpiffeId, ToolName},
     policy::{
-        self, ContentError, ExemptClaims, Fault, Protocol, RouteClaims, Service, ServiceClaims, ToolClaims,
+        self, ContentError, ExemptClaims, Fault, Protocol, RecordMode, RouteClaims, Service, ServiceClaims, ToolClaims,
         fault::Faults,
     },
     scope::ScopeError,
@@ -52,6 +52,7 @@ pub(super) fn check(manifest: &ServiceManifest, trust_domain: &str, report: &mut
         forward_token: spec.forward_token,
         forward_claims: spec.forward_claims,
         body_limit_bytes: spec.body_limit_bytes.unwrap_or(DEFAULT_BODY_LIMIT_BYTES),
+        record: spec.record.unwrap_or(RecordMode::of(protocol)),
     };
     bounds::service(spec, report);
     check_useful(&claims, report);

@@ -418,6 +418,35 @@ fn a_workload_is_told_of_prompts_and_resources_that_concern_it() {
 }
 
 #[test]
+fn calls_of_tools_wait_for_their_records_unless_the_file_says_otherwise() {
+    for (document, workload, default) in [
+        (0, "data/sa/warehouse", RecordMode::Batched),
+        (1, "tools/sa/mcp", RecordMode::Before),
+    ] {
+        for (written, expected) in [
+            (None, default),
+            (Some("before"), RecordMode::Before),
+            (Some("batched"), RecordMode::Batched),
+        ] {
+            let files = Files::new();
+            let files = match written {
+                Some(word) => files.with(document, "/spec/record", json!(word)),
+                None => files,
+            };
+            let claims = compile(&files.mesh(), workload);
+            assert_eq!(claims.services[0].record, expected, "{workload} {written:?}");
+            let signed = serde_json::to_value(&claims).unwrap();
+            let says = signed["services"][0].get("record").is_some();
+            assert_eq!(
+                says,
+                expected == RecordMode::Before,
+                "filters of the version before know no such member"
+            );
+        }
+    }
+}
+
+#[test]
 fn one_mistake_is_told_once() {
     let problems = Files::new().with(0, "/spec/hosts/0", json!("Warehouse")).problems();
     assert_eq!(problems.len(), 1, "{problems:?}");

@@ -30,6 +30,33 @@ impl Protocol {
     }
 }
 
+/// When the records of a service's calls are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordMode {
+    /// Each call waits at the service's sidecar until its record is durable.
+    Before,
+    /// Records follow in batches, and a call waits for none.
+    #[default]
+    Batched,
+}
+
+impl RecordMode {
+    /// What holds where a service's file does not say: a tool may do what nobody can undo, so its call waits.
+    #[must_use]
+    pub fn of(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Mcp => Self::Before,
+            Protocol::Http => Self::Batched,
+        }
+    }
+
+    /// Whether it is what bundles leave out.
+    pub(super) fn is_batched(&self) -> bool {
+        *self == Self::Batched
+    }
+}
+
 /// The place of a service in its bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceIndex(pub(super) u16);
@@ -155,6 +182,7 @@ pub struct Service {
     pub(super) forward_token: bool,
     pub(super) forward_claims: bool,
     pub(super) body_limit_bytes: usize,
+    pub(super) record: RecordMode,
 }
 
 impl Service {
@@ -277,6 +305,12 @@ impl Service {
     #[must_use]
     pub fn forward_claims(&self) -> bool {
         self.forward_claims
+    }
+
+    /// Whether its calls wait for their records.
+    #[must_use]
+    pub fn records_before(&self) -> bool {
+        self.record == RecordMode::Before
     }
 
     /// The longest body that is held, in bytes.

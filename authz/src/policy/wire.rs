@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{FORMAT, PolicyError, Protocol};
+use super::{FORMAT, PolicyError, Protocol, RecordMode};
 use crate::{
     claims::ToolGrant,
     identity::{AgentId, Issuer, ServiceId, SpiffeId, ToolName},
@@ -17,7 +17,8 @@ use crate::{
 /// The payload of a bundle (`typ: policy-bundle+jwt`).
 ///
 /// In format 1 the agents are there themselves; in formats 2 and 3 it is the digests of their pages (`Option<PageDigest>`),
-/// and the pages come separately. Filters that know no format 3 know no prompts, resources and queries either.
+/// and the pages come separately. Filters that know no format 3 know no prompts, resources and queries either, and hold
+/// no call until its record is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BundleClaims<A = AgentClaims> {
@@ -109,6 +110,9 @@ pub struct ServiceClaims {
     pub forward_claims: bool,
     /// The longest body that is held, in bytes.
     pub body_limit_bytes: u64,
+    /// When the records of its calls are stored.
+    #[serde(default, skip_serializing_if = "RecordMode::is_batched")]
+    pub record: RecordMode,
 }
 
 /// A route of an HTTP service.
@@ -183,13 +187,14 @@ pub struct AgentClaims {
 
 impl BundleClaims {
     /// The same without prompts, resources and routes with a query, for a filter that does not know them: it refuses what would
-    /// ask for them.
+    /// ask for them. Nor does it know how to hold a call until its record is stored, so its calls do not wait.
     #[must_use]
     pub fn without_names(mut self) -> Self {
         for service in &mut self.services {
             service.routes.retain(|route| route.query.is_empty());
             service.prompts.clear();
             service.resources.clear();
+            service.record = RecordMode::Batched;
         }
         for agent in &mut self.agents {
             agent.prompts.clear();

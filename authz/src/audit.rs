@@ -21,6 +21,7 @@ use crate::json::{self, Limits};
 use crate::request::Side;
 
 mod aggregate;
+mod answer;
 mod canonical;
 mod decided;
 mod parse;
@@ -28,6 +29,7 @@ mod parse;
 mod tests;
 
 pub use aggregate::Aggregates;
+pub use answer::{AgentStanding, Stored, StoredCall, WAITING_HEADER, read_waiting, write_waiting};
 pub use decided::{RecordedClaims, RecordedFacts};
 
 use canonical::Object;

@@ -13,6 +13,7 @@
 //!    [`crate::request::Pending::finish`];
 //! 5. [`decide`], which repeats what [`admit`] checks.
 
+use crate::audit::AgentStanding;
 use crate::claims::Claims;
 use crate::denial::{Code, Denial, Needed};
 use crate::identity::{AgentId, ServiceId, SpiffeId, ToolName};
@@ -275,23 +276,58 @@ pub fn outlives(state: &StateList, claims: &Claims) -> Result<(), Denial> {
     }
 }
 
-fn check_state(state: &StateList, claims: &Claims) -> Result<(), Denial> {
-    match state.agent_state(&claims.agent_id) {
-        AgentState::Active => {}
-        AgentState::Paused => return Err(Denial::new(Code::AgentPaused, "a person must review the agent first")),
-        AgentState::Suspended => return Err(Denial::new(Code::AgentSuspended, "the agent's tokens are dead")),
-        AgentState::Killed => return Err(Denial::new(Code::AgentKilled, "the agent's tokens are dead")),
+/// Whether a call that waited for its record may begin now, by the list that is in force now. A pause stops it too: it has not
+/// begun.
+///
+/// # Errors
+///
+/// The denial that it would now meet.
+pub fn may_begin(state: &StateList, claims: &Claims) -> Result<(), Denial> {
+    check_state(state, claims)
+}
+
+/// The same by what the policy server answered to the call's own record, which may be newer than any list.
+///
+/// # Errors
+///
+/// The denial that it would now meet; `records_unavailable` if the answer is of another agent or cannot be read.
+pub fn may_begin_by(answer: &AgentStanding, claims: &Claims) -> Result<(), Denial> {
+    let unreadable = || {
+        Denial::new(
+            Code::RecordsUnavailable,
+            "the answer to the audit record cannot be read",
+        )
+    };
+    if answer.id != claims.agent_id.as_str() {
+        return Err(unreadable());
     }
+    check_agent_state(AgentState::parse(&answer.state).ok_or_else(unreadable)?)?;
+    check_not_before(answer.not_before, claims)
+}
+
+fn check_state(state: &StateList, claims: &Claims) -> Result<(), Denial> {
+    check_agent_state(state.agent_state(&claims.agent_id))?;
     check_token_alive(state, claims)
 }
 
-fn check_token_alive(state: &StateList, claims: &Claims) -> Result<(), Denial> {
-    if state
-        .not_before(&claims.agent_id)
-        .is_some_and(|not_before| claims.iat < not_before)
-    {
+fn check_agent_state(state: AgentState) -> Result<(), Denial> {
+    match state {
+        AgentState::Active => Ok(()),
+        AgentState::Paused => Err(Denial::new(Code::AgentPaused, "a person must review the agent first")),
+        AgentState::Suspended => Err(Denial::new(Code::AgentSuspended, "the agent's tokens are dead")),
+        AgentState::Killed => Err(Denial::new(Code::AgentKilled, "the agent's tokens are dead")),
+    }
+}
+
+fn check_not_before(not_before: Option<u64>, claims: &Claims) -> Result<(), Denial> {
+    if not_before.is_some_and(|not_before| claims.iat < not_before) {
         return Err(Denial::new(Code::TokenSuperseded, "ask for a new token"));
     }
+    Ok(())
+}
+
+fn check_token_alive(state: &StateList, claims: &Claims) -> Result<(), Denial> {
+    check_not_before(state.not_before(&claims.agent_id), claims)?;
     if state.revoked(&claims.jti) {
         return Err(Denial::new(Code::TokenRevoked, "ask for a new token"));
     }

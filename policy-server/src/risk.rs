@@ -2,7 +2,8 @@
 //!
 //! How a score comes about is [`authz::risk`]; this task feeds it the records in the order in which they were accepted, as
 //! of a position that is stored with the profiles: after a crash it goes on where it was, and the same records give the
-//! same scores. It changes an agent's state by the same table as people do, as `risk-engine`, and before it stores how far
+//! same scores. They are stored every few seconds, and count at once: a call that waits for its record waits for its score too
+//! ([`Risk::counted`]). It changes an agent's state by the same table as people do, as `risk-engine`, and before it stores how far
 //! it has come, so that no crash loses a pause.
 //!
 //! A sidecar is believed of what it can know: a service's of agents that reach it, an agent's of that agent alone. So a
@@ -10,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use authz::audit::{self, Kind, Record};
 use authz::identity::{AgentId, SpiffeId};
@@ -28,11 +29,20 @@ use crate::store::StoreError;
 use crate::store::agents::AgentChange;
 use crate::store::risk::{ReceivedRecord, Scored};
 
+mod progress;
+
+pub use progress::Counted;
+use progress::Progress;
+
 /// Records scored in one step.
 const RECORDS: u32 = 256;
 
 /// How long the task waits when nobody wakes it.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// How often what is known is stored while records come: each time costs the disk what a batch of records costs it, and calls
+/// that wait must wait for it. While none come, it is stored as soon as the task has nothing else to do.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
 
 /// What tells records apart that may say something of behaviour; canonical JSON has no other spelling of them, and what
 /// stands in a text is escaped.
@@ -47,6 +57,7 @@ pub struct Risk {
     /// When it was last logged of an agent what would have been done, in milliseconds.
     logged: Mutex<HashMap<AgentId, u64>>,
     wake: Arc<Notify>,
+    progress: watch::Sender<Progress>,
 }
 
 /// Between two lines in the log on what would have been done to one agent: it is asked after each of its calls.
@@ -61,6 +72,7 @@ impl Risk {
             profiles: RwLock::default(),
             logged: Mutex::default(),
             wake: Arc::default(),
+            progress: watch::Sender::default(),
         }
     }
 
@@ -94,6 +106,12 @@ impl Risk {
         profiles.get(agent).cloned().unwrap_or_default()
     }
 
+    /// Forgets what is not stored: it will be scored again.
+    fn restore(&self, stored: Vec<(AgentId, Profile)>) {
+        let mut profiles = self.profiles.write().unwrap_or_else(PoisonError::into_inner);
+        *profiles = stored.into_iter().collect();
+    }
+
     fn publish(&self, changed: impl IntoIterator<Item = (AgentId, Profile)>) {
         let mut profiles = self.profiles.write().unwrap_or_else(PoisonError::into_inner);
         profiles.extend(changed);
@@ -125,78 +143,118 @@ enum StepError {
 
 /// Scores what is stored until the server stops.
 pub(crate) async fn run(app: Arc<App>, mut stop: watch::Receiver<bool>) {
-    let mut position = None;
-    loop {
-        let pause = match step(&app, &mut position).await {
-            Ok(true) => Duration::ZERO,
-            Ok(false) => IDLE,
-            Err(error) => {
-                app.metrics.store_failures.inc();
-                tracing::error!(%error, "records could not be scored");
-                // What is stored counts, and not what this step had come to.
-                position = None;
-                tokio::time::sleep(IDLE).await;
-                IDLE
+    let mut scorer = Scorer::default();
+    while !*stop.borrow() {
+        match scorer.step(&app).await {
+            Ok(true) => {
+                tokio::task::yield_now().await;
+                continue;
             }
-        };
-        if *stop.borrow() {
-            return;
-        }
-        if pause.is_zero() {
-            tokio::task::yield_now().await;
-            continue;
+            Ok(false) => {}
+            Err(error) => {
+                scorer.give_up(&app, &error);
+                tokio::time::sleep(IDLE).await;
+            }
         }
         tokio::select! {
             () = app.risk.wake.notified() => {}
-            () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+            () = tokio::time::sleep(IDLE) => {}
+            _ = stop.wait_for(|stop| *stop) => {}
         }
+    }
+    if let Err(error) = scorer.save(&app).await {
+        scorer.give_up(&app, &error);
     }
 }
 
-/// Scores the next records; says whether there may be more.
-async fn step(app: &App, position: &mut Option<u64>) -> Result<bool, StepError> {
-    let at = match *position {
-        Some(at) => at,
-        None => {
-            let Scored { position: at, profiles } = app.store().scored().await?;
-            app.risk.publish(profiles);
-            *position.insert(at)
-        }
-    };
-    // Without a policy nobody knows whose identity is whose: what is stored waits.
-    let Some(mesh) = app.feed.policy() else {
-        return Ok(false);
-    };
-    let changes = app.store().last_agent_changes().await?;
-    let changes: BTreeMap<AgentId, AgentChange> = changes
-        .into_iter()
-        .map(|change| (change.agent.clone(), change))
-        .collect();
-    let records = app.store().received(at, RECORDS).await?;
-    let mut touched: HashMap<AgentId, Profile> = app.risk.unforgiven(&changes).into_iter().collect();
-    let mut batch = Batch {
-        app,
-        mesh: &mesh,
-        changes: &changes,
-        declared: HashMap::new(),
-        touched: &mut touched,
-    };
-    for record in &records {
-        batch.score(record);
+/// The task's own place, and what is known there and not yet stored.
+#[derive(Default)]
+struct Scorer {
+    position: Option<u64>,
+    unsaved: HashMap<AgentId, Profile>,
+    saved: Option<(u64, Instant)>,
+}
+
+impl Scorer {
+    /// What is stored counts, and not what had been come to.
+    fn give_up(&mut self, app: &App, error: &StepError) {
+        app.metrics.store_failures.inc();
+        tracing::error!(%error, "records could not be scored");
+        app.risk.progress.send_replace(Progress::Unknown);
+        *self = Self::default();
     }
-    act(app, &changes, &touched).await?;
-    let reached = records.last().map_or(at, |record| record.position);
-    if reached > at || !touched.is_empty() {
+
+    /// Scores the next records; says whether there may be more.
+    async fn step(&mut self, app: &App) -> Result<bool, StepError> {
+        let at = match self.position {
+            Some(at) => at,
+            None => self.resume(app).await?,
+        };
+        // Without a policy nobody knows whose identity is whose: what is stored waits.
+        let Some(mesh) = app.feed.policy() else {
+            app.risk.progress.send_replace(Progress::Idle);
+            return Ok(false);
+        };
+        let changes = app.store().last_agent_changes().await?;
+        let changes: BTreeMap<AgentId, AgentChange> = changes
+            .into_iter()
+            .map(|change| (change.agent.clone(), change))
+            .collect();
+        let records = app.store().received(at, RECORDS).await?;
+        let mut touched: HashMap<AgentId, Profile> = app.risk.unforgiven(&changes).into_iter().collect();
+        let mut batch = Batch {
+            app,
+            mesh: &mesh,
+            changes: &changes,
+            declared: HashMap::new(),
+            touched: &mut touched,
+        };
+        for record in &records {
+            batch.score(record);
+        }
+        act(app, &changes, &touched).await?;
+        let reached = records.last().map_or(at, |record| record.position);
+        self.unsaved
+            .extend(touched.iter().map(|(agent, profile)| (agent.clone(), profile.clone())));
+        app.risk.publish(touched);
+        self.position = Some(reached);
+        app.risk.progress.send_replace(Progress::Through(reached));
+        let save_every = if records.is_empty() { IDLE } else { SAVE_EVERY };
+        if self.saved.is_none_or(|(_, at)| at.elapsed() >= save_every) {
+            self.save(app).await?;
+        }
+        Ok(records.len() == RECORDS as usize)
+    }
+
+    /// Goes on from what is stored.
+    async fn resume(&mut self, app: &App) -> Result<u64, StepError> {
+        let Scored { position, profiles } = app.store().scored().await?;
+        app.risk.restore(profiles);
+        self.position = Some(position);
+        self.saved = Some((position, Instant::now()));
+        Ok(position)
+    }
+
+    /// Stores what is known, if anything has changed.
+    async fn save(&mut self, app: &App) -> Result<(), StepError> {
+        let Some(position) = self.position else {
+            return Ok(());
+        };
+        if self.saved.is_some_and(|(saved, _)| saved == position) && self.unsaved.is_empty() {
+            return Ok(());
+        }
+        let profiles = self.unsaved.iter();
         let scored = Scored {
-            position: reached,
-            profiles: touched.into_iter().collect(),
+            position,
+            profiles: profiles
+                .map(|(agent, profile)| (agent.clone(), profile.clone()))
+                .collect(),
         };
         app.store().save_scored(&scored).await?;
-        app.risk.publish(scored.profiles);
-        *position = Some(reached);
+        self.unsaved.clear();
+        self.saved = Some((position, Instant::now()));
+        Ok(())
     }
-    Ok(records.len() == RECORDS as usize)
 }
 
 /// What one step scores with.

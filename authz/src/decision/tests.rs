@@ -353,3 +353,54 @@ fn a_call_on_its_way_outlives_a_pause_and_nothing_worse() {
         assert_eq!(outcome(NOW, revoked), "token_revoked");
     }
 }
+
+/// A call that has not begun is stopped by a pause too, whether a list says so or the answer to its record.
+#[test]
+fn a_call_that_waited_begins_only_for_an_active_agent() {
+    let claims = World::warehouse().claims.to_string();
+    let document = crate::json::parse(claims.as_bytes(), &crate::json::Limits::REQUEST).unwrap();
+    let claims = Claims::read(document.root()).unwrap();
+    let listed = |agents: serde_json::Value| {
+        let mut list = World::warehouse().state;
+        list["agents"] = agents;
+        StateList::from_own_claims(serde_json::from_value(list).unwrap(), NOW).unwrap()
+    };
+    let answered = |id: &str, state: &str, not_before| crate::audit::AgentStanding {
+        id: id.to_owned(),
+        state: state.to_owned(),
+        not_before,
+        risk: Some(100),
+    };
+    let code = |outcome: Result<(), Denial>| outcome.err().map_or("begins", |denial| denial.code().as_str());
+    for (state, expected) in [
+        ("active", "begins"),
+        ("paused", "agent_paused"),
+        ("suspended", "agent_suspended"),
+        ("killed", "agent_killed"),
+    ] {
+        assert_eq!(
+            code(may_begin_by(&answered("analyst-7", state, None), &claims)),
+            expected
+        );
+        if state != "active" {
+            assert_eq!(code(may_begin(&listed(json!({"analyst-7": state})), &claims)), expected);
+        }
+        assert_eq!(
+            code(may_begin(&listed(json!({"writer-2": "killed"})), &claims)),
+            "begins"
+        );
+    }
+    let issued = claims.iat;
+    let dead = |not_before| {
+        code(may_begin_by(
+            &answered("analyst-7", "active", Some(not_before)),
+            &claims,
+        ))
+    };
+    assert_eq!((dead(issued), dead(issued + 1)), ("begins", "token_superseded"));
+    // What is said of another agent, or in a word that is not known, lets nothing begin.
+    for (id, state) in [("writer-2", "active"), ("analyst-7", "Active"), ("analyst-7", "")] {
+        let standing = answered(id, state, None);
+        assert_eq!(code(may_begin_by(&standing, &claims)), "records_unavailable");
+    }
+}

@@ -1,28 +1,35 @@
 //! `POST /v1/records`: a batch of one source's records.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use authz::audit::{self, Kind, RecordError, Verified};
-use authz::identity::SpiffeId;
+use authz::audit::{self, AgentStanding, Kind, RecordError, Stored, StoredCall, Verified, WAITING_HEADER};
+use authz::identity::{AgentId, SpiffeId};
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
-use serde::Serialize;
+use http::{HeaderMap, StatusCode};
 
 use super::{MAX_RECORDS_BYTES, authenticate, read_body, require_callout, require_media_type};
 use crate::app::App;
 use crate::error::Problem;
 use crate::ingest::IngestError;
+use crate::risk::Counted;
 use crate::store::{Batch, BatchRecord, Refused};
 
 /// The most records of a batch.
 pub const MAX_RECORDS: usize = 512;
 
-#[derive(Debug, Serialize)]
-struct Accepted {
-    source: String,
-    accepted_through: u64,
+/// How long a call may wait for its score once its record is stored; its sidecar gives up after five seconds in all.
+const SCORING: Duration = Duration::from_secs(2);
+
+/// A record whose call waits for it.
+#[derive(Debug)]
+struct Waiter {
+    seq: u64,
+    hash: String,
+    /// The agent that the record names; None if there is none.
+    agent: Option<String>,
 }
 
 /// Stores a batch; answers when it is durable.
@@ -39,10 +46,11 @@ pub async fn append(State(app): State<Arc<App>>, request: Request) -> Response {
     }
 }
 
-async fn answer(app: &App, request: Request) -> Result<Accepted, Problem> {
+async fn answer(app: &App, request: Request) -> Result<Stored, Problem> {
     let peer = authenticate(app, request.headers())?;
     require_callout(request.headers())?;
     require_media_type(request.headers(), "application/x-ndjson")?;
+    let waiting = waiting(request.headers())?;
     let _share = app
         .record_shares
         .take(&peer)
@@ -50,7 +58,7 @@ async fn answer(app: &App, request: Request) -> Result<Accepted, Problem> {
     // Before the body is read: what waits is bounded in memory.
     let place = app.ingest.reserve().map_err(unavailable)?;
     let body = read_body(request, MAX_RECORDS_BYTES).await?;
-    let batch = parse(&body, &peer)?;
+    let (batch, waiters) = parse(&body, &peer, &waiting)?;
     if batch.first_seq == 0 && !app.new_sources.count(&peer, app.clock.seconds()) {
         return Err(Problem::too_many_requests("this workload opens sources too fast").retry_after(60));
     }
@@ -60,9 +68,76 @@ async fn answer(app: &App, request: Request) -> Result<Accepted, Problem> {
         .await
         .map_err(unavailable)?
         .map_err(|refused| refusal(refused, &peer, &source))?;
-    Ok(Accepted {
+    Ok(Stored {
         source,
         accepted_through: appended.accepted_through,
+        calls: tell(app, &peer, waiters).await,
+    })
+}
+
+/// The records whose calls wait, as their sidecar says.
+fn waiting(headers: &HeaderMap) -> Result<Vec<u64>, Problem> {
+    let mut values = headers.get_all(WAITING_HEADER).iter();
+    let read = match (values.next(), values.next()) {
+        (None, _) => return Ok(Vec::new()),
+        (Some(value), None) => value.to_str().ok(),
+        (Some(_), Some(_)) => None,
+    };
+    read.and_then(|value| audit::read_waiting(value, MAX_RECORDS))
+        .ok_or_else(|| Problem::malformed("must list records of the batch by their `seq`").field(WAITING_HEADER))
+}
+
+/// What calls are told whose records are durable: how their agents stand, with a score that counts them. Of a call about which
+/// that is not known nothing is said, and its sidecar denies it.
+async fn tell(app: &App, peer: &SpiffeId, waiters: Vec<Waiter>) -> Vec<StoredCall> {
+    if waiters.is_empty() {
+        return Vec::new();
+    }
+    let counted = match app.store().record_count().await {
+        Ok(position) => app.risk.counted(position, SCORING).await,
+        Err(error) => {
+            app.metrics.store_failures.inc();
+            tracing::error!(%error, "records cannot be counted");
+            Counted::NotYet
+        }
+    };
+    if counted == Counted::NotYet {
+        tracing::warn!(%peer, calls = waiters.len(), "calls that wait could not be scored in time");
+    }
+    let told = waiters.into_iter().filter_map(|waiter| {
+        let agent = match &waiter.agent {
+            Some(id) => Some(standing(app, peer, id, counted)?),
+            None => None,
+        };
+        Some(StoredCall {
+            seq: waiter.seq,
+            hash: waiter.hash,
+            agent,
+        })
+    });
+    told.collect()
+}
+
+/// How an agent stands, for a service that it may reach and for nobody else.
+fn standing(app: &App, peer: &SpiffeId, agent: &str, counted: Counted) -> Option<AgentStanding> {
+    let agent: AgentId = agent.parse().ok()?;
+    // Before the first list nothing is known of anybody.
+    app.feed.state()?;
+    let risk = match (counted, app.feed.policy()) {
+        (Counted::Yes, Some(mesh)) => {
+            let reaches = &mesh.agent(&agent)?.claims.reaches;
+            let mut exposed = mesh.services().iter().filter(|service| service.identity == *peer);
+            exposed.find(|service| reaches.contains(&service.id))?;
+            Some(app.risk.score(&agent, app.clock.millis()).0)
+        }
+        (Counted::Unscored, _) => None,
+        (Counted::Yes, None) | (Counted::NotYet, _) => return None,
+    };
+    Some(AgentStanding {
+        state: app.feed.agent_state(&agent).as_str().to_owned(),
+        not_before: app.feed.not_before(&agent),
+        risk,
+        id: agent.to_string(),
     })
 }
 
@@ -83,8 +158,9 @@ fn conflict(code: &'static str, detail: String) -> Problem {
     Problem::new(StatusCode::CONFLICT, code, detail)
 }
 
-/// Checks every line, that the lines are one piece of one chain, and that all speak for the peer alone.
-fn parse(body: &[u8], peer: &SpiffeId) -> Result<Batch, Problem> {
+/// Checks every line, that the lines are one piece of one chain, and that all speak for the peer alone. Gives the batch, and
+/// those of its records whose calls wait.
+fn parse(body: &[u8], peer: &SpiffeId, waiting: &[u64]) -> Result<(Batch, Vec<Waiter>), Problem> {
     let body = body.strip_suffix(b"\n").unwrap_or(body);
     let mut verified = Vec::new();
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
@@ -108,7 +184,14 @@ fn parse(body: &[u8], peer: &SpiffeId) -> Result<Batch, Problem> {
     let first = verified
         .first()
         .ok_or_else(|| Problem::malformed("the batch is empty"))?;
-    Ok(Batch {
+    let waits = |record: &&Verified<'_>| waiting.contains(&record.link.seq);
+    let waiters = verified.iter().filter(waits).map(|record| Waiter {
+        seq: record.link.seq,
+        hash: record.hash.to_base64url(),
+        agent: record.record.agent_id.as_deref().map(str::to_owned),
+    });
+    let waiters = waiters.collect();
+    let batch = Batch {
         source: first.link.source.to_string(),
         workload: peer.clone(),
         first_seq: first.link.seq,
@@ -121,7 +204,8 @@ fn parse(body: &[u8], peer: &SpiffeId) -> Result<Batch, Problem> {
                 call: record.record.call.as_deref().map(str::to_owned),
             })
             .collect(),
-    })
+    };
+    Ok((batch, waiters))
 }
 
 fn malformed(error: RecordError, place: &str) -> Problem {

@@ -1,4 +1,5 @@
-//! The calls of one VM that are on their way, and how they are ended once their agent may not act any more.
+//! The calls of one VM that are on their way or wait for their record ([`waits`]), and how they are ended once their agent
+//! may not act any more.
 //!
 //! A new state list may suspend or kill an agent whose calls have passed already. Each is ended from the root context:
 //! before the service has begun to answer the caller gets our denial, after it the stream is reset. Envoy may take either
@@ -8,7 +9,7 @@
 //! The number is bounded by the record queue: a call that is here holds slots of it.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,18 +20,29 @@ use authz::state::StateList;
 use crate::cache::Verified;
 use crate::host::Host;
 
+mod waits;
+
+pub(crate) use waits::{Awaited, Wait};
+
 /// How long an ending may take before it is tried again. Envoy acts as soon as the callback returns.
 const RETRY: Duration = Duration::from_millis(200);
 
 /// After that many attempts the stream is left to its own end; its record says how that was.
 const MOST_ATTEMPTS: u8 = 3;
 
-/// A call that has passed, shared by its session and its VM.
+/// A call that has passed or waits to, shared by its session and its VM.
 #[derive(Debug)]
 pub(crate) struct Call {
-    token: Rc<Verified>,
+    /// None for a call that needs no capability: no change of any agent's state ends it.
+    token: Option<Rc<Verified>>,
     form: Form,
+    rpc_id: Option<String>,
     trace_id: Option<String>,
+    /// The record that it waits for, or waited for.
+    awaited: Option<Awaited>,
+    wait: Cell<Wait>,
+    /// Whether the proxy has a part of its body and waits for the rest, so that only its own session can let it go on.
+    mid_body: Cell<bool>,
     /// Whether an answer has begun, whosever it is: then no other can be given.
     answering: Cell<bool>,
     cancelled: Cell<Option<Cancelled>>,
@@ -47,11 +59,20 @@ struct Cancelled {
 }
 
 impl Call {
-    pub(crate) fn new(token: Rc<Verified>, form: Form, trace_id: Option<String>) -> Self {
+    pub(crate) fn new(
+        token: Option<Rc<Verified>>,
+        form: Form,
+        rpc_id: Option<String>,
+        trace_id: Option<String>,
+    ) -> Self {
         Self {
             token,
             form,
+            rpc_id,
             trace_id,
+            awaited: None,
+            wait: Cell::default(),
+            mid_body: Cell::default(),
             answering: Cell::new(false),
             cancelled: Cell::new(None),
         }
@@ -86,6 +107,10 @@ impl Call {
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     by_stream: HashMap<u32, Rc<Call>>,
+    /// Of them, those that wait, by the places of their records.
+    waiting: BTreeMap<u64, u32>,
+    /// Of them, those whose records are durable and that may go on.
+    released: Vec<u32>,
     /// Of them, those to be ended, and why.
     doomed: HashMap<u32, Denial>,
     ended: u64,
@@ -99,28 +124,33 @@ impl Calls {
 
     /// Its stream is over, or it has been denied after all.
     pub(crate) fn end(&mut self, stream: u32) {
-        self.by_stream.remove(&stream);
+        if let Some(call) = self.by_stream.remove(&stream) {
+            self.forget_wait(stream, &call);
+        }
         self.doomed.remove(&stream);
     }
 
     /// Holds every call to a new state list; those that it ends are ended by the next [`Self::cancel`].
     pub(crate) fn judge(&mut self, list: &StateList) {
         for (stream, call) in &self.by_stream {
-            if call.cancelled.get().is_none()
-                && let Err(denial) = decision::outlives(list, call.token.claims())
-            {
-                self.doomed.insert(*stream, denial);
+            let Some(token) = call.token.as_deref().filter(|_| call.cancelled.get().is_none()) else {
+                continue;
+            };
+            let judged = if call.is_waiting() {
+                decision::may_begin(list, token.claims())
+            } else {
+                decision::outlives(list, token.claims())
+            };
+            if let Err(denial) = judged {
+                self.doomed.entry(*stream).or_insert(denial);
             }
         }
     }
 
-    /// Ends what is to be ended, from the callback of a root context, whose id is `root`.
+    /// Ends what is to be ended and lets go on what may, from the callback of a root context, whose id is `root`.
     pub(crate) fn cancel(&mut self, host: &impl Host, root: u32) {
-        if self.doomed.is_empty() {
-            return;
-        }
+        let mut acted = self.release(host);
         let now = host.monotonic();
-        let mut acted = false;
         for (stream, denial) in &self.doomed {
             let Some(call) = self.by_stream.get(stream) else {
                 continue;
@@ -138,7 +168,8 @@ impl Calls {
                 attempts: 0,
                 last: now,
             });
-            self.ended += u64::from(before.is_none());
+            // One that waited has not begun: it is denied, not ended.
+            self.ended += u64::from(before.is_none() && !call.deny(denial.code()));
             cancelled.attempts += 1;
             cancelled.last = now;
             // One that is gone already has told its session, or is about to.
@@ -172,7 +203,7 @@ impl Calls {
 }
 
 fn answer(host: &impl Host, call: &Call, denial: &Denial) {
-    let response = denial.render(call.form, None, call.trace_id.as_deref());
+    let response = denial.render(call.form, call.rpc_id.as_deref(), call.trace_id.as_deref());
     let headers: Vec<(&str, &str)> = response
         .headers
         .iter()

@@ -67,6 +67,10 @@ pub(crate) trait Host {
     fn respond(&self, status: u16, headers: &[(&str, &str)], body: &[u8]);
     /// Breaks the stream off, both ways.
     fn reset(&self);
+    /// Lets a request go on that was paused, once the callback has ended.
+    fn resume(&self);
+    /// Has the root context of a bell called at once, from whatever context this is.
+    fn ring(&self, bell: u32);
     /// Makes what follows, to the end of the callback, happen in another context: a stream's, or the root's again. False
     /// if there is none of that id; then nothing has changed.
     fn act_in(&self, context: u32) -> bool;
@@ -209,6 +213,14 @@ impl Host for Envoy {
 
     fn reset(&self) {
         let _ = hostcalls::reset_http_request();
+    }
+
+    fn resume(&self) {
+        let _ = hostcalls::resume_http_request();
+    }
+
+    fn ring(&self, bell: u32) {
+        let _ = hostcalls::enqueue_shared_queue(bell, Some(b"1"));
     }
 
     fn act_in(&self, context: u32) -> bool {

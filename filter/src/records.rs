@@ -5,15 +5,15 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
-use authz::audit::{self, Aggregates, Chain, Kind, Record, Sealed, SourceId};
+use authz::audit::{self, Aggregates, Chain, Kind, Record, Sealed, SourceId, Stored};
 use authz::denial::Code;
 use authz::digest::Digest;
 use authz::identity::{ServiceId, SpiffeId};
 use authz::request::Side;
-use serde::Deserialize;
 
 use crate::backoff::Backoff;
 use crate::host::{Host, jitter};
@@ -57,13 +57,6 @@ pub(crate) enum Answer<'a> {
     TooLarge,
     /// Anything else, or nothing.
     Failed,
-}
-
-/// The body of a 200.
-#[derive(Deserialize)]
-struct Stored {
-    source: String,
-    accepted_through: u64,
 }
 
 /// The record queue of one VM.
@@ -116,7 +109,17 @@ impl Records {
         self.slots.release(reservation);
     }
 
-    /// Seals and queues a record in a slot of `reservation`, and gives its canonical bytes.
+    /// Whether the last batch could not be stored and the next is not due yet: what is written now is stored no sooner.
+    pub(crate) fn is_failing(&self, now: Duration) -> bool {
+        now < self.not_before
+    }
+
+    /// Whether a batch is out: its answer is followed by the next.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// Seals and queues a record in a slot of `reservation`, and gives it.
     ///
     /// None if the reservation is used up, or if no randomness can be had to name a source.
     pub(crate) fn write(
@@ -124,7 +127,7 @@ impl Records {
         host: &impl Host,
         reservation: &mut Reservation,
         record: &Record<'_>,
-    ) -> Option<&[u8]> {
+    ) -> Option<&Sealed> {
         if self.chain.is_none() {
             self.start_source(host, record.workload.as_deref().unwrap_or_default(), None)?;
         }
@@ -211,14 +214,14 @@ impl Records {
             .map(|_| ())
     }
 
-    fn seal(&mut self, account: Option<Rc<Account>>, record: &Record<'_>) -> Option<&[u8]> {
+    fn seal(&mut self, account: Option<Rc<Account>>, record: &Record<'_>) -> Option<&Sealed> {
         let sealed = self.chain.as_mut()?.seal(record);
         self.queue.push_back(Queued {
             sealed,
             account,
             kind: record.kind,
         });
-        self.queue.back().map(|queued| queued.sealed.record())
+        self.queue.back().map(|queued| &queued.sealed)
     }
 
     /// The next batch as a body to post, if there is one to send now.
@@ -234,6 +237,8 @@ impl Records {
         }
         let mut body = Vec::new();
         let mut records = 0;
+        let first = self.queue.front()?.sealed.seq;
+        let mut last = first;
         for queued in self.queue.iter().take(self.batch_limit) {
             if records > 0 && body.len() + queued.sealed.line.len() >= MOST_BYTES_A_BATCH {
                 break;
@@ -241,8 +246,13 @@ impl Records {
             body.extend_from_slice(&queued.sealed.line);
             body.push(b'\n');
             records += 1;
+            last = queued.sealed.seq;
         }
-        Some(Batch { body, records })
+        Some(Batch {
+            body,
+            records,
+            seqs: first..=last,
+        })
     }
 
     /// The batch went out as callout `token`.
@@ -270,13 +280,19 @@ impl Records {
         self.in_flight.is_some_and(|in_flight| in_flight.token == token)
     }
 
-    /// Settles the batch in flight.
-    pub(crate) fn answered(&mut self, host: &impl Host, answer: Answer<'_>, now: Duration) {
-        let Some(in_flight) = self.in_flight.take() else { return };
+    /// Settles the batch in flight. None if nothing of it was stored.
+    pub(crate) fn answered(&mut self, host: &impl Host, answer: Answer<'_>, now: Duration) -> Option<Stored> {
+        let in_flight = self.in_flight.take()?;
         match answer {
-            Answer::Stored(body) if self.acknowledge(body, in_flight.records) => {
-                self.backoff.reset();
-                self.batch_limit = MOST_RECORDS_A_BATCH;
+            Answer::Stored(body) => {
+                let stored = self.acknowledge(body, in_flight.records);
+                if stored.is_some() {
+                    self.backoff.reset();
+                    self.batch_limit = MOST_RECORDS_A_BATCH;
+                } else {
+                    self.failed(now, jitter(host));
+                }
+                return stored;
             }
             Answer::Refused => {
                 log::warn!("the policy server refused the chain of this source; starting a new one");
@@ -287,17 +303,16 @@ impl Records {
                 self.batch_limit = (in_flight.records / 2).max(1);
                 self.failed(now, jitter(host));
             }
-            Answer::Stored(_) | Answer::Failed => self.failed(now, jitter(host)),
+            Answer::Failed => self.failed(now, jitter(host)),
         }
+        None
     }
 
-    /// Lets go of what was stored. False if that is nothing.
-    fn acknowledge(&mut self, body: &[u8], sent: usize) -> bool {
-        let Ok(stored) = serde_json::from_slice::<Stored>(body) else {
-            return false;
-        };
-        if self.chain.as_ref().map(|chain| chain.source().to_string()) != Some(stored.source) {
-            return false;
+    /// Lets go of what was stored. None if that is nothing.
+    fn acknowledge(&mut self, body: &[u8], sent: usize) -> Option<Stored> {
+        let stored: Stored = serde_json::from_slice(body).ok()?;
+        if self.chain.as_ref()?.source().to_string() != stored.source {
+            return None;
         }
         let mut progress = false;
         for _ in 0..sent {
@@ -313,7 +328,7 @@ impl Records {
                 self.slots.release_one(account);
             }
         }
-        progress
+        progress.then_some(stored)
     }
 
     /// Starts a new source that names the old one, and seals what was not acknowledged into its chain.
@@ -346,6 +361,7 @@ impl Records {
 pub(crate) struct Batch {
     pub(crate) body: Vec<u8>,
     pub(crate) records: usize,
+    pub(crate) seqs: RangeInclusive<u64>,
 }
 
 fn workload(sealed: &Sealed) -> Option<String> {

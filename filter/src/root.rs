@@ -4,11 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use authz::audit::SourceId;
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{BufferType, ContextType};
 
-use crate::host::Envoy;
+use crate::host::{Envoy, Host as _};
 use crate::http::Http;
 use crate::session::Session;
 use crate::vm::Vm;
@@ -26,6 +27,8 @@ pub(crate) struct Root {
     /// A configuration that was handed over and is not yet in force.
     document: Cell<Option<Vec<u8>>>,
     headers_stop_iteration: Cell<bool>,
+    /// A queue of the proxy that this context is called for whenever something is put into it.
+    bell: Cell<Option<u32>>,
 }
 
 impl Root {
@@ -35,6 +38,7 @@ impl Root {
             vm: VM.with(Rc::clone),
             document: Cell::default(),
             headers_stop_iteration: Cell::default(),
+            bell: Cell::default(),
         }
     }
 
@@ -50,6 +54,20 @@ impl Root {
             Some(error) => log::error!("configuration refused, every request will be denied: {error}"),
         }
     }
+
+    /// Hangs this context's bell where the VM has none. Queues are the whole proxy's, so that the name must be nobody else's:
+    /// who rings it all the same only has batches posted a little earlier.
+    fn hang_bell(&self, vm: &mut Vm) {
+        let hung = self.bell.get().or_else(|| {
+            let mut name = [0; 16];
+            let name = Envoy.random(&mut name).then(|| SourceId(name).to_string())?;
+            hostcalls::register_shared_queue(&name).ok()
+        });
+        self.bell.set(hung);
+        if let Some(bell) = hung {
+            vm.hang_bell(bell);
+        }
+    }
 }
 
 /// A root context goes when its configuration is replaced, and takes its callouts with it; the VM lives on.
@@ -57,6 +75,9 @@ impl Drop for Root {
     fn drop(&mut self) {
         if let Ok(mut vm) = self.vm.try_borrow_mut() {
             vm.root_gone();
+            if let Some(bell) = self.bell.get() {
+                vm.take_bell_down(bell);
+            }
         }
     }
 }
@@ -83,7 +104,16 @@ impl RootContext for Root {
     fn on_tick(&mut self) {
         if let Ok(mut vm) = self.vm.try_borrow_mut() {
             self.configure(&mut vm);
+            self.hang_bell(&mut vm);
             vm.tick(&Envoy);
+            vm.end_calls(&Envoy, self.id);
+        }
+    }
+
+    fn on_queue_ready(&mut self, queue: u32) {
+        while let Ok(Some(_)) = hostcalls::dequeue_shared_queue(queue) {}
+        if let Ok(mut vm) = self.vm.try_borrow_mut() {
+            vm.answer_bell(&Envoy);
             vm.end_calls(&Envoy, self.id);
         }
     }

@@ -1,15 +1,16 @@
 //! One request, from its headers to its end.
 //!
 //! ```text
-//! Fresh ── headers ──> Held ── body, trailers ──> Passing ── response ──> Ended
-//!   │                    │                           ^
-//!   ├────────────────────┼── denied ──> Denied       │
-//!   └── headers decide ──┼───────────────────────────┘
+//! Fresh ── headers ──> Held ── body, trailers ──┬──> Passing ── response ──> Ended
+//!   │                    │                      │       ^
+//!   ├────────────────────┼── denied ──> Denied  │       │ its record is stored
+//!   └── headers decide ──┼──────────────────────┴──> Waiting ── denied, broken off ──> Ended
 //!                        └── broken off ──> Ended
 //! ```
 //!
-//! A request goes on only out of [`Session::pass`], which takes what only a `Permit` of the core makes. It holds slots
-//! for its records from before it passes until they are written.
+//! A request goes on only out of [`Session::pass`], which takes what only a `Permit` of the core makes; or after it, where
+//! the service has its calls wait for their records ([`waiting`]), once a root context has let it go. It holds slots for its
+//! records from before it passes until they are written.
 
 use std::rc::Rc;
 
@@ -17,11 +18,11 @@ use authz::audit::{Kind, Outcome, Record};
 use authz::decision::{self, Permit, Question};
 use authz::denial::{Code, Denial, Form};
 use authz::digest::{Digest, Hasher};
-use authz::policy::Protocol;
-use authz::request::{self, Extraction, Facts, Pending, RequestHead};
+use authz::policy::{Protocol, Service};
+use authz::request::{self, Extraction, Facts, Pending, RequestHead, Side};
 use authz::token::VerifiedToken;
 
-use crate::calls::Call;
+use crate::calls::{Awaited, Call};
 use crate::connection::{self, Connection};
 use crate::headers;
 use crate::host::{HeaderPair, Host, Message, Moment};
@@ -29,6 +30,10 @@ use crate::known::Known;
 use crate::response::{self, Listing};
 use crate::slots::Reservation;
 use crate::vm::{Standing, Vm};
+
+mod waiting;
+
+use waiting::Waiting;
 
 /// Proxy-wasm hands over at most 1,024 pairs; a request with that many is no request.
 const MOST_HEADERS: usize = 1000;
@@ -72,6 +77,8 @@ enum Phase {
     Fresh,
     /// Held until its body can be decided on.
     Held(Box<Held>),
+    /// Held with a permit until its record is stored.
+    Waiting(Box<Waiting>),
     /// On its way with a permit.
     Passing(Box<Passing>),
     /// Answered by us.
@@ -105,11 +112,16 @@ struct Passing {
 
 /// The trace of a [`Permit`], which borrows what it rests on and so cannot be kept.
 #[derive(Debug)]
-struct Permitted(());
+struct Permitted {
+    /// Whether the service has its calls wait for their records.
+    records_before: bool,
+}
 
 impl From<Permit<'_>> for Permitted {
-    fn from(_: Permit<'_>) -> Self {
-        Self(())
+    fn from(permit: Permit<'_>) -> Self {
+        Self {
+            records_before: permit.service().is_some_and(Service::records_before),
+        }
     }
 }
 
@@ -258,11 +270,13 @@ impl Session {
 
     /// The next bytes of the request's body; while it is held, `size` counts all of it so far.
     pub(crate) fn request_body(&mut self, vm: &mut Vm, host: &impl Host, size: usize, end: bool) -> Flow {
+        self.wake(vm);
         match &mut self.phase {
             Phase::Passing(passing) => {
                 passing.request_chunk(host, size);
                 Flow::Continue
             }
+            Phase::Waiting(_) => self.waiting_body(vm, host, size, end),
             Phase::Held(held) => {
                 held.body_bytes = size;
                 if size > held.pending.body_limit_bytes() {
@@ -281,16 +295,21 @@ impl Session {
 
     /// The request ends with trailers: then no body callback said that it was the last.
     pub(crate) fn request_trailers(&mut self, vm: &mut Vm, host: &impl Host) -> Flow {
-        let flow = match &self.phase {
-            Phase::Passing(_) => Flow::Continue,
-            Phase::Held(_) => self.decide_on_body(vm, host),
-            Phase::Fresh | Phase::Denied | Phase::Withheld | Phase::Ended => Flow::Pause,
-        };
+        self.wake(vm);
         // What cannot be looked at stays where it is until the stream is given up.
-        if flow == Flow::Continue && !headers::strip_trailers(&self.known, host) {
+        let looked_at = match self.phase {
+            Phase::Passing(_) | Phase::Held(_) | Phase::Waiting(_) => headers::strip_trailers(&self.known, host),
+            Phase::Fresh | Phase::Denied | Phase::Withheld | Phase::Ended => false,
+        };
+        if !looked_at {
             return Flow::Pause;
         }
-        flow
+        match &self.phase {
+            Phase::Passing(_) => Flow::Continue,
+            Phase::Held(_) => self.decide_on_body(vm, host),
+            Phase::Waiting(_) => self.waiting_trailers(vm, host),
+            Phase::Fresh | Phase::Denied | Phase::Withheld | Phase::Ended => Flow::Pause,
+        }
     }
 
     fn decide_on_body(&mut self, vm: &mut Vm, host: &impl Host) -> Flow {
@@ -376,54 +395,78 @@ impl Session {
             })
     }
 
-    /// Lets the request go on. The only way to `Passing`.
+    /// Lets the request go on, or wait for its record. The only way to `Passing` and to `Waiting`.
     fn pass(
         &mut self,
         vm: &mut Vm,
         host: &impl Host,
-        Permitted(()): Permitted,
+        Permitted { records_before }: Permitted,
         mut reservation: Reservation,
         held_bytes: Option<u64>,
     ) -> Result<Flow, Denial> {
+        // The caller's sidecar waits for nothing: the service's is the boundary that counts.
+        let waits = records_before && self.known.side == Some(Side::Inbound);
+        if waits && vm.records.is_failing(self.now.monotonic) {
+            vm.records.release(reservation);
+            return Err(Denial::new(
+                Code::RecordsUnavailable,
+                "the audit record of this call cannot be stored before it goes on",
+            ));
+        }
         let record = Record {
             verdict: Some(Outcome::Permit),
             ..self.known.decision(self.now)
         };
-        let Some(written) = vm.records.write(host, &mut reservation, &record) else {
+        let Some(sealed) = vm.records.write(host, &mut reservation, &record) else {
             vm.records.release(reservation);
             return Err(Denial::new(
                 Code::RecordsUnavailable,
                 "the audit record of this call cannot be written",
             ));
         };
-        host.publish(DECISION_KEY, written);
-        vm.decided(self.known.side, None);
+        host.publish(DECISION_KEY, sealed.record());
+        let awaited = Awaited {
+            seq: sealed.seq,
+            hash: sealed.hash,
+            since: self.now.monotonic,
+        };
         let facts = self.known.facts.as_ref();
         let listing = facts.and_then(|facts| Listing::of(facts, self.headers_stop_iteration));
         // Headers that have gone cannot be asked for: that would cost the VM.
         if listing.is_some() && self.headers_stop_iteration {
             response::forgo_encoding(host);
         }
-        self.watch(vm);
-        self.phase = Phase::Passing(Box::new(Passing {
+        let passing = Box::new(Passing {
             reservation,
             request: held_bytes.is_none().then(Hasher::new),
             request_bytes: held_bytes.unwrap_or_default(),
             response: Hasher::new(),
             response_ended: false,
             listing,
-        }));
+        });
+        if waits {
+            return Ok(self.wait(vm, host, passing, awaited));
+        }
+        vm.decided(self.known.side, None);
+        self.watch(vm);
+        self.phase = Phase::Passing(passing);
         Ok(Flow::Continue)
     }
 
     /// Lets the VM end the call, should its agent be suspended or killed. What passes without a capability is no agent's.
     fn watch(&mut self, vm: &mut Vm) {
-        if let Some(token) = &self.known.token {
-            let call = Call::new(Rc::clone(token), self.form(), self.known.trace_id.clone());
-            let call = Rc::new(call);
+        if self.known.token.is_some() {
+            let call = Rc::new(self.own_call());
             vm.calls.begin(self.context, Rc::clone(&call));
             self.call = Some(call);
         }
+    }
+
+    /// What the VM has to know of the call to end it.
+    fn own_call(&self) -> Call {
+        let rpc_id = self.known.facts.as_ref().and_then(|facts| facts.rpc_id.clone());
+        let (token, trace_id) = (self.known.token.clone(), self.known.trace_id.clone());
+        Call::new(token, self.form(), rpc_id, trace_id)
     }
 
     /// How the caller understands a denial.
@@ -452,6 +495,11 @@ impl Session {
                 return Flow::Pause;
             }
         }
+        self.answer(host, &denial);
+        Flow::Pause
+    }
+
+    fn answer(&self, host: &impl Host, denial: &Denial) {
         let response = denial.render(self.form(), None, self.known.trace_id.as_deref());
         let headers: Vec<(&str, &str)> = response
             .headers
@@ -459,7 +507,6 @@ impl Session {
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
         host.respond(response.status, &headers, &response.body);
-        Flow::Pause
     }
 
     /// Records a denial on its own if its token is the peer's, else counts it: nobody can flood the log in another's
@@ -477,7 +524,7 @@ impl Session {
                 let written = vm
                     .records
                     .write(host, &mut reservation, &record)
-                    .map(|written| host.publish(DECISION_KEY, written));
+                    .map(|sealed| host.publish(DECISION_KEY, sealed.record()));
                 vm.records.release(reservation);
                 if written.is_some() {
                     return;
@@ -492,6 +539,7 @@ impl Session {
 
     /// The response's headers are here. What answers a request without a verdict is not the application's to give.
     pub(crate) fn response_headers(&mut self, vm: &mut Vm, host: &impl Host, end: bool) -> Flow {
+        self.wake(vm);
         match &mut self.phase {
             Phase::Passing(passing) => {
                 if let Some(call) = &self.call {
@@ -513,6 +561,7 @@ impl Session {
                 self.phase = Phase::Withheld;
                 flow
             }
+            Phase::Waiting(_) => self.waiting_response(vm, host),
             Phase::Withheld => Flow::Pause,
             // Envoy's own answer (413, 408, no upstream), or ours.
             Phase::Held(_) | Phase::Fresh | Phase::Denied | Phase::Ended => Flow::Continue,
@@ -531,6 +580,7 @@ impl Session {
                 passing.response_chunk(host, size);
                 Flow::Continue
             }
+            Phase::Waiting(waiting) => waiting.response(),
             Phase::Withheld => Flow::Pause,
             Phase::Held(_) | Phase::Fresh | Phase::Denied | Phase::Ended => Flow::Continue,
         }
@@ -547,6 +597,7 @@ impl Session {
                     None => Flow::Continue,
                 }
             }
+            Phase::Waiting(waiting) => waiting.response(),
             Phase::Withheld => Flow::Pause,
             Phase::Held(_) | Phase::Fresh | Phase::Denied | Phase::Ended => Flow::Continue,
         }
@@ -554,15 +605,17 @@ impl Session {
 
     /// The stream is over, however it ended; `logging` says that its access log is about to be written.
     pub(crate) fn finish(&mut self, vm: &mut Vm, host: &impl Host, logging: bool) {
+        self.wake(vm);
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         if self.call.is_some() {
             vm.calls.end(self.context);
         }
-        if matches!(phase, Phase::Passing(_) | Phase::Held(_)) {
+        if matches!(phase, Phase::Passing(_) | Phase::Waiting(_) | Phase::Held(_)) {
             self.now = self.started.until_now(host);
         }
         match phase {
             Phase::Passing(passing) => self.complete(vm, host, *passing, logging),
+            Phase::Waiting(waiting) => self.not_delivered(vm, host, *waiting, logging),
             Phase::Held(held) => {
                 let end = if status(host).is_some() { "refused" } else { "aborted" };
                 let record = Record {
@@ -617,10 +670,10 @@ impl Session {
     }
 
     fn close(&self, vm: &mut Vm, host: &impl Host, mut reservation: Reservation, record: &Record<'_>, logging: bool) {
-        if let Some(written) = vm.records.write(host, &mut reservation, record)
+        if let Some(sealed) = vm.records.write(host, &mut reservation, record)
             && logging
         {
-            host.publish(COMPLETION_KEY, written);
+            host.publish(COMPLETION_KEY, sealed.record());
         }
         vm.records.release(reservation);
     }

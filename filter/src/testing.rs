@@ -59,6 +59,7 @@ struct Inner {
     acting: Option<u32>,
     /// What was done to streams out of another context's callback, by context.
     acted: Vec<(u32, &'static str)>,
+    rings: usize,
 }
 
 /// A proxy that does what it is told and notes what it is asked.
@@ -209,6 +210,11 @@ impl FakeHost {
         (inner.acted.clone(), inner.acting)
     }
 
+    /// How often a root context was called for.
+    pub(crate) fn rings(&self) -> usize {
+        self.0.borrow().rings
+    }
+
     /// The code of the last denial.
     pub(crate) fn denial(&self) -> Option<String> {
         let (_, body) = self.responses().pop()?;
@@ -275,18 +281,41 @@ impl FakeHost {
 
     /// Stores the last batch.
     pub(crate) fn store_batch(&self, vm: &mut Vm) {
+        self.store_batch_and_tell(vm, |_| ());
+    }
+
+    /// The same, with a change of what each call that waits is told.
+    pub(crate) fn store_batch_and_tell(&self, vm: &mut Vm, change: impl Fn(&mut Value)) {
         let batch = self.last_sent("/v1/records").unwrap();
-        let last = records_of(&batch.body).pop().unwrap();
-        let body = json!({"source": last["source"], "accepted_through": last["seq"]});
+        let lines = lines_of(&batch.body);
+        let waiting = batch.headers.get("ostiary-waiting").map_or("", String::as_str);
+        let waiting: Vec<&str> = waiting.split(',').collect();
+        let waits = |line: &&Value| waiting.contains(&&*line["record"]["seq"].to_string());
+        let told = lines.iter().filter(waits).map(|line| {
+            let mut told = json!({"seq": line["record"]["seq"], "hash": line["hash"]});
+            if let Some(id) = line["record"].get("agent_id") {
+                told["agent"] = json!({"id": id, "state": "active", "risk": 3});
+            }
+            change(&mut told);
+            told
+        });
+        let last = &lines.last().unwrap()["record"];
+        let mut body = json!({"source": last["source"], "accepted_through": last["seq"]});
+        let told: Vec<Value> = told.filter(|told| !told.is_null()).collect();
+        if !told.is_empty() {
+            body["calls"] = json!(told);
+        }
         self.answer(vm, batch.token, 200, body.to_string().as_bytes());
     }
 }
 
-fn records_of(body: &[u8]) -> Vec<Value> {
+fn lines_of(body: &[u8]) -> Vec<Value> {
     let lines = std::str::from_utf8(body).unwrap().lines();
-    lines
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["record"].clone())
-        .collect()
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn records_of(body: &[u8]) -> Vec<Value> {
+    lines_of(body).iter().map(|line| line["record"].clone()).collect()
 }
 
 fn name(of: Message) -> &'static str {
@@ -392,6 +421,16 @@ impl Host for FakeHost {
         let mut inner = self.0.borrow_mut();
         let context = inner.acting.unwrap();
         inner.acted.push((context, "reset"));
+    }
+
+    fn resume(&self) {
+        let mut inner = self.0.borrow_mut();
+        let context = inner.acting.unwrap();
+        inner.acted.push((context, "resume"));
+    }
+
+    fn ring(&self, _: u32) {
+        self.0.borrow_mut().rings += 1;
     }
 
     fn act_in(&self, context: u32) -> bool {
@@ -628,6 +667,21 @@ pub(crate) fn ready_vm(host: &FakeHost) -> Vm {
     let workload = if outbound { AGENT } else { SERVICE };
     let answer = json!({"bundle": bundle(workload, 1, &json!({})), "state": state(1, &json!({}))});
     host.answer_poll(&mut vm, 200, &answer);
+    vm
+}
+
+/// The same, whose services have their calls wait for their records, and with a bell.
+pub(crate) fn waiting_vm(host: &FakeHost) -> Vm {
+    let mut vm = fresh_vm(host);
+    let outbound = host.property(&["xds", "listener_direction"]) == Some(2_i64.to_le_bytes().to_vec());
+    let workload = if outbound { AGENT } else { SERVICE };
+    let mut claims = bundle_claims(workload, 1, &json!({}));
+    for service in claims["services"].as_array_mut().unwrap() {
+        service["record"] = json!("before");
+    }
+    let bundle = sign("policy-bundle+jwt", "b1", BUNDLE_KEY, &claims);
+    host.answer_poll(&mut vm, 200, &json!({"bundle": bundle, "state": state(1, &json!({}))}));
+    vm.hang_bell(1);
     vm
 }
 

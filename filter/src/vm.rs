@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use authz::audit::SourceId;
+use authz::audit::{SourceId, WAITING_HEADER};
 use authz::denial::{Code, Denial};
 use authz::identity::SpiffeId;
 use authz::jws::KeyTables;
@@ -14,7 +14,7 @@ use authz::request::Side;
 use authz::token::UnverifiedToken;
 
 use crate::cache::{TokenCache, Verified};
-use crate::calls::Calls;
+use crate::calls::{Call, Calls};
 use crate::config::{Config, ConfigError};
 use crate::connection::Connections;
 use crate::host::{Callout, Host, Message, jitter};
@@ -48,6 +48,10 @@ pub(crate) struct Vm {
     poller: Poller,
     pub(crate) connections: Connections,
     pub(crate) calls: Calls,
+    /// What a stream rings so that a root context posts a batch at once.
+    bell: Option<u32>,
+    /// It has been rung, and nobody has come yet.
+    rung: bool,
     /// Asks for the pages of a bundle on its way.
     fetcher: Poller,
     tokens: TokenCache,
@@ -75,6 +79,8 @@ impl Default for Vm {
             poller: Poller::default(),
             connections: Connections::default(),
             calls: Calls::default(),
+            bell: None,
+            rung: false,
             fetcher: Poller::default(),
             tokens: TokenCache::new(1),
             key_tables: KeyTables::default(),
@@ -186,7 +192,36 @@ impl Vm {
         self.meters.decided(side, code);
     }
 
-    /// Ends the calls of agents that a new state list suspended or killed. To be the last thing that a root context does in
+    /// A call waits for its record, which is queued. A batch that is out is followed by the next; else a root context is
+    /// called to post one: a stream's own callout would die with the stream.
+    pub(crate) fn await_record(&mut self, host: &impl Host, stream: u32, call: Rc<Call>) {
+        self.calls.wait(stream, call);
+        if let Some(bell) = self.bell.filter(|_| !self.rung && !self.records.is_in_flight()) {
+            self.rung = true;
+            host.ring(bell);
+        }
+    }
+
+    /// A root context comes when this bell is rung, if it has none yet. Until then batches are posted with the ticks.
+    pub(crate) fn hang_bell(&mut self, bell: u32) {
+        self.bell.get_or_insert(bell);
+    }
+
+    /// The root context of a bell has gone.
+    pub(crate) fn take_bell_down(&mut self, bell: u32) {
+        if self.bell == Some(bell) {
+            (self.bell, self.rung) = (None, false);
+        }
+    }
+
+    /// The bell was rung: posts what there is.
+    pub(crate) fn answer_bell(&mut self, host: &impl Host) {
+        self.rung = false;
+        self.pump(host);
+    }
+
+    /// Ends the calls of agents that a new state list suspended or killed, and lets those go on, or denies them, whose wait
+    /// for their record is over. To be the last thing that a root context does in
     /// a callback: what else it asks of the proxy is its own.
     pub(crate) fn end_calls(&mut self, host: &impl Host, root: u32) {
         self.calls.cancel(host, root);
@@ -202,8 +237,11 @@ impl Vm {
                 self.meters.dropped(dropped);
             }
         }
+        // Should a ring have got lost, the next is not.
+        self.rung = false;
         self.pump(host);
         let monotonic = host.monotonic();
+        self.calls.expire(monotonic);
         if monotonic.saturating_sub(self.last_housekeeping) >= HOUSEKEEPING {
             self.last_housekeeping = monotonic;
             self.tokens.retain(now, |_| true);
@@ -237,13 +275,15 @@ impl Vm {
             self.fetch(host, &config, now);
         }
         if let Some(batch) = self.records.next_batch(now) {
-            let headers = [
+            let awaited = self.calls.awaited(&batch.seqs);
+            let mut headers = vec![
                 (":method", "POST"),
                 (":path", "/v1/records"),
                 (":authority", config.policy_authority.as_str()),
                 ("content-type", "application/x-ndjson"),
                 CALLOUT_HEADER,
             ];
+            headers.extend(awaited.as_deref().map(|awaited| (WAITING_HEADER, awaited)));
             let body = Some(batch.body.as_slice());
             let callout = Callout {
                 cluster: &config.policy_cluster,
@@ -253,7 +293,10 @@ impl Vm {
             };
             match host.call(&callout) {
                 Ok(token) => self.records.sent(token, batch.records, now),
-                Err(_) => self.records.failed(now, jitter(host)),
+                Err(_) => {
+                    self.records.failed(now, jitter(host));
+                    self.calls.give_up();
+                }
             }
         }
     }
@@ -295,7 +338,10 @@ impl Vm {
                     self.records.len()
                 );
             }
-            self.records.answered(host, answer, now);
+            match self.records.answered(host, answer, now) {
+                Some(stored) => self.calls.stored(&stored, self.policy.state().map(|state| &state.list)),
+                None => self.calls.give_up(),
+            }
         }
         self.pump(host);
     }

@@ -10,6 +10,7 @@ use std::task;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use authz::audit::{WAITING_HEADER, read_waiting};
 use authz::policy::{BundleClaims, PageDigest, PageTexts};
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -64,6 +65,8 @@ pub enum Intake {
     Refuse(u16, String),
     /// Never answers.
     Hang,
+    /// Answers as it is told next, and not before.
+    Hold,
 }
 
 /// A poll that came in.
@@ -92,6 +95,8 @@ struct Inner {
     renews: bool,
     behaviour: Behaviour,
     intake: Intake,
+    standing: Value,
+    held: usize,
     polls: Vec<Poll>,
     bytes: usize,
     records: Vec<Value>,
@@ -230,6 +235,16 @@ impl Feed {
     /// Sets how records are answered.
     pub fn take_records(&self, intake: Intake) {
         self.shared.change(|inner| inner.intake = intake);
+    }
+
+    /// Sets what calls are told of their agents once their records are stored, beside that they are active.
+    pub fn tell_of_agents(&self, standing: Value) {
+        self.shared.change(|inner| inner.standing = standing);
+    }
+
+    /// How often a batch has been held so far.
+    pub fn held(&self) -> usize {
+        self.shared.lock().held
     }
 
     /// Every poll so far.
@@ -494,24 +509,33 @@ async fn pages(State(shared): State<Shared>, Query(query): Query<PagesQuery>, he
 }
 
 async fn records(State(shared): State<Shared>, headers: http::HeaderMap, body: String) -> Response {
-    let intake = shared.lock().intake.clone();
-    match intake {
-        Intake::Hang => std::future::pending().await,
-        Intake::Refuse(status, code) => {
-            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::IM_A_TEAPOT);
-            (status, axum::Json(json!({"status": status.as_u16(), "code": code}))).into_response()
-        }
-        Intake::Count => {
-            shared.lock().counted += body.lines().count() as u64;
-            acknowledge(&body.lines().next_back().map(parsed).unwrap_or_default())
-        }
-        Intake::Accept => {
-            let lines: Vec<Value> = body.lines().map(parsed).filter(|line| !line.is_null()).collect();
-            let answer = acknowledge(lines.last().unwrap_or(&Value::Null));
-            let mut inner = shared.lock();
-            inner.callouts.push(headers);
-            inner.records.extend(lines);
-            answer
+    let mut changes = shared.changed.subscribe();
+    loop {
+        let intake = shared.lock().intake.clone();
+        match intake {
+            Intake::Hang => std::future::pending().await,
+            // The sender lives as long as `shared`.
+            Intake::Hold => {
+                shared.lock().held += 1;
+                let _ = changes.changed().await;
+            }
+            Intake::Refuse(status, code) => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::IM_A_TEAPOT);
+                return (status, axum::Json(json!({"status": status.as_u16(), "code": code}))).into_response();
+            }
+            Intake::Count => {
+                let mut inner = shared.lock();
+                inner.counted += body.lines().count() as u64;
+                return acknowledge(&body.lines().map(parsed).collect::<Vec<_>>(), &headers, &inner.standing);
+            }
+            Intake::Accept => {
+                let lines: Vec<Value> = body.lines().map(parsed).filter(|line| !line.is_null()).collect();
+                let mut inner = shared.lock();
+                let answer = acknowledge(&lines, &headers, &inner.standing);
+                inner.callouts.push(headers);
+                inner.records.extend(lines);
+                return answer;
+            }
         }
     }
 }
@@ -521,10 +545,32 @@ fn parsed(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_default()
 }
 
-/// Says that everything up to this line is stored.
-fn acknowledge(last: &Value) -> Response {
-    let field = |path| last.pointer(path);
-    axum::Json(json!({"source": field("/record/source"), "accepted_through": field("/record/seq")})).into_response()
+/// Says that all these lines are stored, and of the agents of calls that wait that they are active.
+fn acknowledge(lines: &[Value], headers: &http::HeaderMap, standing: &Value) -> Response {
+    let field = |line: &Value, path| line.pointer(path).cloned().unwrap_or_default();
+    let waiting = headers.get(WAITING_HEADER).and_then(|value| value.to_str().ok());
+    let waiting = waiting
+        .and_then(|value| read_waiting(value, lines.len()))
+        .unwrap_or_default();
+    let waits = |line: &&Value| {
+        field(line, "/record/seq")
+            .as_u64()
+            .is_some_and(|seq| waiting.contains(&seq))
+    };
+    let calls = lines.iter().filter(waits).map(|line| {
+        let mut call = json!({"seq": field(line, "/record/seq"), "hash": field(line, "/hash")});
+        if let (Some(id), Some(fields)) = (line.pointer("/record/agent_id"), call.as_object_mut()) {
+            let agent = json!({"id": id, "state": "active", "risk": 0});
+            fields.insert("agent".to_owned(), merged(agent, standing));
+        }
+        call
+    });
+    let calls: Vec<Value> = calls.collect();
+    let last = lines.last().unwrap_or(&Value::Null);
+    let stored = json!({
+        "source": field(last, "/record/source"), "accepted_through": field(last, "/record/seq"), "calls": calls,
+    });
+    axum::Json(stored).into_response()
 }
 
 /// A body that comes slowly, or not to its end.

@@ -12,6 +12,7 @@ mod failclosed_vm;
 mod harness;
 mod lists;
 mod pages;
+mod recorded_first;
 mod rotation;
 mod story;
 mod traps;

@@ -3,6 +3,7 @@
 //! It stays on one core and what asks it on the other, where there are two; the callers are those that its own sidecar
 //! would name. [`stand`] starts it; [`tokens`], [`records`] and [`polls`] are the callers.
 
+mod before;
 mod polls;
 mod records;
 mod stand;
@@ -17,9 +18,11 @@ use crate::cpu::{self, Cores};
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::rounds::Summary;
-use crate::row::{Row, Spec};
+use crate::row::{Bound, Latency, Row, Spec};
 use crate::table;
 
+use authz::policy::RecordMode;
+use before::Calls;
 use polls::{Polls, VMS_A_WORKLOAD};
 use records::Sources;
 use stand::Stand;
@@ -37,6 +40,7 @@ const SELDOM_SECONDS: u64 = 1800;
 
 const THROUGHPUT: &str = "server-throughput";
 const POLLS: &str = "server-polls";
+const RECORDING: &str = "recording";
 
 /// The rows of this section.
 pub(crate) const ROWS: &[Spec] = &[
@@ -94,6 +98,27 @@ pub(crate) const ROWS: &[Spec] = &[
         "a new state list, from the first poll answered to the last",
         "ms",
     ),
+    row(
+        RECORDING,
+        "disk-fsync",
+        "16 KiB appended and synced on the database's disk, p99",
+        "ms",
+    ),
+    row(
+        RECORDING,
+        "call-batched",
+        "a call at 1,000 a second whose record follows, p99",
+        "ms",
+    ),
+    Spec {
+        bound: Some(Bound::AtMost(2.0)),
+        ..row(
+            RECORDING,
+            "record-before",
+            "the same that waits for its record, p99 above the disk's",
+            "ms",
+        )
+    },
 ];
 
 const fn row(group: &'static str, id: &'static str, work: &'static str, unit: &'static str) -> Spec {
@@ -120,13 +145,20 @@ impl Rows<'_> {
     }
 
     fn add(&mut self, id: &str, samples: &[f64]) -> Result<()> {
+        self.add_timed(id, samples, None)
+    }
+
+    fn add_timed(&mut self, id: &str, samples: &[f64], latency: Option<Latency>) -> Result<()> {
         let spec = ROWS
             .iter()
             .find(|row| row.id == id)
             .with_context(|| format!("no row `{id}`"))?;
         if self.plan.wants("server", spec) {
             let figure = Summary::of(samples).with_context(|| format!("nothing was measured for `{id}`"))?;
-            self.report.add(Row::new(spec, figure));
+            self.report.add(Row {
+                latency,
+                ..Row::new(spec, figure)
+            });
         }
         Ok(())
     }
@@ -163,6 +195,11 @@ pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     if rows.wants(&["server-renewal-spread"]) {
         eprintln!("server: a renewal of the state list");
         renewal(&mut rows).await.context(POLLS)?;
+        table::show(rows.report, plan)?;
+    }
+    if rows.wants(&["disk-fsync", "call-batched", "record-before"]) {
+        eprintln!("server: calls that wait for their records");
+        recording(&mut rows).await.context(RECORDING)?;
         table::show(rows.report, plan)?;
     }
     Ok(())
@@ -284,4 +321,30 @@ async fn renewal(rows: &mut Rows<'_>) -> Result<()> {
     drop(polls);
     rows.add("server-renewal-spread", &spread)?;
     stand.forget()
+}
+
+/// Both kinds of calls and the disk take turns, so that what the machine does meanwhile happens to all.
+async fn recording(rows: &mut Rows<'_>) -> Result<()> {
+    let mut batched = Calls::start("bench-batched", RecordMode::Batched).await?;
+    let mut waiting = Calls::start("bench-before", RecordMode::Before).await?;
+    let count = rows.plan.count(before::CALLS_A_ROUND);
+    batched.make(count).await?;
+    waiting.make(count).await?;
+    let (mut disk, mut above) = (Vec::new(), Vec::new());
+    let (mut plain, mut held) = (Vec::new(), Vec::new());
+    for _ in 0..rows.plan.rounds() {
+        let synced = before::quantile(&waiting.sync(rows.plan.count(before::SYNCS_A_ROUND))?, 0.99)?;
+        plain.extend(batched.make(count).await?);
+        let times = waiting.make(count).await?;
+        above.push(millis(before::quantile(&times, 0.99)?) - millis(synced));
+        disk.push(millis(synced));
+        held.extend(times);
+    }
+    waiting.check().await?;
+    rows.add("disk-fsync", &disk)?;
+    let follows = before::latency(&plain)?;
+    rows.add_timed("call-batched", &[follows.p99_us / 1e3], Some(follows))?;
+    rows.add_timed("record-before", &above, Some(before::latency(&held)?))?;
+    batched.forget()?;
+    waiting.forget()
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use authz::policy::RecordMode;
 use serde_json::{Value, json};
 
 use super::application::{Application, ENDLESS_TABLE, HANGING_TABLE};
@@ -86,9 +87,19 @@ impl LoadMesh {
     ///
     /// When a part of it does not start.
     pub async fn start(name: &str, config: Value) -> Result<Self> {
+        // The server is killed under load, and calls that wait for their records would be denied meanwhile.
+        Self::start_recording(name, config, RecordMode::Batched).await
+    }
+
+    /// The same, where calls of both services wait for their records, or do not.
+    ///
+    /// # Errors
+    ///
+    /// When a part of it does not start.
+    pub async fn start_recording(name: &str, config: Value, record: RecordMode) -> Result<Self> {
         let (run, net) = (RunDirectory::create(name)?, Loopback::claim()?);
         let ca = Ca::create(&run.file("pki"))?;
-        write_policy(&run.file("policy"))?;
+        write_policy(&run.file("policy"), record)?;
         let orchestrator = ca.issue(&Workload::new("orchestration", "orchestrator"), &[])?;
         let options = policy_server::Options {
             policy: run.file("policy"),
@@ -345,7 +356,7 @@ impl Plan<'_> {
 }
 
 /// The policy of the mesh: three agents with the same rights.
-fn write_policy(folder: &Path) -> Result<()> {
+fn write_policy(folder: &Path, record: RecordMode) -> Result<()> {
     std::fs::create_dir_all(folder)?;
     let head = |kind: &str, name: &str, namespace: &str| {
         format!(
@@ -355,7 +366,13 @@ fn write_policy(folder: &Path) -> Result<()> {
     };
     let service = |name: &str, namespace: &str, protocol: &str| {
         let head = head("Service", name, namespace);
-        format!("{head}  hosts: [{name}.{namespace}.svc.cluster.local]\n  ports: [8080]\n  protocol: {protocol}\n")
+        let record = match record {
+            RecordMode::Before => "before",
+            RecordMode::Batched => "batched",
+        };
+        format!(
+            "{head}  hosts: [{name}.{namespace}.svc.cluster.local]\n  ports: [8080]\n  protocol: {protocol}\n  record: {record}\n"
+        )
     };
     for agent in [ANALYST, READER, WRITER] {
         let text = format!(

@@ -210,7 +210,7 @@ struct Trail {
 impl Trail {
     fn verdict(self, id: &CaseId, result: Result<(), Denial>) -> Verdict {
         let (scope, tool) = match self.right {
-            Some(Right::Scope(scope)) => (Some(scope.to_string()), None),
+            Some(Right::Scope(scope) | Right::Call { scope, .. }) => (Some(scope.to_string()), None),
             Some(Right::Tool { name, scope }) => (scope.map(|scope| scope.to_string()), Some(name.to_string())),
             Some(Right::Prompt { scope, .. }) => (scope.map(|scope| scope.to_string()), None),
             Some(Right::Resources(needs)) => {

@@ -144,7 +144,7 @@ pub fn available(q: &Question<'_>) -> Result<(), Denial> {
 pub fn exempt(q: &Question<'_>, facts: &Facts) -> bool {
     match facts.right {
         Right::ControlPlane => q.side == Side::Outbound,
-        Right::Exempt | Right::Scope(_) => facts
+        Right::Exempt | Right::Scope(_) | Right::Call { .. } => facts
             .service
             .as_ref()
             .and_then(|service| find_service(q.bundle, service).ok())
@@ -229,7 +229,7 @@ fn find_service<'a>(bundle: &'a Bundle, id: &ServiceId) -> Result<&'a Service, D
 /// Whether the service lets this very peer make this request without a capability.
 fn exempts(service: &Service, peer: Option<&SpiffeId>, facts: &Facts) -> bool {
     match facts.right {
-        Right::Exempt | Right::Scope(_) => {}
+        Right::Exempt | Right::Scope(_) | Right::Call { .. } => {}
         Right::Tool { .. } | Right::Prompt { .. } | Right::Resources(_) | Right::Session | Right::ControlPlane => {
             return false;
         }
@@ -346,6 +346,7 @@ fn check_right(admitted: &Admitted<'_>, facts: &Facts) -> Result<(), Denial> {
         }
         Right::Prompt { name, scope } => check_prompt(admitted, name, scope.as_ref()),
         Right::Resources(resources) => resources.iter().try_for_each(|need| check_resource(admitted, need)),
+        Right::Call { agent, scope } => check_call(admitted, agent, scope),
         Right::Session => Ok(()),
         // Only the peers that the service lists; they were let through before.
         Right::Exempt => Err(Denial::new(Code::RouteUnknown, "the path matches no route")),
@@ -403,6 +404,19 @@ fn check_resource(admitted: &Admitted<'_>, need: &ResourceNeed) -> Result<(), De
         .map_or(Ok(()), |scope| check_scope(admitted, scope, needed))
 }
 
+/// The policy grants a call by `mayCall` and not by `scope`: a route may need a scope of the same text.
+fn check_call(admitted: &Admitted<'_>, agent: &AgentId, scope: &Scope) -> Result<(), Denial> {
+    let deny = |code, detail| Err(Denial::new(code, detail).with_needed(needed(Some(scope), None)));
+    if !admitted.claims.scope.contains(scope) {
+        return deny(Code::ScopeNotGranted, "the token does not hold the scope");
+    }
+    if !admitted.agent.may_call(agent) {
+        let detail = "the agent's policy does not list the agent that is called";
+        return deny(Code::ScopeNotInPolicy, detail);
+    }
+    Ok(())
+}
+
 fn check_scope(admitted: &Admitted<'_>, scope: &Scope, needed: Needed) -> Result<(), Denial> {
     let deny = |code, detail| Err(Denial::new(code, detail).with_needed(needed));
     if !admitted.claims.scope.contains(scope) {
@@ -452,7 +466,7 @@ fn name_right(denial: Denial, right: &Right) -> Denial {
         return denial;
     }
     match right {
-        Right::Scope(scope) => denial.with_needed(needed(Some(scope), None)),
+        Right::Scope(scope) | Right::Call { scope, .. } => denial.with_needed(needed(Some(scope), None)),
         Right::Tool { name, scope } => denial.with_needed(needed(scope.as_ref(), Some(name))),
         Right::Prompt { name, scope } => denial.with_needed(needed_prompt(name, scope.as_ref())),
         Right::Resources(resources) => match resources.first() {

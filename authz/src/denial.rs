@@ -16,7 +16,7 @@ mod render;
 #[cfg(test)]
 mod tests;
 
-pub use code::{Code, RPC_HEADER_MISMATCH, RPC_INVALID_REQUEST, RPC_PARSE_ERROR, UnknownCodeError};
+pub use code::{Code, RPC_A2A_VERSION, RPC_HEADER_MISMATCH, RPC_INVALID_REQUEST, RPC_PARSE_ERROR, UnknownCodeError};
 pub use render::{DENIAL_HEADER, Form, Response};
 
 /// What the refused request would have needed. Derived from the request alone, never from the policy.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::RecordMode;
+use crate::policy::{RecordMode, Tasks};
 
 mod agent;
 pub mod bounds;
@@ -160,9 +160,19 @@ pub struct ServiceSpec {
     /// The resources that an MCP service offers, by URI or template.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resources: BTreeMap<String, ToolSpec>,
-    /// The endpoint of an MCP service; [`DEFAULT_MCP_PATH`] if absent.
+    /// The endpoint of an MCP service, [`DEFAULT_MCP_PATH`] if absent, or of an A2A service's JSON-RPC,
+    /// [`DEFAULT_A2A_PATH`] if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// What the REST paths of an A2A service begin with; [`DEFAULT_A2A_PATH`] if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest_path: Option<String>,
+    /// The agent that an A2A service lets be called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Who holds tasks and contexts of an A2A service to their openers.
+    #[serde(default, skip_serializing_if = "Tasks::is_default")]
+    pub tasks: Tasks,
     /// The header that the capability rides in; `authorization` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_header: Option<String>,
@@ -183,6 +193,9 @@ pub struct ServiceSpec {
 /// The endpoint of an MCP service that names none.
 pub const DEFAULT_MCP_PATH: &str = "/mcp";
 
+/// The endpoint of an A2A service that names none, for either binding.
+pub const DEFAULT_A2A_PATH: &str = "/";
+
 /// The header that a capability rides in where a service names none.
 pub const DEFAULT_TOKEN_HEADER: &str = "authorization";
 
@@ -197,7 +210,7 @@ pub enum ProtocolName {
     Http,
     /// The Model Context Protocol.
     Mcp,
-    /// Agent to agent; not served by this version.
+    /// Agent to agent.
     A2a,
     /// LLM APIs; not served by this version.
     Llm,

@@ -32,7 +32,9 @@ pub use paged::{MAX_PAGES_ANSWER_BYTES, MAX_PAGES_ASKED, PageTexts, PagedClaims}
 pub use pages::{MAX_AGENTS, MAX_PAGE_BYTES, MAX_PAGES, PageDigest};
 pub use pending::PendingBundle;
 pub use route::{Captures, PathTemplate, PathTemplateError, QueryCapture, Route};
-pub use service::{Exempt, HeaderName, Method, Protocol, RecordMode, ResourceRule, Service, ServiceIndex, ToolRule};
+pub use service::{
+    CalledAgent, Exempt, HeaderName, Method, Protocol, RecordMode, ResourceRule, Service, ServiceIndex, Tasks, ToolRule,
+};
 pub(crate) use wire::read;
 pub use wire::{
     AgentClaims, BundleClaims, ExemptClaims, IssuerClaims, PolicyServerClaims, RouteClaims, ServiceClaims, ToolClaims,
@@ -53,6 +55,9 @@ pub const PAGED_FORMAT: u64 = 2;
 /// A reader of this version takes them from any format; a server sends them in this one only, because filters before it
 /// refuse a bundle with members that they do not know.
 pub const NAMED_FORMAT: u64 = 3;
+
+/// The format of paged bundles that may list services of agents (`a2a`), which filters before it know no protocol of.
+pub const CALLS_FORMAT: u64 = 4;
 
 /// The version of a bundle or a state list: only ever rises, within an epoch that only ever rises.
 ///
@@ -198,7 +203,9 @@ impl<'a> RawBundle<'a> {
         let (payload, signed_by) = keys.open(self.0, BUNDLE_TYPE)?;
         let bundle = match wire::format(&payload)? {
             FORMAT => PendingBundle::whole(wire::read_checked(&payload)?, aud, held, now),
-            PAGED_FORMAT | NAMED_FORMAT => PendingBundle::paged(wire::read_checked(&payload)?, aud, held, now),
+            PAGED_FORMAT | NAMED_FORMAT | CALLS_FORMAT => {
+                PendingBundle::paged(wire::read_checked(&payload)?, aud, held, now)
+            }
             format => Err(PolicyError::Format(format)),
         };
         Ok(bundle?.signed_by(signed_by))

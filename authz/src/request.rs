@@ -5,10 +5,10 @@
 //! right is named in the body it answers [`Extraction::NeedsBody`], and [`Pending::finish`] reads the whole body.
 //! Nothing here looks at tokens, peers or policy: that is [`crate::decision`].
 
-use crate::denial::{Code, Denial};
-use crate::identity::{ServiceId, ToolName};
+use crate::denial::{Code, Denial, Form};
+use crate::identity::{AgentId, ServiceId, ToolName};
 use crate::policy::{Bundle, Protocol, Service, ServiceIndex};
-use crate::protocol::{http, mcp};
+use crate::protocol::{a2a, body, http, mcp};
 use crate::scope::Scope;
 
 mod head;
@@ -66,6 +66,13 @@ pub enum Right {
     },
     /// Resources, all of which must be granted: one, or as many as one subscription names.
     Resources(Vec<ResourceNeed>),
+    /// To call an agent, whatever is asked of it.
+    Call {
+        /// The agent behind the service.
+        agent: AgentId,
+        /// The scope that a token must hold.
+        scope: Scope,
+    },
     /// Part of every MCP session, naming nothing: any valid, bound token whose agent reaches the service.
     Session,
     /// No route, but one that an exempt peer may call without a capability.
@@ -121,7 +128,14 @@ pub struct Pending {
     service: ServiceId,
     body_limit_bytes: usize,
     path: String,
-    headers: mcp::OwnedHeaders,
+    expected: Expected,
+}
+
+/// What its body is to be.
+#[derive(Debug)]
+enum Expected {
+    Mcp(mcp::OwnedHeaders),
+    A2a(a2a::Expected),
 }
 
 /// Finds the service that a request is for, and what the request needs as far as its headers tell.
@@ -171,6 +185,29 @@ pub fn extract(
             }))
         }
         Protocol::Mcp => mcp_pending(head, service, end_of_stream).map(Extraction::NeedsBody),
+        Protocol::A2a => match a2a::check_head(head, service, end_of_stream)? {
+            a2a::Reading::Ready(right) => Ok(Extraction::Ready(Facts::new(
+                head,
+                Some(service.id()),
+                Protocol::A2a,
+                right,
+            ))),
+            a2a::Reading::Body(expected) => {
+                let pending = Pending::new(head, service, Expected::A2a(expected));
+                Ok(Extraction::NeedsBody(pending))
+            }
+        },
+    }
+}
+
+/// The form in which the caller of a service understands a denial, by the path that it calls.
+#[must_use]
+pub fn denial_form(head: &RequestHead<'_>, service: &Service) -> Form {
+    match service.protocol() {
+        Protocol::Http => Form::Problem,
+        Protocol::Mcp => Form::JsonRpc,
+        Protocol::A2a if a2a::is_endpoint(head.path(), service) => Form::JsonRpc,
+        Protocol::A2a => Form::Problem,
     }
 }
 
@@ -193,6 +230,7 @@ fn has_right(head: &RequestHead<'_>, service: &Service) -> bool {
     match service.protocol() {
         Protocol::Http => http::route(head, service).is_ok(),
         Protocol::Mcp => false,
+        Protocol::A2a => matches!(a2a::check_head(head, service, true), Ok(a2a::Reading::Ready(_))),
     }
 }
 
@@ -221,12 +259,7 @@ fn mcp_pending(head: &RequestHead<'_>, service: &Service, end_of_stream: bool) -
         ));
     }
     let headers = mcp::check_head(head, service.body_limit_bytes(), end_of_stream)?;
-    Ok(Pending {
-        service: service.id().clone(),
-        body_limit_bytes: service.body_limit_bytes(),
-        path: head.path().to_owned(),
-        headers,
-    })
+    Ok(Pending::new(head, service, Expected::Mcp(headers)))
 }
 
 impl Facts {
@@ -246,6 +279,16 @@ impl Facts {
 }
 
 impl Pending {
+    /// INVARIANT: only requests by `POST` have a body that is read.
+    fn new(head: &RequestHead<'_>, service: &Service, expected: Expected) -> Self {
+        Self {
+            service: service.id().clone(),
+            body_limit_bytes: service.body_limit_bytes(),
+            path: head.path().to_owned(),
+            expected,
+        }
+    }
+
     /// The service that the request is for.
     pub fn service(&self) -> &ServiceId {
         &self.service
@@ -258,7 +301,7 @@ impl Pending {
 
     /// The denial of a body that is longer than that.
     pub fn too_large(&self) -> Denial {
-        mcp::too_large(self.body_limit_bytes)
+        body::too_large(self.body_limit_bytes)
     }
 
     /// Reads the whole body. The service is looked up again: the bundle may be newer than the one that the headers met.
@@ -273,19 +316,37 @@ impl Pending {
         let service = bundle
             .service_with_id(&self.service)
             .and_then(|index| bundle.service(index))
-            .filter(|service| service.protocol() == Protocol::Mcp)
+            .filter(|service| service.protocol() == self.expected.protocol())
             .ok_or_else(|| Denial::new(Code::ServiceUnknown, "the service is no longer known"))?;
-        let message = mcp::read(body, service, &self.headers)?;
+        let (protocol, right, rpc_id, rpc_method) = match &self.expected {
+            Expected::Mcp(headers) => {
+                let message = mcp::read(body, service, headers)?;
+                (Protocol::Mcp, message.right, message.id, Some(message.method))
+            }
+            Expected::A2a(expected) => {
+                let message = a2a::read(body, service, *expected)?;
+                (Protocol::A2a, message.right, message.id, message.method)
+            }
+        };
         Ok(Facts {
             service: Some(self.service),
-            protocol: Protocol::Mcp,
+            protocol,
             method: "POST".to_owned(),
             path: self.path,
             captures: Vec::new(),
             own: None,
-            right: message.right,
-            rpc_id: message.id,
-            rpc_method: Some(message.method),
+            right,
+            rpc_id,
+            rpc_method,
         })
+    }
+}
+
+impl Expected {
+    fn protocol(&self) -> Protocol {
+        match self {
+            Self::Mcp(_) => Protocol::Mcp,
+            Self::A2a(_) => Protocol::A2a,
+        }
     }
 }

@@ -8,6 +8,11 @@ use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use crate::identity::AgentId;
+
+/// What the right to call an agent begins with. Agents' files grant it by `mayCall`, never by `scope`.
+const CALL_AGENT: &str = "call:agent.";
+
 /// The longest scope that is accepted, in bytes; bounds what a token can make a filter compare and record.
 pub const MAX_SCOPE_BYTES: usize = 256;
 
@@ -56,6 +61,19 @@ impl Scope {
         } else {
             Err(ScopeError::Malformed)
         }
+    }
+
+    /// The right to call an agent, `call:agent.NAME`.
+    #[must_use]
+    pub fn to_call(agent: &AgentId) -> Self {
+        // INVARIANT: an agent's name is one segment of at most 63 bytes.
+        Self(Arc::from(format!("{CALL_AGENT}{agent}")))
+    }
+
+    /// The name of the agent that this is the right to call, if it is one.
+    #[must_use]
+    pub fn called_agent(&self) -> Option<&str> {
+        self.0.strip_prefix(CALL_AGENT)
     }
 
     /// The scope as text.

@@ -90,6 +90,39 @@ impl World {
         world
     }
 
+    /// The inbound side of writer-2: analyst-7 sends it a message over JSON-RPC, by the rules of 1.0.
+    pub(crate) fn a2a() -> Self {
+        let mut world = Self {
+            workload: WRITER,
+            bundle: bundle(WRITER),
+            method: "POST",
+            path: "/".to_owned(),
+            headers: Vec::new(),
+            ..Self::warehouse()
+        };
+        world.header("host", "writer-2.agents.svc.cluster.local:9000");
+        world.header("content-type", "application/json");
+        world.header("a2a-version", "1.0");
+        world.rpc(json!({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": message()}));
+        world
+    }
+
+    /// The same over REST.
+    pub(crate) fn a2a_rest() -> Self {
+        let mut world = Self::a2a();
+        world.path = "/message:send".to_owned();
+        world.header("content-type", "application/a2a+json");
+        world.rpc(message());
+        world
+    }
+
+    /// Without a body, which some requests of REST have not.
+    pub(crate) fn without_body(mut self, method: &'static str, path: &str) -> Self {
+        (self.method, self.path, self.body) = (method, path.to_owned(), Vec::new());
+        self.drop_header("content-type");
+        self
+    }
+
     /// The outbound side of analyst-7.
     pub(crate) fn outbound() -> Self {
         Self {
@@ -187,13 +220,22 @@ impl World {
     }
 }
 
+/// The parameters of a message that opens a task.
+pub(crate) fn message() -> Value {
+    json!({
+        "message": {"messageId": "m1", "role": "ROLE_USER", "parts": [{"text": "Write it up."}]},
+        "configuration": {"acceptedOutputModes": ["text/plain"]},
+    })
+}
+
 /// What analyst-7's token says.
 fn claims() -> Value {
     json!({
-        "iss": POLICY_SERVER, "sub": ANALYST, "aud": [WAREHOUSE, MCP], "issued_by": POLICY_SERVER,
+        "iss": POLICY_SERVER, "sub": ANALYST, "aud": [WAREHOUSE, MCP, WRITER], "issued_by": POLICY_SERVER,
         "iat": NOW - 10, "nbf": NOW - 10, "exp": NOW + 290, "jti": "jti-1", "agent_id": "analyst-7",
         "operation_id": "report-2026-q1",
-        "scope": ["read:data.sales_q1_2026", "read:data.hr", "read:memory.analyst-7", "read:memory.writer-2"],
+        "scope": ["read:data.sales_q1_2026", "read:data.hr", "read:memory.analyst-7", "read:memory.writer-2",
+            "call:agent.writer-2"],
         "tools": ["pandas", "bash", "sql_query", "http"], "forbidden_tools": ["bash"],
     })
 }
@@ -224,13 +266,19 @@ fn bundle(aud: &str) -> Value {
                 "prompts": {"greet": {}, "audit": {}, "review": {"scope": "read:data.{arguments./table}"}},
                 "resources": {"memo://a": {}, "memo://b": {}, "table://sales/{table}": {"scope": "read:data.{table}"}},
             },
+            {
+                "id": "agents/writer-2", "identity": WRITER, "hosts": ["writer-2.agents.svc.cluster.local"],
+                "ports": [9000], "protocol": "a2a", "agent": "writer-2", "path": "/", "rest_path": "/",
+                "token_header": "authorization", "forward_token": false, "forward_claims": false,
+                "body_limit_bytes": 1024,
+            },
         ],
         "agents": [
             {
                 "id": "analyst-7", "identity": ANALYST, "tools": ["pandas", "matplotlib", "bash", "sql_query"],
                 "prompts": ["greet", "mcp/review"], "resources": ["memo://a", "tools/mcp/table://sales/{table}"],
                 "scope": ["read:data.sales_q1_2026", "read:data.costs", "read:memory.analyst-7", "read:memory.writer-2"],
-                "reaches": ["data/warehouse", "tools/mcp"],
+                "may_call": ["writer-2"], "reaches": ["data/warehouse", "tools/mcp", "agents/writer-2"],
             },
             {"id": "writer-2", "identity": WRITER, "reaches": ["tools/mcp"]},
         ],

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use authz::audit::{Kind, Record, RecordedFacts};
-use authz::denial::{Code, Denial};
+use authz::denial::{Code, Denial, Form};
 use authz::digest::Digest;
 use authz::identity::{ServiceId, SpiffeId};
 use authz::policy::{Bundle, Protocol, Service, ServiceIndex};
-use authz::request::{Facts, RequestHead, Side};
+use authz::request::{self, Facts, RequestHead, Side};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -31,7 +31,9 @@ pub(crate) struct Known {
     /// The place of the service in the bundle of `standing`.
     index: Option<ServiceIndex>,
     service_id: Option<ServiceId>,
-    pub(crate) protocol: Option<Protocol>,
+    protocol: Option<Protocol>,
+    /// How the caller understands a denial; nothing is known of it before a service is.
+    form: Option<Form>,
     method: String,
     path: String,
     pub(crate) call: Option<String>,
@@ -60,8 +62,17 @@ impl Known {
             Side::Outbound => bundle.service_named(head.authority()),
         };
         let service = self.service(bundle);
-        let protocol = service.map(Service::protocol);
-        (self.service_id, self.protocol) = (service.map(|service| service.id().clone()), protocol);
+        let (id, protocol) = (
+            service.map(|service| service.id().clone()),
+            service.map(Service::protocol),
+        );
+        self.form = service.map(|service| request::denial_form(head, service));
+        (self.service_id, self.protocol) = (id, protocol);
+    }
+
+    /// How the caller understands a denial.
+    pub(crate) fn form(&self) -> Form {
+        self.form.unwrap_or(Form::Problem)
     }
 
     /// Notes what is asked for, of a request that gives no facts yet.

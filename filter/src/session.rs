@@ -16,9 +16,9 @@ use std::rc::Rc;
 
 use authz::audit::{Kind, Outcome, Record};
 use authz::decision::{self, Permit, Question};
-use authz::denial::{Code, Denial, Form};
+use authz::denial::{Code, Denial};
 use authz::digest::{Digest, Hasher};
-use authz::policy::{Protocol, Service};
+use authz::policy::Service;
 use authz::request::{self, Extraction, Facts, Pending, RequestHead, Side};
 use authz::token::VerifiedToken;
 
@@ -466,15 +466,7 @@ impl Session {
     fn own_call(&self) -> Call {
         let rpc_id = self.known.facts.as_ref().and_then(|facts| facts.rpc_id.clone());
         let (token, trace_id) = (self.known.token.clone(), self.known.trace_id.clone());
-        Call::new(token, self.form(), rpc_id, trace_id)
-    }
-
-    /// How the caller understands a denial.
-    fn form(&self) -> Form {
-        match self.known.protocol {
-            Some(Protocol::Mcp) => Form::JsonRpc,
-            _ => Form::Problem,
-        }
+        Call::new(token, self.known.form(), rpc_id, trace_id)
     }
 
     fn deny_held(&mut self, vm: &mut Vm, host: &impl Host, denial: Denial) -> Flow {
@@ -500,7 +492,7 @@ impl Session {
     }
 
     fn answer(&self, host: &impl Host, denial: &Denial) {
-        let response = denial.render(self.form(), None, self.known.trace_id.as_deref());
+        let response = denial.render(self.known.form(), None, self.known.trace_id.as_deref());
         let headers: Vec<(&str, &str)> = response
             .headers
             .iter()

@@ -21,7 +21,7 @@ use authz::manifest::{
     AgentManifest, AgentSpec, ExemptSpec, MayRefresh, Metadata, ProtocolName, RouteSpec, ServiceManifest, ServiceSpec,
     ToolSpec, bounds,
 };
-use authz::policy::{HeaderName, MAX_BODY_LIMIT_BYTES, Method, PathTemplate, PathTemplateError, QueryCapture};
+use authz::policy::{HeaderName, MAX_BODY_LIMIT_BYTES, Method, PathTemplate, PathTemplateError, QueryCapture, Tasks};
 use authz::resource::{ResourceError, ResourceGrant};
 use authz::scope::{Capture, MAX_SCOPES, Scope, ScopeTemplate, is_capture_name};
 use policy_server::files::read_objects;
@@ -123,9 +123,21 @@ fn mcp() -> Value {
     })
 }
 
+fn a2a() -> Value {
+    json!({
+        "apiVersion": "ostiary.dev/v1alpha1", "kind": "Service",
+        "metadata": {"name": "analyst-7", "namespace": "agents"},
+        "spec": {
+            "serviceAccount": "analyst-7", "hosts": ["analyst-7.agents.svc.cluster.local"], "ports": [8080],
+            "protocol": "a2a", "path": "/", "restPath": "/a2a", "agent": "analyst-7", "tasks": "application",
+            "forwardClaims": true,
+        },
+    })
+}
+
 /// What the reader says of one document among the others: `field: message; advice`.
 fn told(changed: usize, change: impl FnOnce(&mut Value)) -> Vec<String> {
-    let mut documents = [agent(), http(), mcp()];
+    let mut documents = [agent(), http(), mcp(), a2a()];
     change(&mut documents[changed]);
     let mistakes = read_objects(&documents, "cluster.local").err().unwrap_or_default();
     let of = mistakes.into_iter().filter(|mistake| mistake.object == changed);
@@ -154,6 +166,7 @@ fn the_schemas_have_the_fields_of_the_reader() {
         BTreeSet::from(["name", "namespace"].map(str::to_owned))
     );
     assert_eq!(words(&at("agents.spec.mayRefresh")["enum"]), names::<MayRefresh>());
+    assert_eq!(words(&at("services.spec.tasks")["enum"]), names::<Tasks>());
     let served = names::<ProtocolName>().into_iter().filter(|name| {
         told(1, |service| service["spec"]["protocol"] = json!(name))
             .iter()
@@ -260,7 +273,7 @@ fn takes(place: &str, text: &str) -> bool {
                 && text.len() <= bounds::MAX_RESOURCE_ENTRY_BYTES
         }
         "agents.spec.scope[]" => Scope::parse(text).is_ok(),
-        "agents.spec.mayCall[]" => AgentId::parse(text).is_ok(),
+        "agents.spec.mayCall[]" | "services.spec.agent" => AgentId::parse(text).is_ok(),
         "agents.spec.issuers[]" | "services.spec.exempt[].peer" => SpiffeId::parse(text).is_ok(),
         "agents.spec.reaches[]" => ServiceRef::parse(text).is_ok(),
         "services.spec.hosts[]" => {
@@ -272,7 +285,7 @@ fn takes(place: &str, text: &str) -> bool {
         "services.spec.routes[].scope" => template(text, |capture| matches!(capture, Capture::Path(_))),
         "services.spec.routes[].own" => is_capture_name(text),
         "services.spec.routes[].query{}" => QueryCapture::parse("table", text).is_some(),
-        "services.spec.exempt[].path" | "services.spec.path" => literal(text),
+        "services.spec.exempt[].path" | "services.spec.path" | "services.spec.restPath" => literal(text),
         "services.spec.resources{}.scope" => template(text, |capture| matches!(capture, Capture::Path(_))),
         "services.spec.tools{}.scope" | "services.spec.prompts{}.scope" => {
             template(text, |capture| matches!(capture, Capture::Argument(_)))
@@ -376,7 +389,7 @@ fn a_text_that_fits_its_pattern_is_one_that_the_reader_takes() {
         assert!(taken > 5 && taken < texts.len(), "{place}: {taken}");
         patterns += 1;
     }
-    assert_eq!(patterns, 24);
+    assert_eq!(patterns, 26);
 }
 
 /// The rules of a schema, with their messages.

@@ -120,7 +120,7 @@ async fn filters_that_know_no_pages_are_served_as_before() {
         assert!(missing(&bundle).is_empty());
         assert_eq!(bundle.finish().unwrap().agents().count(), 100, "{query}");
     }
-    let paged = head(&server, "formats=1,2,4").await.unwrap();
+    let paged = head(&server, "formats=1,2,5").await.unwrap();
     assert!(!missing(&paged).is_empty());
     let version = paged.version();
     let state = server.app.feed.state().unwrap().version;
@@ -178,6 +178,63 @@ async fn filters_that_know_no_prompts_and_resources_are_told_of_none() {
             told,
             "no filter is asked for what it cannot do: {query}"
         );
+    }
+    server.stop().await;
+}
+
+/// A service of the warehouse's workload, which is an agent too.
+const CLERK_FILES: [(&str, &str); 2] = [
+    (
+        "clerk.yaml",
+        r#"
+apiVersion: ostiary.dev/v1alpha1
+kind: Agent
+metadata: { name: clerk, namespace: data }
+spec: { serviceAccount: warehouse }
+"#,
+    ),
+    (
+        "clerk-service.yaml",
+        r#"
+apiVersion: ostiary.dev/v1alpha1
+kind: Service
+metadata: { name: clerk, namespace: data }
+spec:
+  serviceAccount: warehouse
+  hosts: [clerk.data.svc.cluster.local]
+  ports: [8090]
+  protocol: a2a
+  agent: clerk
+"#,
+    ),
+];
+
+#[tokio::test]
+async fn filters_that_know_no_services_of_agents_are_told_of_none() {
+    let place = place(100);
+    for (name, text) in CLERK_FILES {
+        place.write_policy(name, text);
+    }
+    let granted = "  mayCall: [clerk]\n  reaches: [clerk, ";
+    let agent = file(50, "read:data.sales").replace("  reaches: [", granted);
+    assert!(agent.contains("clerk"));
+    place.write_policy("agent-50.yaml", &agent);
+    let server = Server::start(&place).await;
+    let (clerk, name) = ("data/clerk".parse().unwrap(), "clerk".parse().unwrap());
+    for (query, told) in [
+        ("formats=1", false),
+        ("formats=2", false),
+        ("formats=3", false),
+        ("formats=1,2,3,4", true),
+    ] {
+        let mut bundle = head(&server, query).await.unwrap();
+        fill(&server, &mut bundle).await;
+        let bundle = bundle.finish().unwrap();
+        let agent = bundle.agent("agent-50").unwrap();
+        assert_eq!(bundle.service_with_id(&clerk).is_some(), told, "{query}");
+        assert_eq!(bundle.service_exposed_on(8090).is_some(), told, "{query}");
+        assert_eq!(agent.reaches(&clerk), told, "{query}");
+        assert!(agent.may_call(&name), "{query}");
     }
     server.stop().await;
 }

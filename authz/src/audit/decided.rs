@@ -73,7 +73,7 @@ pub struct RecordedFacts<'a> {
     pub prompt: Option<Cow<'a, str>>,
     /// The resources that were asked for, by URI, each with the scope that it needed or an empty text.
     pub resources: Vec<(Cow<'a, str>, Cow<'a, str>)>,
-    /// The kind of right: `scope`, `tool`, `prompt`, `resources`, `session`, `exempt` or `control_plane`.
+    /// The kind of right: `scope`, `tool`, `prompt`, `resources`, `call`, `session`, `exempt` or `control_plane`.
     pub right: Option<Cow<'a, str>>,
     /// JSON-RPC method.
     pub rpc_method: Option<Cow<'a, str>>,
@@ -95,6 +95,7 @@ impl<'a> From<&'a Facts> for RecordedFacts<'a> {
             Right::Tool { name, scope } => ("tool", scope.as_ref(), Some(name)),
             Right::Prompt { name, scope } => ("prompt", scope.as_ref(), Some(name)),
             Right::Resources(_) => ("resources", None, None),
+            Right::Call { scope, .. } => ("call", Some(scope), None),
             Right::Session => ("session", None, None),
             Right::Exempt => ("exempt", None, None),
             Right::ControlPlane => ("control_plane", None, None),

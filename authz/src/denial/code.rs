@@ -58,6 +58,9 @@ codes! {
     McpMalformed "mcp_malformed" 400 "The body is not a valid MCP message"
     McpBatch "mcp_batch" 400 "JSON-RPC batches are refused"
     McpHeaderMismatch "mcp_header_mismatch" 400 "An MCP header is missing, unknown or differs from the body"
+    A2aMalformed "a2a_malformed" 400 "The body is not a valid A2A message"
+    A2aBatch "a2a_batch" 400 "JSON-RPC batches are refused"
+    A2aVersionRefused "a2a_version_refused" 400 "The A2A version is unknown, or named twice"
 
     TokenMissing "token_missing" 401 "A capability token is required"
     TokenMalformed "token_malformed" 401 "The capability token is malformed"
@@ -96,6 +99,8 @@ codes! {
     ResourceNotInPolicy "resource_not_in_policy" 403 "The agent's policy does not grant the resource"
     ResourceNotOffered "resource_not_offered" 403 "The service does not offer the resource"
     McpMethodRefused "mcp_method_refused" 403 "The MCP method is refused"
+    A2aMethodRefused "a2a_method_refused" 403 "The A2A method is refused"
+    TaskRefused "task_refused" 403 "Tasks and contexts may not be named"
     EndpointRefused "endpoint_refused" 403 "The endpoint is not open to applications"
     DirectionUnknown "direction_unknown" 403 "The listener is neither inbound nor outbound"
 
@@ -129,12 +134,13 @@ impl Serialize for Code {
 }
 
 impl Code {
-    /// The `error.code` of a JSON-RPC denial: outside every range that JSON-RPC and MCP reserve, but for the codes
-    /// that MCP itself defines.
+    /// The `error.code` of a JSON-RPC denial: outside every range that JSON-RPC, MCP and A2A reserve, but for the codes
+    /// that they themselves define.
     pub const fn rpc_code(self) -> i32 {
         match self {
-            Self::McpMalformed | Self::McpBatch => RPC_INVALID_REQUEST,
+            Self::McpMalformed | Self::McpBatch | Self::A2aMalformed | Self::A2aBatch => RPC_INVALID_REQUEST,
             Self::McpHeaderMismatch => RPC_HEADER_MISMATCH,
+            Self::A2aVersionRefused => RPC_A2A_VERSION,
             other => -31_000 - other.status() as i32,
         }
     }
@@ -168,3 +174,5 @@ pub const RPC_PARSE_ERROR: i32 = -32_700;
 pub const RPC_INVALID_REQUEST: i32 = -32_600;
 /// MCP 2026-07-28: a header and the body disagree.
 pub const RPC_HEADER_MISMATCH: i32 = -32_020;
+/// A2A 1.0, `VersionNotSupportedError`.
+pub const RPC_A2A_VERSION: i32 = -32_009;

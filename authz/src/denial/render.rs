@@ -15,7 +15,7 @@ pub const DENIAL_HEADER: &str = "ostiary-denial";
 pub enum Form {
     /// RFC 9457 `application/problem+json`.
     Problem,
-    /// A JSON-RPC error, for MCP callers.
+    /// A JSON-RPC error, for callers of MCP and of A2A over JSON-RPC.
     JsonRpc,
 }
 

@@ -287,6 +287,9 @@ fn scope(
                 format!("no service that the agent reaches ever asks for `{text}`"),
                 match elsewhere {
                     Some(service) => format!("add `{}` to `reaches`, or remove the scope", service.claims.id),
+                    None if scope.called_agent().is_some() => {
+                        "name the agent in `mayCall`, which is what grants a call".to_owned()
+                    }
                     None => "correct it to what a route or a tool needs, or remove it".to_owned(),
                 },
             );

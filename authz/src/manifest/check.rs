@@ -108,6 +108,7 @@ impl Manifests {
         let mut problems = Vec::new();
         let mut services = check_services(self, trust_domain, &mut problems);
         let agents = check_agents(self, trust_domain, &services, &mut problems);
+        check_called(self, &mut problems);
         if !problems.is_empty() {
             problems.sort_by_key(|problem| match problem.document {
                 DocumentRef::Service(index) => (0, index),
@@ -223,6 +224,31 @@ fn check_agents(
         agents.insert(who.id, policy);
     }
     agents
+}
+
+/// An A2A service is its agent's own: another workload that could name itself so would be taken for it by callers.
+fn check_called(manifests: &Manifests, problems: &mut Vec<Problem>) {
+    for (index, service) in manifests.services.iter().enumerate() {
+        let Some(name) = &service.spec.agent else { continue };
+        let mut named = manifests.agents.iter().filter(|agent| agent.metadata.name == *name);
+        let (message, advice) = match named.next() {
+            None => (
+                format!("there is no agent `{name}`"),
+                "add its file, or correct the name",
+            ),
+            Some(agent)
+                if agent.metadata.namespace != service.metadata.namespace
+                    || agent.spec.service_account != service.spec.service_account =>
+            {
+                (
+                    format!("agent `{name}` runs under another service account"),
+                    "let namespace and `serviceAccount` be those of the agent's file",
+                )
+            }
+            Some(_) => continue,
+        };
+        Report::new(DocumentRef::Service(index), problems).add("/spec/agent", message, advice);
+    }
 }
 
 fn check_unique(

@@ -365,7 +365,14 @@ fn scope(agent: &AgentPolicy, asked: &[String]) -> Result<ScopeSet, GrantError> 
             _ => GrantRefusal::Invalid("action:resource in lower case, segments joined by dots"),
         })
     })?;
-    match scopes.iter().position(|scope| !agent.claims.scope.contains(scope)) {
+    let calls = |scope: &Scope| {
+        let called = scope.called_agent();
+        called.is_some_and(|called| agent.claims.may_call.iter().any(|agent| agent.as_str() == called))
+    };
+    match scopes
+        .iter()
+        .position(|scope| !agent.claims.scope.contains(scope) && !calls(scope))
+    {
         Some(index) => Err(refuse(&format!("scope/{index}"), GrantRefusal::ScopeNotInPolicy)),
         None => Ok(ScopeSet::new(scopes)),
     }

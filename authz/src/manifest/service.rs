@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{
-    DEFAULT_BODY_LIMIT_BYTES, DEFAULT_MCP_PATH, DEFAULT_TOKEN_HEADER, ExemptSpec, Metadata, ProtocolName,
-    ServiceManifest, ToolSpec, bounds,
+    DEFAULT_A2A_PATH, DEFAULT_BODY_LIMIT_BYTES, DEFAULT_MCP_PATH, DEFAULT_TOKEN_HEADER, ExemptSpec, Metadata,
+    ProtocolName, ServiceManifest, ToolSpec, bounds,
     problem::{Report, pointer_token},
 };
 use crate::{
-    identity::{NameError, ServiceId, SpiffeId, ToolName},
+    identity::{AgentId, NameError, ServiceId, SpiffeId, ToolName},
     policy::{
         self, ContentError, ExemptClaims, Fault, Protocol, RecordMode, RouteClaims, Service, ServiceClaims, ToolClaims,
         fault::Faults,
@@ -31,14 +31,26 @@ pub(super) fn check(manifest: &ServiceManifest, trust_domain: &str, report: &mut
     let protocol = protocol(spec.protocol, report);
     let tools = named("tools", &spec.tools, "write the exact name of one tool", report);
     let prompts = named("prompts", &spec.prompts, "write the exact name of one prompt", report);
+    let agent = spec.agent.as_deref().map(|name| agent(name, report));
     let (id, identity, protocol) = (id?, identity?, protocol?);
-    let default_path = (protocol == Protocol::Mcp).then(|| DEFAULT_MCP_PATH.to_owned());
+    let (default_path, default_rest) = match protocol {
+        Protocol::Http => (None, None),
+        Protocol::Mcp => (Some(DEFAULT_MCP_PATH), None),
+        Protocol::A2a => (Some(DEFAULT_A2A_PATH), Some(DEFAULT_A2A_PATH)),
+    };
+    let or = |written: &Option<String>, default: Option<&str>| written.clone().or(default.map(str::to_owned));
     let claims = ServiceClaims {
         id,
         hosts: spec.hosts.clone(),
         ports: spec.ports.clone(),
         protocol,
-        path: spec.path.clone().or(default_path),
+        path: or(&spec.path, default_path),
+        rest_path: or(&spec.rest_path, default_rest),
+        agent: match agent {
+            Some(agent) => Some(agent?),
+            None => None,
+        },
+        tasks: spec.tasks,
         routes: routes(manifest),
         exempt: exempt(&spec.exempt, &identity, report),
         identity,
@@ -109,15 +121,20 @@ fn protocol(name: ProtocolName, report: &mut Report<'_>) -> Option<Protocol> {
     let word = match name {
         ProtocolName::Http => return Some(Protocol::Http),
         ProtocolName::Mcp => return Some(Protocol::Mcp),
-        ProtocolName::A2a => "a2a",
+        ProtocolName::A2a => return Some(Protocol::A2a),
         ProtocolName::Llm => "llm",
     };
     report.add(
         "/spec/protocol",
         format!("`{word}` is not served by this version"),
-        "write `http` or `mcp`",
+        "write `http`, `mcp` or `a2a`",
     );
     None
+}
+
+/// The agent behind an A2A service; whether there is one is told once all files are read.
+fn agent(name: &str, report: &mut Report<'_>) -> Option<AgentId> {
+    report.take("/spec/agent", name, AgentId::parse(name), "write the name of one agent")
 }
 
 /// Tools or prompts, by their names.
@@ -201,7 +218,7 @@ fn check_useful(claims: &ServiceClaims, report: &mut Report<'_>) {
                 "list each tool that it offers: `NAME: {}`",
             );
         }
-        Protocol::Http | Protocol::Mcp => {}
+        Protocol::Http | Protocol::Mcp | Protocol::A2a => {}
     }
 }
 
@@ -230,6 +247,7 @@ const TCP_PORTS: [u16; 4] = [25, 53, 3306, 27017];
 fn pointer(field: &str) -> String {
     match field {
         "token_header" => "/spec/tokenHeader".to_owned(),
+        "rest_path" => "/spec/restPath".to_owned(),
         "body_limit_bytes" => "/spec/bodyLimitBytes".to_owned(),
         field => format!("/spec/{field}"),
     }
@@ -247,7 +265,9 @@ fn advice(error: &ContentError) -> &'static str {
         ContentError::HostTwice | ContentError::PortTwice | ContentError::Twice => "keep one of the two",
         ContentError::Port | ContentError::NoPort => "list the ports that the container listens on",
         ContentError::NotOfProtocol => "remove it, or change `protocol`",
-        ContentError::NoEndpoint => "write the path that MCP clients post to, such as `/mcp`",
+        ContentError::NoEndpoint => "write the path that clients post to, such as `/mcp`",
+        ContentError::NoAgent => "write the name of the agent that it lets be called, as callers have it in `mayCall`",
+        ContentError::CallerUntold => "write `forwardClaims: true`, or leave `tasks` out",
         ContentError::CaptureHere => "write one exact path",
         ContentError::CaptureUnknown(_) => "name a capture that stands in `path` or `query`, or in the URI",
         ContentError::Query => "write the parameter and a capture of its own, such as `table: \"{table}\"`",

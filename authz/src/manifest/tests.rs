@@ -149,7 +149,7 @@ fn every_mistake_is_named_by_its_place() {
             Service(0),
             "/spec/serviceAccount",
         ),
-        (warehouse, "/spec/protocol", json!("a2a"), Service(0), "/spec/protocol"),
+        (warehouse, "/spec/protocol", json!("llm"), Service(0), "/spec/protocol"),
         (
             warehouse,
             "/spec/hosts/0",
@@ -683,4 +683,147 @@ fn a_grant_fits_a_token() {
     };
     assert_eq!(ask(90), Ok(()));
     assert_eq!(ask(200).unwrap_err().field, "scope");
+}
+
+/// The service by which `writer-2` is called.
+fn writer() -> Value {
+    json!({
+        "apiVersion": "ostiary.dev/v1alpha1", "kind": "Service",
+        "metadata": {"name": "writer", "namespace": "agents"},
+        "spec": {
+            "serviceAccount": "writer-2", "hosts": ["writer.agents.svc.cluster.local"], "ports": [9000],
+            "protocol": "a2a", "agent": "writer-2",
+        },
+    })
+}
+
+/// A mesh in which `analyst-7` may call `writer-2`.
+fn calling() -> Files {
+    Files::new()
+        .and(writer())
+        .with(2, "/spec/mayCall", json!(["writer-2"]))
+        .with(2, "/spec/reaches", json!(["warehouse", "mcp", "writer"]))
+}
+
+#[test]
+fn a_service_of_an_agent_is_that_agents_own() {
+    let mesh = calling().mesh();
+    let service = mesh.service(&ServiceId::parse("agents/writer").unwrap()).unwrap();
+    assert_eq!(
+        (service.path.as_deref(), service.rest_path.as_deref()),
+        (Some("/"), Some("/"))
+    );
+    let (service, analyst) = (DocumentRef::Service(2), DocumentRef::Agent(0));
+    for (document, pointer, value, place, field) in [
+        (4, "/spec/agent", json!("nobody"), service, "/spec/agent"),
+        (4, "/spec/agent", json!("analyst-7"), service, "/spec/agent"),
+        (4, "/spec/agent", json!("Writer"), service, "/spec/agent"),
+        (4, "/spec/agent", Value::Null, service, "/spec/agent"),
+        (4, "/spec/serviceAccount", json!("writer"), service, "/spec/agent"),
+        (4, "/spec/tasks", json!("application"), service, "/spec/tasks"),
+        (4, "/spec/restPath", json!("/{tenant}"), service, "/spec/restPath"),
+        (4, "/spec/tools", json!({"pandas": {}}), service, "/spec/tools"),
+        (
+            1,
+            "/spec/restPath",
+            json!("/"),
+            DocumentRef::Service(1),
+            "/spec/restPath",
+        ),
+        (2, "/spec/mayCall", json!(["nobody"]), analyst, "/spec/mayCall/0"),
+        (
+            2,
+            "/spec/scope",
+            json!(["call:agent.writer-2"]),
+            analyst,
+            "/spec/scope/0",
+        ),
+    ] {
+        let problems = calling().with(document, pointer, value.clone()).problems();
+        assert!(
+            problems.contains(&(place, field.to_owned())),
+            "{pointer} {value}: {problems:?}"
+        );
+    }
+    let told = calling()
+        .with(4, "/spec/tasks", json!("application"))
+        .with(4, "/spec/forwardClaims", json!(true));
+    assert_eq!(told.problems(), []);
+    let by_scope = calling().with(2, "/spec/scope", json!(["call:agent.writer-2"]));
+    let advice = by_scope.manifests().check(DOMAIN).err().unwrap_or_default()[0]
+        .advice
+        .clone();
+    assert!(advice.contains("`mayCall`"), "{advice}");
+}
+
+#[test]
+fn a_call_is_granted_by_the_agents_that_may_be_called() {
+    let ask = |files: Files, scope: &str| {
+        let request = TokenRequest {
+            scope: vec![scope.into()],
+            ..request()
+        };
+        files.mesh().grant(&request, &LIMITS)
+    };
+    let granted = ask(calling(), "call:agent.writer-2").unwrap();
+    assert!(
+        granted
+            .scope
+            .contains(&crate::scope::Scope::parse("call:agent.writer-2").unwrap())
+    );
+    assert!(
+        granted
+            .aud
+            .iter()
+            .any(|aud| aud.as_str().ends_with("/ns/agents/sa/writer-2"))
+    );
+    for scope in [
+        "call:agent.analyst-7",
+        "call:agent.writer",
+        "call:agent.writer-2.x",
+        "call:writer-2",
+    ] {
+        let error = ask(calling(), scope).unwrap_err();
+        assert_eq!(error.refusal, GrantRefusal::ScopeNotInPolicy, "{scope}");
+    }
+    let not_listed = calling().with(2, "/spec/mayCall", json!([]));
+    assert_eq!(ask(not_listed, "call:agent.writer-2").unwrap_err().field, "scope/0");
+}
+
+#[test]
+fn both_sides_of_a_call_are_told_who_may_make_it() {
+    let mesh = calling().mesh();
+    let called = AgentId::parse("writer-2").unwrap();
+    for workload in ["agents/sa/analyst-7", "agents/sa/writer-2"] {
+        let claims = compile(&mesh, workload);
+        assert!(
+            claims
+                .services
+                .iter()
+                .any(|service| service.id.as_str() == "agents/writer"),
+            "{workload}"
+        );
+        let bundle = Bundle::from_own_claims(claims, 1000).unwrap();
+        let analyst = bundle.agent("analyst-7").unwrap();
+        assert!(analyst.may_call(&called), "{workload}");
+    }
+    let other = compile(&mesh, "tools/sa/mcp");
+    assert!(
+        other.agents.iter().all(|agent| agent.may_call.is_empty()),
+        "it is called by nobody there"
+    );
+    let older = compile(&mesh, "agents/sa/analyst-7").without_calls();
+    assert!(
+        older
+            .services
+            .iter()
+            .all(|service| service.id.as_str() != "agents/writer")
+    );
+    let bundle = Bundle::from_own_claims(older, 1000).unwrap();
+    assert!(
+        !bundle
+            .agent("analyst-7")
+            .unwrap()
+            .reaches(&ServiceId::parse("agents/writer").unwrap())
+    );
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ContentError, Exempt, HeaderName, MAX_BODY_LIMIT_BYTES, Method, PathTemplate, Protocol, QueryCapture, ResourceRule,
-    Route, RouteClaims, Service, ServiceClaims, ToolClaims, ToolRule, fault::Faults,
+    CalledAgent, ContentError, Exempt, HeaderName, MAX_BODY_LIMIT_BYTES, Method, PathTemplate, Protocol, QueryCapture,
+    ResourceRule, Route, RouteClaims, Service, ServiceClaims, Tasks, ToolClaims, ToolRule, fault::Faults,
 };
 use crate::{
     identity::ToolName,
     resource::ResourceTemplate,
-    scope::{Capture, ScopeTemplate},
+    scope::{Capture, Scope, ScopeTemplate},
 };
 
 /// Compiles a service and notes every fault; `None` if a fault leaves nothing to compile.
@@ -26,6 +26,11 @@ pub(crate) fn service(claims: &ServiceClaims, faults: &mut Faults) -> Option<Ser
         .ok_or(ContentError::BodyLimit);
     let token_header = HeaderName::parse(&claims.token_header).ok_or(ContentError::TokenHeader);
     let path = claims.path.as_deref().map(literal_path).transpose();
+    let rest_base = claims.rest_path.as_deref().map(literal_path).transpose();
+    let called = claims.agent.as_ref().map(|agent| CalledAgent {
+        agent: agent.clone(),
+        scope: Scope::to_call(agent),
+    });
     Some(Service {
         id: claims.id.clone(),
         identity: claims.identity.clone(),
@@ -38,6 +43,9 @@ pub(crate) fn service(claims: &ServiceClaims, faults: &mut Faults) -> Option<Ser
         resources: resources(&claims.resources, faults),
         routes,
         path: faults.take(|| "path".to_owned(), path)?,
+        rest_base: faults.take(|| "rest_path".to_owned(), rest_base)?,
+        called,
+        tasks: claims.tasks,
         token_header: faults.take(|| "token_header".to_owned(), token_header)?,
         forward_token: claims.forward_token,
         forward_claims: claims.forward_claims,
@@ -88,29 +96,34 @@ fn check_ports(ports: &[u16], faults: &mut Faults) {
 }
 
 fn check_protocol(claims: &ServiceClaims, faults: &mut Faults) {
-    match claims.protocol {
-        Protocol::Http => {
-            if claims.path.is_some() {
-                faults.add("path", ContentError::NotOfProtocol);
-            }
-            for (field, is_empty) in [
-                ("tools", claims.tools.is_empty()),
-                ("prompts", claims.prompts.is_empty()),
-                ("resources", claims.resources.is_empty()),
-            ] {
-                if !is_empty {
-                    faults.add(field, ContentError::NotOfProtocol);
-                }
-            }
+    let (http, mcp, a2a) = match claims.protocol {
+        Protocol::Http => (true, false, false),
+        Protocol::Mcp => (false, true, false),
+        Protocol::A2a => (false, false, true),
+    };
+    for (field, belongs, is_absent) in [
+        ("routes", http, claims.routes.is_empty()),
+        ("tools", mcp, claims.tools.is_empty()),
+        ("prompts", mcp, claims.prompts.is_empty()),
+        ("resources", mcp, claims.resources.is_empty()),
+        ("path", mcp || a2a, claims.path.is_none()),
+        ("agent", a2a, claims.agent.is_none()),
+        ("rest_path", a2a, claims.rest_path.is_none()),
+        ("tasks", a2a, claims.tasks.is_default()),
+    ] {
+        if !belongs && !is_absent {
+            faults.add(field, ContentError::NotOfProtocol);
         }
-        Protocol::Mcp => {
-            if claims.path.is_none() {
-                faults.add("path", ContentError::NoEndpoint);
-            }
-            if !claims.routes.is_empty() {
-                faults.add("routes", ContentError::NotOfProtocol);
-            }
-        }
+    }
+    if (mcp || a2a) && claims.path.is_none() {
+        faults.add("path", ContentError::NoEndpoint);
+    }
+    if a2a && claims.agent.is_none() {
+        faults.add("agent", ContentError::NoAgent);
+    }
+    // What it is told of a token or certificate by other means is not ours to know.
+    if claims.tasks == Tasks::Application && !claims.forward_claims {
+        faults.add("tasks", ContentError::CallerUntold);
     }
 }
 

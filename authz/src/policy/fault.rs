@@ -42,9 +42,15 @@ pub enum ContentError {
     /// A field that the protocol of the service has no use for.
     #[error("the service's protocol has no such field")]
     NotOfProtocol,
-    /// An MCP service without endpoint.
-    #[error("an MCP service needs the path of its endpoint")]
+    /// An MCP or A2A service without endpoint.
+    #[error("an MCP or A2A service needs the path of its endpoint")]
     NoEndpoint,
+    /// An A2A service that does not say whose it is.
+    #[error("an A2A service needs the name of its agent")]
+    NoAgent,
+    /// Tasks are left to an application that is not told who calls.
+    #[error("an application that holds tasks to their openers must be told who calls")]
+    CallerUntold,
     /// A capture where none is allowed.
     #[error("captures are not allowed here")]
     CaptureHere,

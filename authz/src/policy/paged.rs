@@ -1,9 +1,9 @@
-//! From a bundle's claims to what is signed and sent of them in formats 2 and 3.
+//! From a bundle's claims to what is signed and sent of them in formats 2 to 4.
 
 use std::collections::BTreeMap;
 
 use super::{
-    BundleClaims, ContentError, MAX_PAGE_BYTES, MAX_PAGES, NAMED_FORMAT, PAGED_FORMAT, PageDigest,
+    BundleClaims, CALLS_FORMAT, ContentError, MAX_PAGE_BYTES, MAX_PAGES, NAMED_FORMAT, PAGED_FORMAT, PageDigest,
     pages::{distribute, page_count},
 };
 
@@ -13,7 +13,7 @@ pub const MAX_PAGES_ASKED: usize = 32;
 /// The longest answer to a request for pages, in bytes: the longest page and its line feed, or several shorter ones.
 pub const MAX_PAGES_ANSWER_BYTES: usize = MAX_PAGE_BYTES + 1;
 
-/// A bundle in format 2 or 3.
+/// A bundle in format 2, 3 or 4.
 #[derive(Debug, Clone)]
 pub struct PagedClaims {
     /// What is signed.
@@ -60,7 +60,7 @@ impl FromIterator<(PageDigest, String)> for PageTexts {
 }
 
 impl BundleClaims {
-    /// Puts the agents on pages: in [`PAGED_FORMAT`], which has no prompts and resources.
+    /// Puts the agents on pages: in [`PAGED_FORMAT`], which has no prompts and resources, nor services of agents.
     ///
     /// The same agents always give the same pages, in whatever order they come.
     ///
@@ -71,13 +71,22 @@ impl BundleClaims {
         self.without_names().in_pages(PAGED_FORMAT)
     }
 
-    /// Puts the agents on pages: in [`NAMED_FORMAT`], which has all.
+    /// Puts the agents on pages: in [`NAMED_FORMAT`], which has no services of agents.
     ///
     /// # Errors
     ///
     /// As for [`Self::paged`].
     pub fn named(self) -> Result<PagedClaims, ContentError> {
-        self.in_pages(NAMED_FORMAT)
+        self.without_calls().in_pages(NAMED_FORMAT)
+    }
+
+    /// Puts the agents on pages: in [`CALLS_FORMAT`], which has all.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::paged`].
+    pub fn calling(self) -> Result<PagedClaims, ContentError> {
+        self.in_pages(CALLS_FORMAT)
     }
 
     fn in_pages(mut self, format: u64) -> Result<PagedClaims, ContentError> {

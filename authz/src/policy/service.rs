@@ -17,6 +17,8 @@ pub enum Protocol {
     Http,
     /// The Model Context Protocol over streamable HTTP.
     Mcp,
+    /// Agent to agent, over JSON-RPC and REST.
+    A2a,
 }
 
 impl Protocol {
@@ -26,6 +28,7 @@ impl Protocol {
         match self {
             Self::Http => "http",
             Self::Mcp => "mcp",
+            Self::A2a => "a2a",
         }
     }
 }
@@ -42,11 +45,12 @@ pub enum RecordMode {
 }
 
 impl RecordMode {
-    /// What holds where a service's file does not say: a tool may do what nobody can undo, so its call waits.
+    /// What holds where a service's file does not say: a tool, or another agent, may do what nobody can undo, so a call of
+    /// either waits.
     #[must_use]
     pub fn of(protocol: Protocol) -> Self {
         match protocol {
-            Protocol::Mcp => Self::Before,
+            Protocol::Mcp | Protocol::A2a => Self::Before,
             Protocol::Http => Self::Batched,
         }
     }
@@ -162,6 +166,34 @@ pub struct ResourceRule {
     pub scope: Option<ScopeTemplate>,
 }
 
+/// Who holds tasks and contexts of an A2A service to their openers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tasks {
+    /// Nobody is known to: whoever names one is refused.
+    #[default]
+    Refused,
+    /// The application, which is told who calls. Whoever may call the agent may name any.
+    Application,
+}
+
+impl Tasks {
+    /// Whether this is what a file that says nothing means.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The agent that an A2A service lets be called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CalledAgent {
+    /// Its name, which callers have in `mayCall`.
+    pub agent: AgentId,
+    /// The scope that a token must hold, `call:agent.NAME`.
+    pub scope: Scope,
+}
+
 /// A service, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
@@ -171,6 +203,9 @@ pub struct Service {
     pub(super) ports: Box<[u16]>,
     pub(super) protocol: Protocol,
     pub(super) path: Option<PathTemplate>,
+    pub(super) rest_base: Option<PathTemplate>,
+    pub(super) called: Option<CalledAgent>,
+    pub(super) tasks: Tasks,
     pub(super) routes: Box<[Route]>,
     pub(super) exempt: Box<[Exempt]>,
     /// Sorted by name.
@@ -221,10 +256,28 @@ impl Service {
         self.protocol
     }
 
-    /// The endpoint of an MCP service.
+    /// The endpoint of an MCP service, or of an A2A service's JSON-RPC.
     #[must_use]
     pub fn endpoint(&self) -> Option<&PathTemplate> {
         self.path.as_ref()
+    }
+
+    /// What the REST paths of an A2A service begin with.
+    #[must_use]
+    pub fn rest_base(&self) -> Option<&PathTemplate> {
+        self.rest_base.as_ref()
+    }
+
+    /// The agent behind an A2A service.
+    #[must_use]
+    pub fn called(&self) -> Option<&CalledAgent> {
+        self.called.as_ref()
+    }
+
+    /// Who holds tasks of an A2A service to their openers.
+    #[must_use]
+    pub fn tasks(&self) -> Tasks {
+        self.tasks
     }
 
     /// The routes of an HTTP service. No two of one method overlap, so their order means nothing.

@@ -227,7 +227,7 @@ fn header_of_a_bundle() {
     let cases = [
         ("/issued_at", json!(NOW + 6), PolicyError::IssuedInFuture),
         ("/expires_at", json!(NOW), PolicyError::Expired),
-        ("/format", json!(4), PolicyError::Format(4)),
+        ("/format", json!(5), PolicyError::Format(5)),
         (
             "/aud",
             json!("spiffe://cluster.local/ns/data/sa/reports"),
@@ -577,7 +577,7 @@ fn one_bad_part_refuses_the_whole() {
         ("/agents/0/surprise", json!(1)),
         ("/agents/0/tools", json!(["*"])),
         ("/agents/0/scope", json!(["read:*"])),
-        ("/services/0/protocol", json!("a2a")),
+        ("/services/0/protocol", json!("llm")),
         ("/services/0/ports", json!([65536])),
         ("/epoch", json!(1.0)),
     ] {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{FORMAT, PolicyError, Protocol, RecordMode};
+use super::{FORMAT, PolicyError, Protocol, RecordMode, Tasks};
 use crate::{
     claims::ToolGrant,
     identity::{AgentId, Issuer, ServiceId, SpiffeId, ToolName},
@@ -16,13 +16,14 @@ use crate::{
 
 /// The payload of a bundle (`typ: policy-bundle+jwt`).
 ///
-/// In format 1 the agents are there themselves; in formats 2 and 3 it is the digests of their pages (`Option<PageDigest>`),
+/// In format 1 the agents are there themselves; in the later ones it is the digests of their pages (`Option<PageDigest>`),
 /// and the pages come separately. Filters that know no format 3 know no prompts, resources and queries either, and hold
-/// no call until its record is stored.
+/// no call until its record is stored; those that know no format 4 know no services of agents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BundleClaims<A = AgentClaims> {
-    /// The format: [`FORMAT`], [`PAGED_FORMAT`](super::PAGED_FORMAT) or [`NAMED_FORMAT`](super::NAMED_FORMAT).
+    /// The format: [`FORMAT`], [`PAGED_FORMAT`](super::PAGED_FORMAT), [`NAMED_FORMAT`](super::NAMED_FORMAT) or
+    /// [`CALLS_FORMAT`](super::CALLS_FORMAT).
     pub format: u64,
     /// The policy server that signed it.
     pub iss: Issuer,
@@ -84,9 +85,18 @@ pub struct ServiceClaims {
     pub ports: Vec<u16>,
     /// The protocol that its requests are read as.
     pub protocol: Protocol,
-    /// The endpoint of an MCP service.
+    /// The endpoint of an MCP service, or of an A2A service's JSON-RPC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// What the REST paths of an A2A service begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest_path: Option<String>,
+    /// The agent behind an A2A service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// Who holds tasks of an A2A service to their openers.
+    #[serde(default, skip_serializing_if = "Tasks::is_default")]
+    pub tasks: Tasks,
     /// The routes of an HTTP service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<RouteClaims>,
@@ -186,21 +196,36 @@ pub struct AgentClaims {
 }
 
 impl BundleClaims {
-    /// The same without prompts, resources and routes with a query, for a filter that does not know them: it refuses what would
-    /// ask for them. Nor does it know how to hold a call until its record is stored, so its calls do not wait.
+    /// The same without services of agents, for a filter that does not know their protocol: it denies their calls.
     #[must_use]
-    pub fn without_names(mut self) -> Self {
-        for service in &mut self.services {
+    pub fn without_calls(mut self) -> Self {
+        let gone = self
+            .services
+            .extract_if(.., |service| service.protocol == Protocol::A2a);
+        let gone: Vec<ServiceId> = gone.map(|service| service.id).collect();
+        for agent in &mut self.agents {
+            agent.reaches.retain(|id| !gone.contains(id));
+        }
+        self
+    }
+
+    /// The same without services of agents, prompts, resources and routes with a query, for a filter that does not know
+    /// them: it refuses what would ask for them. Nor does it know how to hold a call until its record is stored, so its
+    /// calls do not wait.
+    #[must_use]
+    pub fn without_names(self) -> Self {
+        let mut older = self.without_calls();
+        for service in &mut older.services {
             service.routes.retain(|route| route.query.is_empty());
             service.prompts.clear();
             service.resources.clear();
             service.record = RecordMode::Batched;
         }
-        for agent in &mut self.agents {
+        for agent in &mut older.agents {
             agent.prompts.clear();
             agent.resources.clear();
         }
-        self
+        older
     }
 }
 

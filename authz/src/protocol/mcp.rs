@@ -10,8 +10,9 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::denial::{Code, Denial, RPC_PARSE_ERROR};
-use crate::json::{self, Kind, Limits, Value};
+use super::body;
+use super::jsonrpc::{Envelope, Refusals};
+use crate::denial::{Code, Denial};
 use crate::policy::Service;
 use crate::request::{RequestHead, Right};
 
@@ -21,8 +22,11 @@ mod named;
 use named::Name;
 pub(crate) use named::resource_need;
 
-/// The longest JSON-RPC id that is accepted, in bytes: it is echoed and recorded.
-const MAX_ID_BYTES: usize = 256;
+const REFUSALS: Refusals = Refusals {
+    malformed: Code::McpMalformed,
+    batch: Code::McpBatch,
+    method: Code::McpMethodRefused,
+};
 
 /// Where a body of 2026-07-28 repeats the protocol version.
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -130,24 +134,7 @@ pub(crate) fn check_head(
     if head.method() != "POST" {
         return Err(Denial::new(Code::MethodNotAllowed, "MCP messages are sent by POST").with_allow("POST"));
     }
-    if head
-        .content_encoding()
-        .is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity"))
-    {
-        return Err(Denial::new(
-            Code::BodyEncoded,
-            "send the body without `content-encoding`",
-        ));
-    }
-    if !head.content_type().is_some_and(is_json) {
-        return Err(Denial::new(
-            Code::MediaTypeRefused,
-            "the body must be `application/json`",
-        ));
-    }
-    if head.content_length().is_some_and(|length| length > limit_bytes as u64) {
-        return Err(too_large(limit_bytes));
-    }
+    body::check(head, &[body::JSON], "the body must be `application/json`", limit_bytes)?;
     let headers = head.mcp_headers();
     let version = headers.protocol_version.map(known_version).transpose()?;
     if end_of_stream {
@@ -160,31 +147,11 @@ pub(crate) fn check_head(
     })
 }
 
-pub(crate) fn too_large(limit_bytes: usize) -> Denial {
-    Denial::new(
-        Code::BodyTooLarge,
-        format!("the body may have at most {limit_bytes} bytes"),
-    )
-}
-
 fn known_version(value: &[u8]) -> Result<(&'static str, Era), Denial> {
     VERSIONS
         .into_iter()
         .find(|(version, _)| version.as_bytes() == value)
         .ok_or_else(|| mismatch("`MCP-Protocol-Version` is not known"))
-}
-
-/// `application/json`, with no parameter but `charset=utf-8`.
-fn is_json(content_type: &[u8]) -> bool {
-    let mut parts = content_type.split(|b| *b == b';');
-    let is_type = parts
-        .next()
-        .is_some_and(|part| part.trim_ascii().eq_ignore_ascii_case(b"application/json"));
-    let charset = |part: &[u8]| {
-        let part = part.trim_ascii();
-        part.eq_ignore_ascii_case(b"charset=utf-8") || part.eq_ignore_ascii_case(b"charset=\"utf-8\"")
-    };
-    is_type && parts.next().is_none_or(charset) && parts.next().is_none()
 }
 
 /// Reads a whole body.
@@ -194,90 +161,14 @@ fn is_json(content_type: &[u8]) -> bool {
 /// `mcp_malformed`, `mcp_batch`, `mcp_header_mismatch`, `mcp_method_refused`, `tool_not_offered`, or
 /// `scope_not_granted` where the arguments make no scope; each with the id of the request if there is one.
 pub(crate) fn read(body: &[u8], service: &Service, headers: &OwnedHeaders) -> Result<Message, Denial> {
-    let document = json::parse(body, &Limits::REQUEST)
-        .map_err(|error| malformed(error.to_string()).with_rpc_code(RPC_PARSE_ERROR))?;
-    let envelope = Envelope::read(document.root())?;
+    let document = REFUSALS.parse(body)?;
+    let envelope = Envelope::read(document.root(), REFUSALS)?;
     let id = envelope.id;
     understand(&envelope, service, headers).map_err(|denial| denial.with_rpc_id(id))
 }
 
-/// A JSON-RPC 2.0 message.
-struct Envelope<'a> {
-    /// Raw JSON; None for a notification.
-    id: Option<&'a str>,
-    method: Option<Cow<'a, str>>,
-    params: Option<Value<'a>>,
-    version: Option<Cow<'a, str>>,
-    is_response: bool,
-}
-
-impl<'a> Envelope<'a> {
-    fn read(root: Value<'a>) -> Result<Self, Denial> {
-        let Some(entries) = root.entries() else {
-            return Err(match root.kind() {
-                Kind::Array => Denial::new(Code::McpBatch, "send one message a request"),
-                Kind::Null | Kind::Bool | Kind::Number | Kind::String | Kind::Object => {
-                    malformed("the message is no object")
-                }
-            });
-        };
-        let mut envelope = Self {
-            id: None,
-            method: None,
-            params: None,
-            version: None,
-            is_response: false,
-        };
-        for (key, value) in entries {
-            match &*key {
-                "jsonrpc" => envelope.version = value.as_str(),
-                "id" => envelope.id = Some(request_id(value)?),
-                "method" => envelope.method = Some(value.as_str().ok_or_else(|| malformed("`method` is no string"))?),
-                "params" if value.kind() == Kind::Object => envelope.params = Some(value),
-                "params" => return Err(malformed("`params` is no object")),
-                "result" | "error" => envelope.is_response = true,
-                _ => {
-                    return Err(malformed(
-                        "an unknown member beside `jsonrpc`, `id`, `method` and `params`",
-                    ));
-                }
-            }
-        }
-        Ok(envelope)
-    }
-}
-
-/// A string, or an integer of 64 bits; MCP forbids null.
-fn request_id(value: Value<'_>) -> Result<&str, Denial> {
-    let valid = match value.kind() {
-        Kind::String => true,
-        Kind::Number => value.as_i64().is_some() || value.as_u64().is_some(),
-        Kind::Null | Kind::Bool | Kind::Array | Kind::Object => false,
-    };
-    if valid && value.raw().len() <= MAX_ID_BYTES {
-        Ok(value.raw())
-    } else {
-        Err(malformed("`id` is neither a short string nor an integer"))
-    }
-}
-
 fn understand(envelope: &Envelope<'_>, service: &Service, headers: &OwnedHeaders) -> Result<Message, Denial> {
-    if envelope.version.as_deref() != Some("2.0") {
-        return Err(malformed("`jsonrpc` is not \"2.0\""));
-    }
-    let Some(method) = envelope.method.as_deref() else {
-        return Err(if envelope.is_response {
-            Denial::new(
-                Code::McpMethodRefused,
-                "answers to the server's requests are not served by this version",
-            )
-        } else {
-            malformed("`method` is missing")
-        });
-    };
-    if envelope.is_response {
-        return Err(malformed("a message is a request or an answer, not both"));
-    }
+    let method = envelope.method(REFUSALS)?;
     check_version(envelope, headers)?;
     check_method_header(envelope, method, headers)?;
     let right = match Method::of(method) {

@@ -20,6 +20,7 @@ struct Known<'a> {
     mcp_method: Option<&'a [u8]>,
     mcp_name: Option<&'a [u8]>,
     mcp_protocol_version: Option<&'a [u8]>,
+    a2a_version: Option<&'a [u8]>,
 }
 
 /// A request's head that can be read in one way only.
@@ -162,6 +163,20 @@ impl<'a> RequestHead<'a> {
             .and_then(|value| value.parse().ok())
     }
 
+    /// `A2A-Version`; an underscore counts as a hyphen, so that what is spelt with one is another version to some.
+    ///
+    /// # Errors
+    ///
+    /// `header_duplicate`.
+    pub(crate) fn a2a_version(&self) -> Result<Option<&'a [u8]>, Denial> {
+        let name = "a2a-version";
+        let mut headers = self.headers.iter();
+        if headers.any(|(other, _)| *other != name.as_bytes() && is_spelling_of(other, name)) {
+            return Err(duplicate(name.as_bytes()));
+        }
+        Ok(self.known.a2a_version)
+    }
+
     pub(crate) fn mcp_headers(&self) -> mcp::Headers<'a> {
         mcp::Headers {
             protocol_version: self.known.mcp_protocol_version,
@@ -241,6 +256,7 @@ impl<'a> Known<'a> {
             b"mcp-method" => &mut self.mcp_method,
             b"mcp-name" => &mut self.mcp_name,
             b"mcp-protocol-version" => &mut self.mcp_protocol_version,
+            b"a2a-version" => &mut self.a2a_version,
             b"upgrade" | b"http2-settings" => {
                 return Err(Denial::new(Code::UpgradeRefused, "upgrades are refused"));
             }

@@ -10,6 +10,7 @@ use crate::audit::{Kind, Outcome, Record, RecordedFacts};
 use crate::denial::Code;
 use crate::policy::{AgentClaims, Protocol, ServiceClaims};
 use crate::request::Side;
+use crate::scope::Scope;
 use crate::token::SKEW_SECONDS;
 
 /// Whose behaviour it is.
@@ -89,6 +90,7 @@ fn call(record: &Record<'_>) -> Call {
     let step = match (facts.tool.as_deref(), facts.right.as_deref()) {
         (Some(tool), _) => tool.to_owned(),
         (None, Some("session")) => session_step(service.unwrap_or("?")),
+        (None, Some("call")) => call_step(service.unwrap_or("?")),
         _ => method_step(service.unwrap_or("?"), facts.method.as_deref().unwrap_or("?")),
     };
     // Of what matched no route the path is what was wanted.
@@ -106,6 +108,10 @@ fn session_step(service: &str) -> String {
     format!("{service} session")
 }
 
+fn call_step(service: &str) -> String {
+    format!("{service} call")
+}
+
 fn method_step(service: &str, method: &str) -> String {
     format!("{service} {method}")
 }
@@ -120,6 +126,9 @@ impl Declared {
                 Protocol::Mcp => {
                     steps.insert(session_step(id));
                 }
+                Protocol::A2a => {
+                    steps.insert(call_step(id));
+                }
                 Protocol::Http => steps.extend(service.routes.iter().map(|route| method_step(id, &route.method))),
             }
         }
@@ -127,6 +136,8 @@ impl Declared {
             steps,
             data: (&agent.scope)
                 .into_iter()
+                .cloned()
+                .chain(agent.may_call.iter().map(Scope::to_call))
                 .map(|scope| scope.as_str().to_owned())
                 .collect(),
             services: agent

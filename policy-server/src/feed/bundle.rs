@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use authz::policy::{BundleClaims, NAMED_FORMAT, PAGED_FORMAT, PageDigest, PageTexts, Version};
+use authz::policy::{
+    BundleClaims, CALLS_FORMAT, ContentError, NAMED_FORMAT, PAGED_FORMAT, PageDigest, PageTexts, PagedClaims, Version,
+};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -17,14 +19,16 @@ pub enum Format {
     Paged,
     /// In pages, with the prompts and resources of MCP.
     Named,
+    /// In pages, with the services of agents too.
+    Calling,
 }
 
 impl Format {
     /// All that this server signs, the newest first: the older ones for filters of the version before.
-    pub const ALL: [Self; 3] = [Self::Named, Self::Paged, Self::Whole];
+    pub const ALL: [Self; 4] = [Self::Calling, Self::Named, Self::Paged, Self::Whole];
 
     /// Those whose bundles have pages.
-    pub const PAGED: [Self; 2] = [Self::Named, Self::Paged];
+    pub const PAGED: [Self; 3] = [Self::Calling, Self::Named, Self::Paged];
 
     /// The number by which polls name it.
     pub fn number(self) -> u64 {
@@ -32,6 +36,7 @@ impl Format {
             Self::Whole => authz::policy::FORMAT,
             Self::Paged => PAGED_FORMAT,
             Self::Named => NAMED_FORMAT,
+            Self::Calling => CALLS_FORMAT,
         }
     }
 
@@ -63,6 +68,9 @@ pub(super) struct Unsigned {
     pub(super) content: [u8; 32],
 }
 
+/// Puts a bundle's agents on pages, in one of the formats that have them.
+type InPages = fn(BundleClaims) -> Result<PagedClaims, ContentError>;
+
 /// What is signed.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
@@ -73,15 +81,16 @@ pub(super) enum Claims {
 
 impl Unsigned {
     pub(super) fn new(claims: BundleClaims, format: Format) -> Result<Self, FeedError> {
-        let (claims, pages) = match format {
-            Format::Whole => (Claims::Whole(claims.without_names()), PageTexts::default()),
-            Format::Paged | Format::Named => {
-                let paged = if format == Format::Named {
-                    claims.named()
-                } else {
-                    claims.paged()
-                };
-                let paged = paged.map_err(FeedError::Pages)?;
+        let in_pages: Option<InPages> = match format {
+            Format::Whole => None,
+            Format::Paged => Some(BundleClaims::paged),
+            Format::Named => Some(BundleClaims::named),
+            Format::Calling => Some(BundleClaims::calling),
+        };
+        let (claims, pages) = match in_pages {
+            None => (Claims::Whole(claims.without_names()), PageTexts::default()),
+            Some(in_pages) => {
+                let paged = in_pages(claims).map_err(FeedError::Pages)?;
                 (Claims::Paged(paged.head), paged.pages)
             }
         };
@@ -121,8 +130,9 @@ mod tests {
             ("1,2", Some(Format::Paged)),
             ("2,1", Some(Format::Paged)),
             ("1,2,3", Some(Format::Named)),
-            ("1,4", Some(Format::Whole)),
-            ("4", None),
+            ("4,3,2,1", Some(Format::Calling)),
+            ("1,5", Some(Format::Whole)),
+            ("5", None),
             ("", None),
             ("12", None),
             ("1 ,2 ", None),

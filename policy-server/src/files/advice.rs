@@ -124,11 +124,13 @@ fn hint(path: &[Step]) -> String {
             "a full SPIFFE ID, such as `spiffe://cluster.local/ns/orchestration/sa/orchestrator`"
         }
         Some("reaches") => "a service by its name, such as `warehouse` or `data/warehouse`",
-        Some("mayCall") => "an agent by its name, such as `writer-2`",
+        Some("mayCall" | "agent") => "an agent by its name, such as `writer-2`",
+        Some("tasks") => "`refused` or `application`",
         Some("name" | "namespace" | "serviceAccount") => "a Kubernetes name: lower-case letters, digits and `-`",
         Some("hosts") => "a host name in lower case without a port, such as `warehouse.data.svc.cluster.local`",
         Some("ports") => "a port from 1 to 65535",
         Some("method") => "a method in capitals, such as `GET`",
+        Some("restPath") => "a path from `/`, such as `/a2a`",
         Some("path") => "a path from `/`, with captures as whole segments: `/v1/tables/{table}`",
         Some("own") => "the name of a capture in `path`, without braces",
         Some("record") => "`before` or `batched`",

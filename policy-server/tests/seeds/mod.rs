@@ -316,7 +316,7 @@ pub(crate) const SEEDS: &[Seed] = &[
         "protocol: llm",
         "warehouse.yaml:8:13",
         "`llm` is not served by this version",
-        "`http` or `mcp`",
+        "`http`, `mcp` or `a2a`",
     ),
     // What another service has claimed.
     (

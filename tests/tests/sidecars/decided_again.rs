@@ -6,7 +6,7 @@ use std::time::Duration;
 use authz::audit::{self, Kind, Outcome, Record, RecordedFacts};
 use authz::decision::{self, Question};
 use authz::denial::Code;
-use authz::identity::{SpiffeId, ToolName};
+use authz::identity::{AgentId, SpiffeId, ToolName};
 use authz::jws::NoExternal;
 use authz::policy::{Bundle, BundleKeys, Protocol, RawBundle};
 use authz::request::{Facts, ResourceNeed, Right, Side};
@@ -163,6 +163,7 @@ fn facts(record: &Record<'_>) -> Facts {
         service: record.service.as_deref().map(|service| service.parse().unwrap()),
         protocol: match record.protocol.as_deref() {
             Some("mcp") => Protocol::Mcp,
+            Some("a2a") => Protocol::A2a,
             _ => Protocol::Http,
         },
         method: owned(&facts.method).unwrap(),
@@ -191,6 +192,10 @@ fn right(facts: &RecordedFacts<'_>) -> Right {
             scope,
         },
         (Some("resources"), None) => Right::Resources(facts.resources.iter().map(resource).collect()),
+        (Some("call"), Some(scope)) => Right::Call {
+            agent: AgentId::parse(scope.called_agent().unwrap()).unwrap(),
+            scope,
+        },
         (Some("session"), None) => Right::Session,
         (Some("exempt"), None) => Right::Exempt,
         (right, _) => panic!("the right {right:?} has no verdict here"),

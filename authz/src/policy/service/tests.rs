@@ -20,10 +20,11 @@ fn bundle(pointer: &str, value: Value) -> Result<Bundle, PolicyError> {
 
 #[test]
 fn a_protocol_is_the_word_that_files_have() {
-    for protocol in [Protocol::Http, Protocol::Mcp] {
+    let all = [Protocol::Http, Protocol::Mcp, Protocol::A2a];
+    for protocol in all {
         assert_eq!(json!(protocol), protocol.as_str());
     }
-    assert_eq!([Protocol::Http, Protocol::Mcp].map(Protocol::as_str), ["http", "mcp"]);
+    assert_eq!(all.map(Protocol::as_str), ["http", "mcp", "a2a"]);
 }
 
 #[test]

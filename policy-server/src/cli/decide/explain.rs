@@ -111,11 +111,13 @@ fn rule(code: Code) -> &'static str {
         | BodyTooLarge
         | McpMalformed
         | McpBatch
-        | McpHeaderMismatch => "a request must have exactly one meaning",
+        | McpHeaderMismatch
+        | A2aMalformed
+        | A2aBatch
+        | A2aVersionRefused => "a request must have exactly one meaning",
         HostUnknown | DirectionUnknown | ServiceUnknown | RouteUnknown | MethodNotAllowed | ToolNotOffered
-        | PromptNotOffered | ResourceNotOffered | McpMethodRefused | EndpointRefused => {
-            "what no service file names is denied"
-        }
+        | PromptNotOffered | ResourceNotOffered | McpMethodRefused | A2aMethodRefused | TaskRefused
+        | EndpointRefused => "what no service file names is denied",
         TokenMissing
         | TokenMalformed
         | TokenAlgorithmRefused
@@ -140,6 +142,14 @@ fn rule(code: Code) -> &'static str {
         }
         ToolForbidden => "forbidden wins over allowed, in the token as in the agent's file",
         OwnSegmentMismatch => "this part of the path must be the caller's own agent id",
+    }
+}
+
+/// What in the agent's file grants a scope.
+fn add_to_policy(scope: &str) -> String {
+    match scope.strip_prefix("call:agent.") {
+        Some(agent) => format!("add `{agent}` to `mayCall` in the agent's file"),
+        None => format!("add `{scope}` to `scope` in the agent's file"),
     }
 }
 
@@ -184,7 +194,7 @@ fn remedy(code: Code, verdict: &Verdict) -> String {
         ServiceUnknown | HostUnknown => "name the host in `hosts` of the service's file, or call the right one",
         RouteUnknown => "call a route of the service's file, or add this one with its scope",
         ScopeNotGranted => return format!("ask the issuer for a token with `{scope}`"),
-        ScopeNotInPolicy => return format!("add `{scope}` to `scope` in the agent's file"),
+        ScopeNotInPolicy => return add_to_policy(scope),
         ToolNotGranted => return format!("ask the issuer for a token with the tool `{tool}`"),
         ToolNotInPolicy => return format!("add `{tool}` to `tools` in the agent's file"),
         ToolForbidden => return format!("leave `{tool}` alone, or remove it from what token and file forbid"),
@@ -198,13 +208,16 @@ fn remedy(code: Code, verdict: &Verdict) -> String {
             return format!("add `{resource}` to `resources` of the service's file, if it exists there");
         }
         OwnSegmentMismatch => "use the agent's own id in this part of the path",
-        MethodNotAllowed | McpMethodRefused => "use a method that the service's protocol has",
+        MethodNotAllowed | McpMethodRefused | A2aMethodRefused => "use a method that the service's protocol has",
         EndpointRefused => "only the token endpoint and the public keys are open to applications",
         DirectionUnknown => "have the listener marked inbound or outbound in Envoy's configuration",
         HeaderDuplicate => "send the header once",
         PathNotCanonical => "write the path plainly: no `//`, `.`, `..`, `;` or needless percent signs",
         MethodOverrideRefused | UpgradeRefused => "send the request without it",
         TokenInQuery => "send the token in its header",
+        A2aMalformed | A2aBatch => "send one message, with the members that A2A gives it",
+        A2aVersionRefused => "send `A2A-Version: 1.0` or `0.3`, once",
+        TaskRefused => "open a task of one's own, or let the service's file leave tasks to the application",
         McpMalformed | McpBatch | McpHeaderMismatch => "send one JSON-RPC message, with MCP headers that agree with it",
         BodyTooLarge => "send less, or raise `bodyLimitBytes` in the service's file",
         MediaTypeRefused => "send `content-type: application/json`",

@@ -8,7 +8,7 @@
 //! * [`envoy`] runs an Envoy, [`sidecar`] writes the configuration of one that stands beside a workload;
 //! * [`backends`] are the applications, which log every request that reaches them; [`policy_server`] starts `ostiary serve`;
 //! * [`feed`] plays a policy server that misbehaves on demand, [`signing`] signs what it (or a forger) says;
-//! * [`client`] speaks HTTP/1.1 and HTTP/2, plain or over mTLS, and raw bytes;
+//! * [`client`] speaks HTTP/1.1 and HTTP/2, plain or over mTLS, and raw bytes; [`wire`] writes requests byte by byte;
 //! * [`forgery`] spoils good tokens, [`mcp`] writes calls of tools;
 //! * [`stand`] is one sidecar with a feed of its own, [`trapdoor`] makes its filter crash;
 //! * [`mesh`] puts it all together, [`demo`] tells the story; [`load`] makes calls by the hundred thousand;
@@ -39,4 +39,5 @@ pub mod signing;
 pub mod stand;
 pub mod trapdoor;
 pub mod wait;
+pub mod wire;
 pub mod workload;

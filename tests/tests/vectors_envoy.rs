@@ -1,8 +1,8 @@
 //! The vectors of `authz/vectors` through a real Envoy with the shipped filter, on the real clock.
 //!
-//! Requests are written byte by byte, so that no client library makes them better than they are. A denial must carry its
-//! code in status, body and header, and nothing of it may reach the application; a permit must reach it once, without
-//! the capability.
+//! Requests are written byte by byte, so that no client library makes them better than they are: each in HTTP/1.1 and HTTP/2,
+//! its body in one piece and in many with trailers behind them. A denial must carry its code in status and body (and header),
+//! and nothing of it may reach the application; a permit must reach it once, with the very body, without the capability.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -10,8 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
-use tests::backends::Backend;
+use tests::backends::{Backend, Seen};
 use tests::client::{Answer, Client};
 use tests::envoy::Envoy;
 use tests::feed::Feed;
@@ -20,12 +19,12 @@ use tests::pki::{Ca, Credential, Workload};
 use tests::run::RunDirectory;
 use tests::sidecar::{Destination, Inbound, Outbound, POLICY_AUTHORITY, Plugin, Sidecar};
 use tests::wait;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tests::wire::{Told, Wire, Written};
 
 #[path = "../../authz/tests/vectors/mod.rs"]
 mod vectors;
 
-use vectors::{Expect, Placed, Runs};
+use vectors::{Expect, Placed, Recipe, Runs};
 
 /// Envoys of one worker have two VMs that poll: the worker's and the main thread's.
 const VMS: usize = 2;
@@ -55,15 +54,16 @@ async fn run_side(side: &str) {
         }
     }
     let mesh = Mesh::create(side);
-    let (mut count, mut failures) = (0, Vec::new());
+    let (mut count, mut outcome) = (0, Outcome::default());
     for (host, (workload, groups)) in (30..).zip(workloads) {
         let under_test = mesh.start(side, &workload, host).await;
         for (number, group) in (1..).zip(groups.into_values()) {
             count += group.len();
-            failures.extend(under_test.run(number, &group).await);
+            under_test.run(number, &group, &mut outcome).await;
         }
     }
-    println!("{count} vectors through Envoy, {side}");
+    let Outcome { sent, ended, failures } = outcome;
+    println!("{count} vectors through Envoy, {side}: {sent:?} requests; Envoy itself ended {ended:?}");
     assert!(
         failures.is_empty(),
         "{} of {count} wrong:\n{}",
@@ -71,6 +71,23 @@ async fn run_side(side: &str) {
         failures.join("\n")
     );
 }
+
+/// What came of all exchanges, by wire.
+#[derive(Default)]
+struct Outcome {
+    sent: BTreeMap<String, usize>,
+    /// Requests that Envoy refused before the filter saw them.
+    ended: BTreeMap<String, usize>,
+    failures: Vec<String>,
+}
+
+/// What can be so wrong with the form of a request that Envoy's reader of HTTP/2 ends the stream.
+const OF_THE_FORM: [&str; 4] = [
+    "request_malformed",
+    "header_duplicate",
+    "path_not_canonical",
+    "upgrade_refused",
+];
 
 /// What all sidecars of a run share.
 struct Mesh {
@@ -131,6 +148,7 @@ impl Mesh {
         for (place, (id, name, hostname)) in (host + 1..).zip([
             ("data", "warehouse", "warehouse.data.svc.cluster.local"),
             ("tools", "mcp", "mcp.tools.svc.cluster.local"),
+            ("agents", "writer-2", "writer-2.agents.svc.cluster.local"),
             ("ostiary", "policy-server", POLICY_AUTHORITY),
         ]) {
             let (destination, envoy, application) = self.destination(&Workload::new(id, name), hostname, place).await;
@@ -177,8 +195,8 @@ impl Mesh {
 }
 
 impl UnderTest<'_> {
-    /// Serves the policy of a group, then sends each of its requests.
-    async fn run(&self, number: u64, group: &[Placed]) -> Vec<String> {
+    /// Serves the policy of a group, then sends each of its requests, in every way.
+    async fn run(&self, number: u64, group: &[Placed], outcome: &mut Outcome) {
         let now = wait::unix_now();
         let recipe = &group[0].recipe;
         // The feed renews the list in steps of one while a group runs.
@@ -188,7 +206,6 @@ impl UnderTest<'_> {
         self.adopted(&format!("1.{number}"), &format!("1.{state_version}"))
             .await;
         let mut clients = BTreeMap::new();
-        let mut failures = Vec::new();
         for placed in group {
             // `not_before` is an offset from the same now as the token's times.
             let now = if placed.recipe.not_before.is_empty() {
@@ -202,11 +219,19 @@ impl UnderTest<'_> {
                     .entry(placed.recipe.peer.clone())
                     .or_insert_with_key(|peer| self.caller(*host, peer.as_deref().unwrap(), &placed.recipe.workload)),
             };
-            if let Err(problem) = self.check(placed, client, now).await {
-                failures.push(format!("{} ({}): {problem}", placed.vector.id, placed.vector.why));
+            let request = written(placed, now);
+            for wire in Wire::ALL.into_iter().filter(|wire| wire.can_write(&request)) {
+                *outcome.sent.entry(format!("{wire:?}")).or_default() += 1;
+                match self.check(placed, client, now, (wire, &request)).await {
+                    Ok(Told::Ended) => *outcome.ended.entry(format!("{wire:?}")).or_default() += 1,
+                    Ok(Told::Answer { .. }) => {}
+                    Err(problem) => {
+                        let line = format!("{} {wire:?} ({}): {problem}", placed.vector.id, placed.vector.why);
+                        outcome.failures.push(line);
+                    }
+                }
             }
         }
-        failures
     }
 
     fn caller(&self, host: u8, peer: &str, service: &str) -> Client {
@@ -230,64 +255,100 @@ impl UnderTest<'_> {
         .unwrap();
     }
 
-    async fn check(&self, placed: &Placed, client: &Client, now: u64) -> Result<(), String> {
+    async fn check(
+        &self,
+        placed: &Placed,
+        client: &Client,
+        now: u64,
+        (wire, request): (Wire, &Written),
+    ) -> Result<Told, String> {
         let Placed { vector, recipe, .. } = placed;
-        let request = recipe.request(now);
-        let bytes = written(&vector.id, &request);
-        let exchanged = tokio::time::timeout(PATIENCE, exchange(client, &bytes, request.method == "HEAD")).await;
-        let answer = exchanged
+        let mark = format!("{}-{wire:?}", vector.id);
+        let mut marked = request.clone();
+        marked.headers.push(("x-vector".to_owned(), mark.clone()));
+        if wire.is_http2() {
+            // Where HTTP/1.1 folds case and trims blanks, HTTP/2 has none to begin with.
+            for (name, value) in &mut marked.headers {
+                (*name, *value) = (name.to_ascii_lowercase(), value.trim_matches([' ', '\t']).to_owned());
+            }
+        }
+        let exchanged = tokio::time::timeout(PATIENCE, wire.exchange(client, &marked)).await;
+        let told = exchanged
             .map_err(|_| "no answer in time".to_owned())?
             .map_err(|error| format!("{error:#}"))?;
         let seen: Vec<_> = self
             .applications
             .iter()
-            .flat_map(|application| application.seen_with("x-vector", &vector.id))
+            .flat_map(|application| application.seen_with("x-vector", &mark))
             .collect();
+        let Told::Answer { status, headers, body } = told.clone() else {
+            let of_the_form =
+                matches!(&vector.expect, Expect::Deny { code, .. } if OF_THE_FORM.contains(&code.as_str()));
+            return match of_the_form && seen.is_empty() && wire.is_http2() {
+                true => Ok(told),
+                false => Err(format!("was ended, seen {} times", seen.len())),
+            };
+        };
+        let answer = Answer {
+            status,
+            headers,
+            body: body.into(),
+            elapsed: Duration::ZERO,
+        };
         match &vector.expect {
             // The application's echo is no list, so nothing of it is told.
             Expect::Permit if is_list(&request.body) => {
-                let withheld = (502, Some("response_withheld"), 1);
-                let got = (answer.status, answer.denial(), seen.len());
-                if got == withheld {
-                    Ok(())
-                } else {
-                    Err(format!("{got:?}; expected {withheld:?}"))
-                }
+                let withheld = (502, Some("response_withheld".to_owned()), 1);
+                same((answer.status, answer.code(), seen.len()), withheld)?;
             }
-            Expect::Permit if answer.status != 200 || seen.len() != 1 => Err(format!(
-                "{} {:?}, seen {} times; expected to pass",
-                answer.status,
-                answer.code(),
-                seen.len()
-            )),
-            Expect::Permit => {
-                let token = recipe.token(now);
-                let shown = seen[0].headers.iter().any(|(_, value)| value.contains(&token));
-                let passed_on = recipe.side == "inbound" && shown;
-                if passed_on {
-                    Err("the application was shown the capability".into())
-                } else {
-                    Ok(())
-                }
-            }
+            Expect::Permit => passed(&answer, &seen, request, recipe, now)?,
             Expect::Deny { code, status, needed } => {
-                let got = (
-                    answer.status,
-                    answer.code(),
-                    answer.denial().map(str::to_owned),
-                    told_needed(&answer),
-                    seen.len(),
-                );
                 // An answer to HEAD has no body.
-                let body = (request.method != "HEAD").then(|| code.clone());
-                let expected = (*status, body, Some(code.clone()), needed.clone(), 0);
-                if got == expected {
-                    Ok(())
-                } else {
-                    Err(format!("{got:?}; expected {expected:?}"))
-                }
+                let in_body = (request.method != "HEAD").then(|| code.clone());
+                let denial = (!wire.is_http2()).then(|| code.clone());
+                same(
+                    (
+                        answer.status,
+                        answer.code(),
+                        answer.denial().map(str::to_owned),
+                        told_needed(&answer),
+                        seen.len(),
+                    ),
+                    (*status, in_body, denial, needed.clone(), 0),
+                )?;
             }
         }
+        Ok(told)
+    }
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(got: T, expected: T) -> Result<(), String> {
+    match got == expected {
+        true => Ok(()),
+        false => Err(format!("{got:?}; expected {expected:?}")),
+    }
+}
+
+/// A permit reaches the application once, as it was sent, and inbound without the capability.
+fn passed(answer: &Answer, seen: &[Seen], request: &Written, recipe: &Recipe, now: u64) -> Result<(), String> {
+    let [seen] = seen else {
+        let (status, code) = (answer.status, answer.code());
+        return Err(format!(
+            "{status} {code:?}, seen {} times; expected to pass",
+            seen.len()
+        ));
+    };
+    if answer.status != 200 {
+        return Err(format!("{} {:?}; expected to pass", answer.status, answer.code()));
+    }
+    if seen.body != request.body {
+        return Err("the application was sent another body".into());
+    }
+    let token = recipe.token(now);
+    let shown = seen.headers.iter().any(|(_, value)| value.contains(&token));
+    match recipe.side == "inbound" && shown {
+        true => Err("the application was shown the capability".into()),
+        false => Ok(()),
     }
 }
 
@@ -307,62 +368,20 @@ fn told_needed(answer: &Answer) -> BTreeMap<String, String> {
         .unwrap_or_default()
 }
 
-/// The request as bytes on the wire.
-fn written(id: &str, request: &vectors::recipe::RawRequest) -> Vec<u8> {
-    let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.path);
-    for (name, value) in &request.headers {
-        head += &format!("{name}: {value}\r\n");
-    }
-    if !request.body.is_empty() || matches!(request.method.as_str(), "POST" | "PUT") {
-        head += &format!("content-length: {}\r\n", request.body.len());
-    }
-    head += &format!("x-vector: {id}\r\nconnection: close\r\n\r\n");
-    [head.as_bytes(), &request.body].concat()
-}
-
-/// Sends a request and reads as much as its answer says that it has. Envoy closes a second later, which is long here.
-async fn exchange(client: &Client, request: &[u8], is_head: bool) -> anyhow::Result<Answer> {
-    let mut stream = client.open().await?;
-    stream.write_all(request).await?;
-    stream.flush().await?;
-    let (mut bytes, mut buffer) = (Vec::new(), vec![0; 16 << 10]);
-    loop {
-        let count = stream.read(&mut buffer).await?;
-        bytes.extend_from_slice(&buffer[..count]);
-        match parsed(&bytes, is_head) {
-            Some(answer) => return Ok(answer),
-            None if count == 0 => anyhow::bail!("broke off: {}", String::from_utf8_lossy(&bytes)),
-            None => {}
-        }
-    }
-}
-
-/// The answer, once it is whole; a body in chunks is left in chunks, as no denial has one.
-fn parsed(bytes: &[u8], is_head: bool) -> Option<Answer> {
-    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let (head, body) = bytes.split_at(end);
-    let mut headers = HeaderMap::new();
-    for line in std::str::from_utf8(head).ok()?.trim_end().lines().skip(1) {
-        let (name, value) = line.split_once(':')?;
-        headers.append(
-            HeaderName::try_from(name).ok()?,
-            HeaderValue::try_from(value.trim()).ok()?,
-        );
-    }
-    let length = headers
-        .get("content-length")
-        .and_then(|length| length.to_str().ok()?.parse().ok());
-    let whole = match length {
-        _ if is_head => true,
-        Some(length) => body.len() >= length,
-        None => body.ends_with(b"0\r\n\r\n"),
-    };
-    whole.then(|| Answer {
-        status: tests::client::raw_status(bytes).unwrap(),
+/// The request of a vector.
+fn written(placed: &Placed, now: u64) -> Written {
+    let vectors::recipe::RawRequest {
+        method,
+        path,
         headers,
-        body: body.to_vec().into(),
-        elapsed: Duration::ZERO,
-    })
+        body,
+    } = placed.recipe.request(now);
+    Written {
+        method,
+        path,
+        headers,
+        body,
+    }
 }
 
 fn workload(spiffe: &str) -> Workload {

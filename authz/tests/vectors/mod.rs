@@ -34,7 +34,7 @@ pub mod recipe;
 pub use recipe::Recipe;
 
 /// Every file of vectors, in the order of its numbers.
-pub const THEMES: [(&str, &str); 17] = [
+pub const THEMES: [(&str, &str); 19] = [
     ("token-time", include_str!("../../vectors/token-time.json")),
     ("token-header", include_str!("../../vectors/token-header.json")),
     ("token-form", include_str!("../../vectors/token-form.json")),
@@ -52,6 +52,8 @@ pub const THEMES: [(&str, &str); 17] = [
     ("outbound", include_str!("../../vectors/outbound.json")),
     ("bundle", include_str!("../../vectors/bundle.json")),
     ("mcp-names", include_str!("../../vectors/mcp-names.json")),
+    ("a2a", include_str!("../../vectors/a2a.json")),
+    ("a2a-rest", include_str!("../../vectors/a2a-rest.json")),
 ];
 
 const BASE: &str = include_str!("../../vectors/base.json");

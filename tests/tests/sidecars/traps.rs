@@ -21,6 +21,7 @@ use tests::wait;
 mod answers;
 mod bodies;
 mod callouts;
+mod forms;
 
 const HOST: &str = "mcp.tools.svc.cluster.local";
 const POLICY_SERVER: &str = "spiffe://cluster.local/ns/ostiary/sa/policy-server";

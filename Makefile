@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 # Versions, all of them here. The crates' are in Cargo.lock; wasm-bindgen's test runner must be of the locked version.
 ENVOY_VERSION         := 1.40.0
 MCP_VERSION           := 2.3.0
+A2A_VERSION           := 1.3.0
 KUBECTL_VERSION       := 1.32.4
 BINARYEN_VERSION      := 132.0.0
 CRANE_VERSION         := 0.22.1
@@ -27,7 +28,7 @@ again  := $(MAKE)
 say     = printf '== %s\n'
 
 ENVOY_STAMP := $(TARGET)/envoy/.$(ENVOY_VERSION)
-MCP_STAMP   := $(TARGET)/mcp/.$(MCP_VERSION)
+MCP_STAMP   := $(TARGET)/mcp/.$(MCP_VERSION)-$(A2A_VERSION)
 # The one on the PATH, else our own; the tests of manifests read it.
 OWN_KUBECTL := $(abspath $(TARGET)/kubectl/kubectl)
 export KUBECTL ?= $(or $(shell command -v kubectl),$(OWN_KUBECTL))
@@ -163,8 +164,8 @@ $(OWN_KUBECTL):
 	@.ci/kubectl $(KUBECTL_VERSION) $(@D)
 
 $(MCP_STAMP):
-	@$(say) "set-up: the MCP SDK $(MCP_VERSION) from PyPI, under $(@D)"
-	@.ci/venv $(@D) mcp==$(MCP_VERSION)
+	@$(say) "set-up: the SDKs of MCP $(MCP_VERSION) and A2A $(A2A_VERSION) from PyPI, under $(@D)"
+	@.ci/venv $(@D) mcp==$(MCP_VERSION) "a2a-sdk[http-server]==$(A2A_VERSION)"
 	@touch $@
 
 # Not `--locked`: a mirror of the registry may lack the very versions that it is locked to. Not optimised, and without the

@@ -3,13 +3,12 @@
 usage: mcp_server.py SOCKET LOGFILE, or mcp_server.py ADDRESS:PORT LOGFILE
 """
 
-import itertools
-import json
 import sys
 
 import uvicorn
 from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
+from request_log import RequestLog
 
 server = MCPServer("tools", version="1.0.0")
 
@@ -78,42 +77,6 @@ def table(table: str) -> str:
 def staff(table: str) -> str:
     """A table that no agent of this mesh may read."""
     return f"staff of {table}"
-
-
-class RequestLog:
-    """Writes one line a request: when its headers come, and again when its body is complete."""
-
-    def __init__(self, application, path):
-        self.application = application
-        self.file = open(path, "a", encoding="utf-8", buffering=1)
-        self.numbers = itertools.count()
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
-            return await self.application(scope, receive, send)
-        path, query = scope["raw_path"], scope["query_string"]
-        entry = {
-            "number": next(self.numbers),
-            "method": scope["method"],
-            "path": (path + b"?" + query if query else path).decode("latin-1"),
-            "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]],
-        }
-        self.write(entry, b"", complete=False)
-        body = bytearray()
-
-        async def logged_receive():
-            message = await receive()
-            if message["type"] == "http.request":
-                body.extend(message.get("body", b""))
-                if not message.get("more_body", False):
-                    self.write(entry, bytes(body), complete=True)
-            return message
-
-        return await self.application(scope, logged_receive, send)
-
-    def write(self, entry, body, complete):
-        line = {**entry, "body": body.decode("utf-8", "replace"), "complete": complete}
-        self.file.write(json.dumps(line) + "\n")
 
 
 def main():

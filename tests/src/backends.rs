@@ -288,16 +288,32 @@ impl Backend {
     ///
     /// When set-up has not made its virtual environment.
     pub fn mcp(run: &RunDirectory) -> Result<Self> {
-        let (socket, requests) = (run.socket("mcp"), run.file("mcp.requests.jsonl"));
+        Self::python("mcp", "mcp_server.py", &[], run)
+    }
+
+    /// An agent that others call, on the official A2A SDK; its card says that it is at `authority`. As for [`Backend::mcp`],
+    /// it takes a while to start.
+    ///
+    /// # Errors
+    ///
+    /// When set-up has not made its virtual environment.
+    pub fn a2a(name: &str, authority: &str, run: &RunDirectory) -> Result<Self> {
+        Self::python(name, "a2a_server.py", &[authority], run)
+    }
+
+    fn python(name: &str, script: &str, more: &[&str], run: &RunDirectory) -> Result<Self> {
+        let (socket, requests) = (run.socket(name), run.file(&format!("{name}.requests.jsonl")));
         let mut command = Command::new(crate::built::python()?);
         command
-            .arg(crate::built::mesh_files().join("mcp_server.py"))
+            .arg(crate::built::mesh_files().join(script))
             .arg(&socket)
-            .arg(&requests);
-        let process = Process::spawn("the MCP server", &command, &run.file("mcp.log"))?;
+            .arg(&requests)
+            .args(more)
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        let process = Process::spawn(script, &command, &run.file(&format!("{name}.log")))?;
         let running = Running::Process(process);
         Ok(Self {
-            name: "mcp".to_owned(),
+            name: name.to_owned(),
             socket,
             log: Log::File(requests),
             running,

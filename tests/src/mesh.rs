@@ -47,7 +47,13 @@ pub struct Options {
     pub policy_server: Value,
     /// Whether the policy server is stopped (its keys made) before the sidecars start.
     pub without_policy_server: bool,
+    /// Adds an agent that others call, `scribe`, with these lines added to its service's file; the other agents' files then
+    /// are those of `tests/mesh/a2a`.
+    pub called: Option<&'static str>,
 }
+
+/// The agent that others call.
+pub const CALLED: &str = "scribe";
 
 impl Default for Options {
     fn default() -> Self {
@@ -56,6 +62,7 @@ impl Default for Options {
             headers_stop_iteration: true,
             policy_server: json!({}),
             without_policy_server: false,
+            called: None,
         }
     }
 }
@@ -159,6 +166,12 @@ impl Mesh {
         let ca = Ca::create(&run.file("pki"))?;
         let policy = run.file("policy");
         copy_files(&crate::built::mesh_files().join("policy"), &policy)?;
+        if let Some(lines) = options.called {
+            copy_files(&crate::built::mesh_files().join("a2a"), &policy)?;
+            let file = policy.join(format!("service-{CALLED}.yaml"));
+            let text = std::fs::read_to_string(&file)?;
+            std::fs::write(file, format!("{}\n{lines}", text.trim_end()))?;
+        }
         let orchestrator = ca.issue(&Workload::new("orchestration", "orchestrator"), &[])?;
         let scheduler = ca.issue(&Workload::new("orchestration", "scheduler"), &[])?;
         let issuers = [&orchestrator, &scheduler].map(|issuer| (issuer.workload.spiffe(), vec!["issuer".to_owned()]));
@@ -335,8 +348,13 @@ impl Plan<'_> {
         let warehouse = self.service("data", 21, Backend::warehouse(self.run)?)?;
         let reports = self.service("data", 22, Backend::reports(self.run)?)?;
         let mcp = self.service("tools", 23, Backend::mcp(self.run)?)?;
+        let called = self.options.called.map(|_| {
+            let authority = format!("{CALLED}.agents.svc.cluster.local:{SERVICE_PORT}");
+            self.service("agents", 24, Backend::a2a(CALLED, &authority, self.run)?)
+        });
         Ok([warehouse, reports, mcp]
             .into_iter()
+            .chain(called.transpose()?)
             .map(|service| (service.name.clone(), service))
             .collect())
     }

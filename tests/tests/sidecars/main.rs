@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod bootstrap;
+mod calls;
 mod cancelled;
 mod decided_again;
 mod denials;

@@ -38,7 +38,7 @@ DENY        := $(TOOLS)/.cargo-deny-$(CARGO_DENY_VERSION)
 MUTANTS     := $(TOOLS)/.cargo-mutants-$(CARGO_MUTANTS_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test vectors-wasm check bench bench-quick bench-tools e2e cluster-tools mutants build images push set-up mesh-tools
+.PHONY: help demo up down test vectors-wasm check bench bench-quick bench-tools eval e2e cluster-tools mutants build images push set-up mesh-tools
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,6 +101,11 @@ bench-tools: set-up mesh-tools
 	@$(say) "build: the bench and the policy server"
 	@cargo build --profile measure -p bench -p policy-server
 	@cargo bench --quiet --profile measure -p micro --features criterion --bench native --no-run
+
+# What comes of a seed is the same on every machine, but for the cost of a call.
+TRACES ?= tests/eval/traces
+eval: set-up ## Measure the risk engine on traces of agents, beside three baselines; TRACES=FOLDER has others, SEED=N splits anew
+	@cargo run --quiet --profile measure -p eval -- "$(TRACES)" $(if $(SEED),--seed $(SEED))
 
 # By name: `--file` would only add to the files that .cargo/mutants.toml lists.
 mutants: set-up $(MUTANTS) ## Change what decides in authz in every small way, and the tests must notice; FILE=PATH changes one file

@@ -6,19 +6,21 @@
 //! least as high. It is kept as bits of surprise, −log2 p. An honest call has a uniform `p`, so its surprise exceeds `b`
 //! bits with probability 2^−b, whatever the agent does all day.
 //!
-//! 1. **What** is done: the step (a tool, or a service and method), the data (the scope), the service, and the step after
-//!    the one before it. These four depend on each other, so the most surprising counts, less two bits for having had the
-//!    choice of four (Bonferroni). The surprise of one call is capped, less a drift of 3 bits, and added to a running sum
-//!    that never falls below zero and decays (a CUSUM). With surprise exponential in bits, the sum exceeds `x` with
-//!    probability at most 2^(−0.8 x): 0.8 solves `2^(−3θ) = 1 − θ` from below (Lundberg's bound). Beside it the calls of at
-//!    least 6 bits among the last 64 are counted, of which one is expected (Chernoff's bound): usual calls in between wash
-//!    out a sum, and not a count. The more surprising of the two counts, less one bit.
-//! 2. **How fast**: the calls of ten seconds, against what is usual in ten seconds that have any (a Chernoff bound).
+//! 1. **What** is done ([`habit`], [`request`]): the step (a tool, or a service and a method), the data (the scope), the
+//!    service; the step after the one before it, and in a request that began as this one did; how often the request uses
+//!    the step, and how many calls it has made. These depend on each other, and what varies for one agent does not for
+//!    another: so they only measure, and the probability of a call is the share of the agent's own calls that measured as
+//!    much ([`calibration`]: a conformal p-value).
+//! 2. **How fast** ([`window`]): the calls of ten seconds, against what is usual in ten seconds that have any (a Chernoff
+//!    bound).
 //! 3. **How often denied**: the denials of a minute, against the share that is usual (the same).
 //!
-//! The three are combined as independent tests (`together`), and the score is a straight line in the bits of the
-//! combination: with the default of 30 bits for 100, 70 is a probability of 2^−21 and 90 one of 2^−27. The score falls
-//! again by halves, in ten minutes by default; while it is higher than what the signals say, it is what counts.
+//! One call proves little, so the last 1, 2, 4, 8 and 16 calls are taken together (Fisher's method), and the calls of at least
+//! 6 bits among the last 64 are counted, of which one is expected: usual calls in between wash out a sum, and not a count.
+//! All these tests and the other two kinds are combined by their weights ([`evidence`]: a weighted Bonferroni bound), and
+//! the score is a straight line in the bits of the combination: with the default of 15 bits for 100, 70 is a probability of
+//! 2^−10.5 and 90 one of 2^−13.5. The score falls again by halves, in ten minutes by default; while it is higher than what the
+//! signals say, it is what counts.
 //!
 //! All arithmetic is in whole numbers: the same observations give the same score on every machine.
 //!
@@ -33,43 +35,38 @@
 //!   the agent that the token names: stolen tokens harm nobody but the thief.
 //!
 //! What it cannot see: an injection that does what the agent does anyway, at its own pace; one call; one that is spread so
-//! thin that every use has decayed before the next. The response times and sizes of answers are not looked at.
+//! thin that every use has decayed before the next. The response times and sizes of answers are not looked at. How much of
+//! this it sees on traces of agents, `make eval` measures.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use crate::state::transition::Change;
 
 mod bits;
+mod calibration;
+mod evidence;
 mod habit;
 pub mod reading;
 mod reasons;
+mod request;
 mod window;
 
-use bits::{Bits, of_count, together};
+use bits::Bits;
+use calibration::Calibration;
+use evidence::Evidence;
 use habit::{Habit, Order};
 use reasons::Reasons;
+use request::{Open, Reach, Requests};
 use window::Window;
 
 /// How surprising one call may be at most: no call pauses an agent by itself.
 const MOST_OF_A_CALL: Bits = Bits::whole(12);
-/// What an honest call may be surprising without adding to the sum.
-const DRIFT: Bits = Bits::whole(3);
-/// From here on a call is odd: with the choice of four, one honest call in 64 is.
-const ODD: Bits = Bits::whole(6);
-/// Of as many calls as the odd ones are counted among, so many are expected to be, in thousandths.
-const EXPECTED_ODD: u64 = 1000;
 /// Odd calls teach no more often than this.
 const ODD_TEACHES_EVERY_MS: u64 = 60_000;
-/// So many of the last calls are forgotten for each half-life that passes.
-const FORGOTTEN_A_HALF_LIFE: u64 = 8;
-/// How many signals say what is done, as bits: of four the most surprising counts.
-const CHOICE_OF_FOUR: Bits = Bits::whole(2);
-/// The CUSUM's exponent, as a fraction.
-const EXPONENT: (u64, u64) = (4, 5);
-/// User requests whose last step is remembered: agents work on several at once.
-const MOST_REQUESTS: usize = 32;
+/// Calls that must have taught before what was never used is left out of a token.
+const KNOWN_AFTER: u64 = 64;
 /// Denials that one record may count for: one that aggregates a flood says no more than that there is one.
 const MOST_OF_A_RECORD: u64 = 32;
 /// What is shorter of a name than this is kept of it: names that callers choose may be long.
@@ -86,7 +83,7 @@ pub struct Settings {
     pub full_bits: u32,
     /// In how many seconds a score falls to its half.
     pub half_life_seconds: u64,
-    /// The score from which calls teach nothing.
+    /// The score from which calls teach nothing, and tokens are short and narrow.
     pub learn_below: u8,
 }
 
@@ -95,9 +92,9 @@ impl Default for Settings {
         Self {
             pause_at: 70,
             suspend_at: 90,
-            full_bits: 30,
+            full_bits: 15,
             half_life_seconds: 600,
-            learn_below: 30,
+            learn_below: 50,
         }
     }
 }
@@ -146,33 +143,48 @@ pub struct Profile {
     steps: Habit,
     data: Habit,
     services: Habit,
+    /// What follows a step.
     order: Order,
-    /// The last steps of the newest user requests.
-    requests: VecDeque<(String, String)>,
+    /// What comes in requests that begin with a step.
+    kinds: Order,
+    reach: Reach,
+    calibration: Calibration,
+    /// The newest user requests.
+    open: Requests,
+    evidence: Evidence,
     window: Window,
     /// Calls that taught.
     taught: u64,
-    /// The CUSUM, in 1/65536 of a bit.
-    sum: u64,
-    /// Which of the last 64 calls were odd, the newest in the lowest bit.
-    odd: u64,
     /// When an odd call last taught, in milliseconds.
     odd_taught_ms: u64,
     /// In thousandths.
     score: u64,
-    /// When sum and score were what they are, in milliseconds.
+    /// When the score was what it is, in milliseconds.
     at_ms: u64,
     reasons: Reasons,
     /// The number of the last change of state that a person made in the agent's favour.
     forgiven: u64,
 }
 
+/// One call as it is judged, and what it would teach.
+#[derive(Debug)]
+struct Judged {
+    call: Call,
+    open: Open,
+    measured: Bits,
+}
+
 impl Profile {
     /// The score at a time, from 0 to 100.
     #[must_use]
     pub fn score(&self, now_ms: u64, settings: &Settings) -> u8 {
-        let score = decayed(self.score, now_ms.saturating_sub(self.at_ms), settings) / 1000;
-        u8::try_from(score.min(100)).unwrap_or(100)
+        u8::try_from(self.score_thousandths(now_ms, settings) / 1000).unwrap_or(100)
+    }
+
+    /// The same, from 0 to 100,000: for whoever compares agents that are all far from any threshold.
+    #[must_use]
+    pub fn score_thousandths(&self, now_ms: u64, settings: &Settings) -> u64 {
+        decayed(self.score, now_ms.saturating_sub(self.at_ms), settings).min(100_000)
     }
 
     /// Why the score is what it is, the weightiest first; in words for people.
@@ -194,13 +206,36 @@ impl Profile {
         }
     }
 
+    /// Whether a token of this agent is to be short and narrow: its score is high, and does not pause it yet.
+    #[must_use]
+    pub fn is_elevated(&self, now_ms: u64, settings: &Settings) -> bool {
+        self.score(now_ms, settings) >= settings.learn_below
+    }
+
+    /// Whether enough is known of the agent that what it never used says something.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.taught >= KNOWN_AFTER
+    }
+
+    /// Whether it has used a tool, or made a step of another name.
+    #[must_use]
+    pub fn has_used(&self, step: &str) -> bool {
+        self.steps.uses(step) > 0
+    }
+
+    /// Whether it has used a scope.
+    #[must_use]
+    pub fn has_used_data(&self, scope: &str) -> bool {
+        self.data.uses(scope) > 0
+    }
+
     /// A person has decided in the agent's favour: its score is 0 again, and its habits stay what they are. Doing so twice
     /// for one change does it once.
     pub fn forgive(&mut self, change: u64) {
         if change > self.forgiven {
             self.forgiven = change;
-            self.sum = 0;
-            self.odd = 0;
+            self.evidence = Evidence::default();
             self.score = 0;
             self.reasons = Reasons::default();
             self.window.forget();
@@ -212,51 +247,59 @@ impl Profile {
     /// Time only advances: an observation that is older than the last counts as of the last's time.
     pub fn observe(&mut self, declared: &Declared, seen: &Observation, settings: &Settings, frozen: bool) {
         let at_ms = seen.at_ms.max(self.at_ms);
-        let elapsed = at_ms - self.at_ms;
-        let before = decayed(self.score, elapsed, settings);
-        self.sum = decayed(self.sum, elapsed, settings);
-        self.forget_odd(elapsed, settings);
+        let before = decayed(self.score, at_ms - self.at_ms, settings);
         self.at_ms = at_ms;
+        self.evidence.age(at_ms, settings);
         self.reasons.age(before / 1000);
 
         let low = !frozen && before / 1000 < u64::from(settings.learn_below);
         let count = seen.count.min(MOST_OF_A_RECORD);
         self.window
             .count(at_ms, count, if seen.denied { count } else { 0 }, low);
-        if let Some(call) = &seen.call {
-            let surprise = self.surprise_of(declared, &call.shortened());
-            let added = Bits::from_raw(self.sum) + surprise.min(MOST_OF_A_CALL);
-            self.sum = (added - DRIFT).raw();
-            self.odd = (self.odd << 1) | u64::from(surprise >= ODD);
+        let judged = seen.call.as_ref().map(|call| self.judge(declared, call.shortened()));
+        if let Some(judged) = &judged {
+            let surprise = self.calibration.surprise(judged.measured);
+            self.evidence.add(surprise.min(MOST_OF_A_CALL));
         }
-        let sum = Bits::from_raw(self.sum).times(EXPONENT.0, EXPONENT.1);
-        let odd = of_count(self.odd.count_ones().into(), EXPECTED_ODD);
-        self.reasons.note_odd(odd, self.odd.count_ones());
-        let what = sum.max(odd) - Bits::whole(1);
+        let full = Bits::whole(u64::from(settings.full_bits.max(1)));
+        let score = (self.weigh().raw().saturating_mul(100_000) / full.raw()).min(100_000);
+        self.score = score.max(before);
+        if let Some(judged) = judged {
+            if !frozen && self.score / 1000 < u64::from(settings.learn_below) {
+                self.learn(&judged, seen.denied);
+            }
+            if judged.call.request.is_some() {
+                self.open.advance(judged.open, &judged.call.step);
+            }
+        }
+    }
+
+    /// All signals together, noted in words.
+    fn weigh(&mut self) -> Bits {
+        let (number, odd) = self.evidence.odd();
+        self.reasons.note_odd(odd, number);
         let (rate, denials) = (self.window.rate_surprise(), self.window.denial_surprise());
         self.reasons
             .note_rate(rate, self.window.calls_in_step(), self.window.usual_calls());
         self.reasons.note_denials(denials, self.window.denials());
-        let all = together([what, rate, denials]);
-        let full = Bits::whole(u64::from(settings.full_bits.max(1)));
-        let score = (all.raw().saturating_mul(100_000) / full.raw()).min(100_000);
-        self.score = score.max(before);
-        if !frozen && self.score / 1000 < u64::from(settings.learn_below) {
-            self.learn(seen);
-        }
-        if let Some(call) = &seen.call {
-            self.remember(&call.shortened());
-        }
+        self.evidence.together(rate, denials)
     }
 
-    fn forget_odd(&mut self, elapsed_ms: u64, settings: &Settings) {
-        let half_lives = elapsed_ms / settings.half_life_seconds.max(1).saturating_mul(1000);
-        let forgotten = u32::try_from(half_lives.saturating_mul(FORGOTTEN_A_HALF_LIFE)).unwrap_or(u32::MAX);
-        self.odd = self.odd.checked_shl(forgotten).unwrap_or(0);
+    /// Measures how unusual a call is, and notes why.
+    fn judge(&mut self, declared: &Declared, call: Call) -> Judged {
+        let open = match &call.request {
+            Some(request) => self.open.open(request),
+            // What belongs to no request is one of its own.
+            None => Open::default(),
+        };
+        let measured = self.use_surprise(declared, &call)
+            + self.order_surprise(declared, &call.step, &open)
+            + self.reach_surprise(&call.step, &open);
+        Judged { call, open, measured }
     }
 
-    /// The most surprising of what is done, noted in words.
-    fn surprise_of(&mut self, declared: &Declared, call: &Call) -> Bits {
+    /// How unusual it is to use this at all: the most unusual of step, data and service.
+    fn use_surprise(&mut self, declared: &Declared, call: &Call) -> Bits {
         let step = self.steps.surprise(&declared.steps, &call.step);
         self.reasons
             .note_use(step, &call.step, self.steps.uses(&call.step), self.taught);
@@ -273,49 +316,57 @@ impl Profile {
             }
             most = most.max(surprise);
         }
-        let before = self.step_before(call);
-        let order = self.order.surprise(&self.steps, &declared.steps, &before, &call.step);
-        if !before.is_empty() {
-            let uses = self.order.uses(&before, &call.step);
-            self.reasons
-                .note_order(order, &before, &call.step, uses, self.order.seen(&before));
-        }
-        most.max(order) - CHOICE_OF_FOUR
+        most
     }
 
-    /// The step before in the same user request; empty at its beginning.
-    fn step_before(&self, call: &Call) -> String {
-        let request = call.request.as_deref().unwrap_or_default();
-        let found = self.requests.iter().find(|(other, _)| other == request);
-        found.map_or_else(String::new, |(_, step)| step.clone())
+    /// How unusual it is to do this now: after the step before, and in a request that began as this one did.
+    fn order_surprise(&mut self, declared: &Declared, step: &str, open: &Open) -> Bits {
+        let Open { first, last, .. } = open;
+        let order = self.order.surprise(&self.steps, &declared.steps, last, step);
+        if open.calls == 0 {
+            return order;
+        }
+        let kind = self.kinds.surprise(&self.steps, &declared.steps, first, step);
+        // Of what was never used at all its place says nothing more.
+        if self.steps.uses(step) > 0 {
+            let uses = self.order.uses(last, step);
+            self.reasons.note_order(order, last, step, uses, self.order.seen(last));
+            let uses = self.kinds.uses(first, step);
+            self.reasons.note_kind(kind, first, step, uses, self.kinds.seen(first));
+        }
+        order.max(kind)
     }
 
-    fn remember(&mut self, call: &Call) {
-        let request = call.request.clone().unwrap_or_default();
-        self.requests.retain(|(other, _)| *other != request);
-        self.requests.push_back((request, call.step.clone()));
-        if self.requests.len() > MOST_REQUESTS {
-            self.requests.pop_front();
-        }
+    /// How unusual it is to go on with a request so far.
+    fn reach_surprise(&mut self, step: &str, open: &Open) -> Bits {
+        let (uses, calls) = (open.uses(step) + 1, open.calls + 1);
+        let repetition = self.reach.repetition_surprise(step, uses);
+        self.reasons.note_repetition(repetition, step, uses);
+        let length = self.reach.length_surprise(calls);
+        self.reasons.note_length(length, calls);
+        repetition.max(length)
     }
 
     /// Only what was permitted teaches what is usual; a denial teaches how often there are denials.
-    fn learn(&mut self, seen: &Observation) {
-        let Some(call) = seen.call.as_ref().map(Call::shortened) else {
-            return;
-        };
-        self.window.learn_outcome(seen.denied);
-        if seen.denied {
+    fn learn(&mut self, judged: &Judged, denied: bool) {
+        self.window.learn_outcome(denied);
+        if denied {
             return;
         }
-        if self.odd & 1 == 1 {
+        if self.evidence.newest_is_odd() {
             if self.at_ms - self.odd_taught_ms < ODD_TEACHES_EVERY_MS {
                 return;
             }
             self.odd_taught_ms = self.at_ms;
         }
+        let Judged { call, open, measured } = judged;
         self.taught += 1;
-        self.order.learn(&self.step_before(&call), &call.step);
+        self.calibration.learn(*measured);
+        self.order.learn(&open.last, &call.step);
+        if open.calls > 0 {
+            self.kinds.learn(&open.first, &call.step);
+        }
+        self.reach.learn(&call.step, open.calls + 1, open.uses(&call.step) + 1);
         self.steps.learn(&call.step);
         if let Some(data) = &call.data {
             self.data.learn(data);

@@ -14,6 +14,9 @@ const LN_2_MILLIONTHS: u64 = 693_147;
 /// More than this no tail needs to say; it also keeps all arithmetic far from its limits.
 const MOST: u64 = 256 << 16;
 
+/// As many surprises are summed up at most: with [`MOST`] bits the terms stay below 2^100.
+const MOST_TERMS: u64 = 16;
+
 /// How surprising something is: −log2 of the probability of what is at least as unusual.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Bits(u64);
@@ -31,11 +34,6 @@ impl Bits {
 
     pub(super) const fn raw(self) -> u64 {
         self.0
-    }
-
-    /// `self` × `numerator` / `denominator`.
-    pub(super) fn times(self, numerator: u64, denominator: u64) -> Self {
-        Self::from_raw(self.0.saturating_mul(numerator) / denominator.max(1))
     }
 
     pub(super) fn saturating_sub(self, other: Self) -> Self {
@@ -101,19 +99,26 @@ pub(super) fn of_count(count: u64, expected_thousandths: u64) -> Bits {
     Bits::from_raw(gained.saturating_sub(given_back))
 }
 
-/// The surprise of three that are independent, taken together: the smaller probability of two tests, each of which may be
-/// used alone, and one bit for having had the choice.
-///
-/// Fisher's sums them: −2 Σ ln p has six degrees of freedom, whose tail is `e^-y (1 + y + y²/2)` with `y = -Σ ln p`.
-/// Bonferroni's takes the most surprising alone, for three times its probability.
-pub(super) fn together(three: [Bits; 3]) -> Bits {
-    let [a, b, c] = three;
-    let sum = (a + b + c).raw();
-    let nats_thousandths = sum.saturating_mul(LN_2_MILLIONTHS) / 1000 / (1 << 16);
-    let terms = 1_000_000 + nats_thousandths * 1000 + nats_thousandths * nats_thousandths / 2;
-    let fisher = Bits::from_raw(sum.saturating_sub(log2(terms).saturating_sub(log2(1_000_000))));
-    let bonferroni = a.max(b).max(c) - of_share(1, 3);
-    fisher.max(bonferroni) - Bits::whole(1)
+/// The surprise of `count` independent surprises that sum up to `sum` (Fisher's method): −2 Σ ln p has twice as many degrees
+/// of freedom, whose tail is `e^-y (1 + y + y²/2 + … + y^(count-1)/(count-1)!)` with `y = -Σ ln p`.
+pub(super) fn of_sum(sum: Bits, count: u64) -> Bits {
+    let nats_thousandths = u128::from(sum.raw().saturating_mul(LN_2_MILLIONTHS) / 1000 / (1 << 16));
+    let (mut term, mut terms) = (1_000_000_u128, 1_000_000_u128);
+    for number in 1..count.min(MOST_TERMS) {
+        term = term * nats_thousandths / (1000 * u128::from(number));
+        terms += term;
+    }
+    Bits::from_raw(
+        sum.raw()
+            .saturating_sub(log2_wide(terms).saturating_sub(log2(1_000_000))),
+    )
+}
+
+/// [`log2`] of a number that may not fit 64 bits.
+fn log2_wide(number: u128) -> u64 {
+    let shift = 64_u32.saturating_sub(number.leading_zeros());
+    let high = u64::try_from(number >> shift).unwrap_or(u64::MAX);
+    log2(high) + (u64::from(shift) << 16)
 }
 
 #[cfg(test)]
@@ -158,43 +163,17 @@ mod tests {
     }
 
     #[test]
-    fn three_together_are_no_more_than_their_sum_and_no_less_than_their_greatest_allows() {
-        let three = |a: u64, b: u64, c: u64| together([Bits::whole(a), Bits::whole(b), Bits::whole(c)]);
-        assert_eq!(three(0, 0, 0), Bits::ZERO);
-        // Fisher's: 30 bits are 20.79 nats, of which 1 + y + y²/2 = 237.9 takes 7.89 bits.
-        about(three(10, 10, 10), 30.0 - 7.895 - 1.0);
-        // Bonferroni's, where one stands alone.
-        about(three(30, 0, 0), 30.0 - 3_f64.log2() - 1.0);
-        assert!(three(20, 9, 0) > three(20, 0, 0));
-        assert!(together([Bits(MOST); 3]) <= Bits(MOST));
-    }
-
-    /// What is said to have a probability has at most that: 100,000 draws of three independent uniform probabilities.
-    #[test]
-    fn together_is_calibrated() {
-        let mut seed = 1_u64;
-        let mut uniform = || {
-            // Knuth's; only to draw test values.
-            seed = seed
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            of_share((seed >> 33).max(1), 1 << 31)
-        };
-        let draws = 100_000;
-        let mut exceed = [0_u32; 13];
-        for _ in 0..draws {
-            let together = together([uniform(), uniform(), uniform()]).raw() >> 16;
-            for (bits, count) in exceed.iter_mut().enumerate() {
-                *count += u32::from(together >= bits as u64);
-            }
+    fn sums_are_fishers() {
+        // 30 bits are 20.79 nats: 1 + y + y²/2 = 237.9, which is 7.89 bits.
+        about(of_sum(Bits::whole(30), 3), 30.0 - 7.895);
+        assert_eq!(of_sum(Bits::whole(9), 1), Bits::whole(9), "one is itself");
+        assert_eq!(of_sum(Bits::ZERO, 16), Bits::ZERO);
+        assert!(of_sum(Bits(MOST), 16) < Bits(MOST));
+        for (sum, count) in [(8_u32, 2_u32), (40, 4), (100, 16), (256, 16)] {
+            let y = f64::from(sum) * std::f64::consts::LN_2;
+            let terms = (0..count).map(|power| (1..=power).map(|i| y / f64::from(i)).product::<f64>());
+            let expected = f64::from(sum) - terms.sum::<f64>().log2();
+            about(of_sum(Bits::whole(sum.into()), count.into()), expected);
         }
-        for (bits, count) in exceed.iter().enumerate().skip(1) {
-            let allowed = f64::from(draws) / f64::from(1_u32 << bits);
-            assert!(
-                f64::from(*count) <= allowed + 4.0 * allowed.sqrt(),
-                "{count} of {draws} at {bits} bits, where {allowed} may be"
-            );
-        }
-        assert!(exceed.get(4).is_some_and(|count| *count > 0), "the test sees something");
     }
 }

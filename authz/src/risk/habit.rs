@@ -3,6 +3,7 @@
 //! A **habit** is a distribution that starts from what the agent's file declares (one use each) and leaves half a use for
 //! all that was never seen. The surprise of a thing is that of its whole tail: of everything that is at most as usual.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -34,29 +35,36 @@ impl Habit {
         self.uses.get(thing).copied().unwrap_or_default()
     }
 
-    /// The weight of a thing in halves of a use.
-    fn weight(&self, declared: &BTreeSet<String>, thing: &str) -> u64 {
-        2 * (self.uses(thing) + u64::from(declared.contains(thing)))
-    }
-
     fn whole(&self, declared: &BTreeSet<String>) -> u64 {
         2 * (self.total + declared.len() as u64) + 1
     }
 
-    /// Everything that has a weight.
-    fn things<'a>(&'a self, declared: &'a BTreeSet<String>) -> impl Iterator<Item = &'a str> {
-        let undeclared = self.uses.keys().filter(|thing| !declared.contains(*thing));
-        declared.iter().chain(undeclared).map(String::as_str)
+    /// Everything that has a weight, and its weight in halves of a use: one merge of two sorted lists, since this is done for
+    /// every call.
+    fn weights<'a>(&'a self, declared: &'a BTreeSet<String>) -> impl Iterator<Item = (&'a str, u64)> {
+        let mut used = self.uses.iter().peekable();
+        let mut named = declared.iter().peekable();
+        std::iter::from_fn(move || {
+            let order = match (used.peek(), named.peek()) {
+                (Some((thing, _)), Some(name)) => thing.as_str().cmp(name.as_str()),
+                (Some(_), None) => Ordering::Less,
+                (None, _) => Ordering::Greater,
+            };
+            let uses = if order.is_le() { used.next() } else { None };
+            let name = if order.is_ge() { named.next() } else { None };
+            let thing = uses.map(|(thing, _)| thing).or(name)?;
+            Some((
+                thing.as_str(),
+                2 * (uses.map_or(0, |(_, uses)| *uses) + u64::from(name.is_some())),
+            ))
+        })
     }
 
     /// How surprising a use of a thing is.
     pub(super) fn surprise(&self, declared: &BTreeSet<String>, thing: &str) -> Bits {
-        let weight = self.weight(declared, thing);
-        let tail: u64 = self
-            .things(declared)
-            .map(|other| self.weight(declared, other))
-            .filter(|other| *other <= weight)
-            .sum();
+        let weight = 2 * (self.uses(thing) + u64::from(declared.contains(thing)));
+        let others = self.weights(declared).map(|(_, other)| other);
+        let tail: u64 = others.filter(|other| *other <= weight).sum();
         of_share(tail + 1, self.whole(declared))
     }
 
@@ -78,7 +86,8 @@ impl Habit {
     }
 }
 
-/// What followed each step: a first-order Markov chain, smoothed by the habit of steps as a whole.
+/// What comes with each step (after it, or in requests that begin with it): a first-order Markov chain, smoothed by the habit
+/// of steps as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Order {
     rows: BTreeMap<String, BTreeMap<String, u64>>,
@@ -105,9 +114,13 @@ impl Order {
     /// How surprising it is that `step` follows `before`.
     pub(super) fn surprise(&self, steps: &Habit, declared: &BTreeSet<String>, before: &str, step: &str) -> Bits {
         let whole = steps.whole(declared);
-        let weight = |other: &str| self.uses(before, other) * whole + PRIOR_USES * steps.weight(declared, other);
-        let own = weight(step);
-        let tail: u64 = steps.things(declared).map(weight).filter(|other| *other <= own).sum();
+        let row = self.row(before);
+        let uses = |other: &str| row.and_then(|row| row.get(other)).copied().unwrap_or_default();
+        let weight = |other: &str, usual: u64| uses(other) * whole + PRIOR_USES * usual;
+        let usual = 2 * (steps.uses(step) + u64::from(declared.contains(step)));
+        let own = weight(step, usual);
+        let others = steps.weights(declared).map(|(other, usual)| weight(other, usual));
+        let tail: u64 = others.filter(|other| *other <= own).sum();
         of_share(tail + PRIOR_USES, (self.seen(before) + PRIOR_USES) * whole)
     }
 

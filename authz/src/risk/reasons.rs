@@ -58,6 +58,29 @@ impl Reasons {
         });
     }
 
+    pub(super) fn note_kind(&mut self, weight: Bits, first: &str, step: &str, uses: u64, seen: u64) {
+        let about = format!("{first} >> {step}");
+        self.note(weight, &about, || match seen {
+            0 => format!("{step} in a request that began with {first}"),
+            _ => format!(
+                "{step} {} times in {} calls of requests that began with {first}",
+                grouped(uses),
+                grouped(seen)
+            ),
+        });
+    }
+
+    pub(super) fn note_repetition(&mut self, weight: Bits, step: &str, uses: u64) {
+        let about = format!("{step} again");
+        self.note(weight, &about, || {
+            format!("{step} {} times in one request", grouped(uses))
+        });
+    }
+
+    pub(super) fn note_length(&mut self, weight: Bits, calls: u64) {
+        self.note(weight, "length", || format!("{} calls in one request", grouped(calls)));
+    }
+
     pub(super) fn note_odd(&mut self, weight: Bits, odd: u32) {
         self.note(weight, "odd", || format!("{odd} of the last 64 calls are unusual"));
     }
@@ -132,6 +155,7 @@ mod tests {
         reasons.note_rate(Bits::whole(6), 1_234_567, Some(4));
         reasons.note_order(Bits::whole(5), "read", "bash", 0, 120);
         reasons.note_contact(Bits::whole(4), "data/hr");
+        reasons.note_length(Bits::whole(3), 40);
         assert_eq!(
             reasons.words(),
             [
@@ -140,6 +164,20 @@ mod tests {
                 "1,234,567 calls in 10 s, usually 4",
                 "bash after read 0 times in 120",
                 "first contact with data/hr",
+            ]
+        );
+        let mut request = Reasons::default();
+        request.note_kind(Bits::whole(9), "search", "send", 1, 1200);
+        request.note_kind(Bits::whole(8), "draw", "send", 0, 0);
+        request.note_repetition(Bits::whole(7), "send", 12);
+        request.note_length(Bits::whole(6), 40);
+        assert_eq!(
+            request.words(),
+            [
+                "send 1 times in 1,200 calls of requests that began with search",
+                "send in a request that began with draw",
+                "send 12 times in one request",
+                "40 calls in one request",
             ]
         );
         for number in 0..20 {

@@ -5,9 +5,9 @@ use super::*;
 const SETTINGS: Settings = Settings {
     pause_at: 70,
     suspend_at: 90,
-    full_bits: 30,
+    full_bits: 15,
     half_life_seconds: 600,
-    learn_below: 30,
+    learn_below: 50,
 };
 
 fn set(names: &[&str]) -> BTreeSet<String> {
@@ -281,7 +281,7 @@ fn a_paused_agent_teaches_nothing_and_neither_does_one_whose_score_is_high() {
     profile.observe(&declared(), &seen, &SETTINGS, false);
     assert_eq!((profile.steps.clone(), profile.taught), habits);
     profile.score = 0;
-    profile.sum = 0;
+    profile.evidence = Evidence::default();
     profile.observe(&declared(), &seen, &SETTINGS, false);
     assert_eq!(profile.taught, habits.1 + 1);
 }
@@ -318,7 +318,7 @@ fn time_only_advances_and_names_are_bounded() {
         seen.call.as_mut().unwrap().request = Some(format!("{number}{long}"));
         profile.observe(&declared(), &seen, &SETTINGS, false);
     }
-    assert_eq!(profile.requests.len(), MOST_REQUESTS);
+    assert_eq!(profile.open.len(), 32);
     let stored = serde_json::to_string(&profile).unwrap();
     assert!(stored.len() < 64 << 10, "{}", stored.len());
 }

@@ -23,7 +23,7 @@ const MOST_STEPS: u64 = 1024;
 /// Denials expected of a call: that of an agent that nobody knows is one in a hundred.
 const PRIOR_CALLS: u64 = 100;
 /// Never fewer denials than this are expected in the window, in thousandths.
-const LEAST_DENIALS: u64 = 50;
+const LEAST_DENIALS: u64 = 200;
 
 /// Counts of one step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -234,16 +234,16 @@ fn has_right(head: &RequestHead<'_>, service: &Service) -> bool {
     }
 }
 
-/// The two endpoints of the policy server that applications may call. Their callers are authenticated by the policy
+/// The endpoints of the policy server that applications may call. Their callers are authenticated by the policy
 /// server itself, so no capability is needed.
 fn control_plane(head: &RequestHead<'_>) -> Result<Facts, Denial> {
     match (head.method(), head.path()) {
-        ("POST", "/v1/tokens") | ("GET", "/.well-known/jwks.json") => {
+        ("POST", "/v1/tokens" | "/oauth/revoke" | "/oauth/introspect") | ("GET", "/.well-known/jwks.json") => {
             Ok(Facts::new(head, None, Protocol::Http, Right::ControlPlane))
         }
         _ => Err(Denial::new(
             Code::EndpointRefused,
-            "applications may call only `POST /v1/tokens` and `GET /.well-known/jwks.json`",
+            "applications may call only `POST /v1/tokens`, `POST /oauth/revoke`, `POST /oauth/introspect` and `GET /.well-known/jwks.json`",
         )),
     }
 }

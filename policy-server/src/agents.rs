@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::feed::FeedError;
 use crate::store::StoreError;
 use crate::store::agents::{AskedChange, ChangeOutcome, Revocation, Revoked};
+use crate::store::work::{EndWork, WorkEnded};
 
 /// Who acts where no person does.
 pub const RISK_ENGINE: &str = "risk-engine";
@@ -27,6 +28,12 @@ pub enum AgentError {
     /// It could not be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// So many tokens would die one by one that the state list would grow too long.
+    #[error("{tokens} live tokens are too many to revoke one by one")]
+    TooMany {
+        /// How many.
+        tokens: u64,
+    },
     /// It is stored, and sidecars go by the old list until the next is signed.
     #[error("it is stored, but sidecars could not be told yet: {0}")]
     NotTold(FeedError),
@@ -97,4 +104,30 @@ pub async fn revoke(app: &App, revocation: &Revocation) -> Result<Revoked, Agent
     tracing::warn!(jti = %revocation.jti, by = revocation.by, reason = revocation.reason, "token revoked");
     app.feed.renew_state().await.map_err(AgentError::NotTold)?;
     Ok(revoked)
+}
+
+/// Ends an operation or a user request, durably, and tells every sidecar which tokens died with it.
+///
+/// # Errors
+///
+/// [`AgentError`], never `Transition`.
+pub async fn end_work(app: &App, asked: &EndWork) -> Result<(u64, Option<u64>), AgentError> {
+    match app.store().end_work(asked).await? {
+        WorkEnded::TooMany { tokens } => Err(AgentError::TooMany { tokens }),
+        WorkEnded::Ended {
+            tokens,
+            last_expires_at,
+        } => {
+            tracing::warn!(
+                kind = asked.work.kind(),
+                name = asked.work.name(),
+                tokens,
+                by = asked.by,
+                reason = asked.reason,
+                "work ended"
+            );
+            app.feed.renew_state().await.map_err(AgentError::NotTold)?;
+            Ok((tokens, last_expires_at))
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use crate::shares::{PerMinute, Shares};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Refusal, Store, StoreError};
 use crate::traces::{self, Traces};
+use crate::webhooks;
 
 /// The database's file in the data folder.
 pub const DATABASE: &str = "ostiary.db";
@@ -139,7 +140,7 @@ impl App {
     /// If the data folder, keys or database cannot be used.
     pub async fn start(config: Config, clock: Clock) -> Result<(Arc<Self>, Tasks), StartError> {
         crate::secret::make_private_folder(&config.data)?;
-        let lock = lock(&config)?;
+        let lock = lock(&config.data)?;
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&config.data.join(DATABASE)).await?);
         let keys = Keyring::open(config.keys.clone(), Arc::clone(&store), clock.seconds()).await?;
         let keys = Arc::new(keys);
@@ -160,7 +161,7 @@ impl App {
             clock.clone(),
         );
         let feed = Arc::new(feed);
-        let risk = Risk::new(config.risk, config.risk_acts);
+        let risk = Risk::new(config.risk, config.risk_of_agents.clone(), config.risk_acts);
         let (ingest, writer) = Ingest::start(
             Arc::clone(&store),
             Arc::clone(&metrics),
@@ -196,7 +197,7 @@ impl App {
             policy_status: RwLock::default(),
             refusals: Mutex::default(),
         });
-        let beside = vec![
+        let mut beside = vec![
             start_policy(&app, stopped.clone()).await,
             tokio::spawn(keep_state_young(Arc::clone(&app), stopped.clone())),
             tokio::spawn(rotation::end_overlaps(Arc::clone(&app), stopped.clone())),
@@ -204,8 +205,10 @@ impl App {
             tokio::spawn(risk::run(Arc::clone(&app), stopped.clone())),
             tokio::spawn(findings::run(Arc::clone(&app), stopped.clone())),
             tokio::spawn(traces::run(Arc::clone(&app), stopped.clone())),
-            tokio::spawn(write_refusals(Arc::clone(&app), stopped)),
+            tokio::spawn(write_refusals(Arc::clone(&app), stopped.clone())),
         ];
+        let hooks = app.config.webhooks.iter().cloned();
+        beside.extend(hooks.map(|webhook| tokio::spawn(webhooks::run(Arc::clone(&app), webhook, stopped.clone()))));
         Ok((
             app,
             Tasks {
@@ -325,8 +328,13 @@ async fn start_policy(app: &Arc<App>, stopped: watch::Receiver<bool>) -> JoinHan
     }
 }
 
-fn lock(config: &Config) -> Result<File, StartError> {
-    let path = config.data.join("lock");
+/// Takes a data folder for this process.
+///
+/// # Errors
+///
+/// [`StartError::InUse`] if another has it, [`StartError::Lock`].
+pub fn lock(data: &Path) -> Result<File, StartError> {
+    let path = data.join("lock");
     let failed = |source| StartError::Lock {
         path: path.clone(),
         source,
@@ -334,7 +342,7 @@ fn lock(config: &Config) -> Result<File, StartError> {
     let file = File::create(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse(config.data.clone())),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse(data.to_owned())),
         Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
     }
 }

@@ -18,7 +18,8 @@ mod revoke;
 mod serve;
 mod server;
 mod shrink;
-mod tls;
+mod state;
+pub(crate) mod tls;
 mod trace;
 
 use std::ffi::OsString;
@@ -68,8 +69,11 @@ enum Command {
     Agent(agent::Agent),
     /// List the agents that wait for a person, and why
     Review(Box<review::Review>),
-    /// Revoke one capability token
+    /// Revoke one capability token, or all of an operation or a user request
     Revoke(Box<revoke::Revoke>),
+    /// Go on with what was restored from an older copy
+    #[command(subcommand)]
+    State(state::State),
     /// Check agent and service files before they are applied
     Check(check::Check),
     /// Propose the smallest file of an agent that explains a log
@@ -145,6 +149,8 @@ enum Error {
     #[error(transparent)]
     Keys(#[from] keys::KeysError),
     #[error(transparent)]
+    State(#[from] state::StateError),
+    #[error(transparent)]
     Audit(#[from] audit::AuditError),
     #[error(transparent)]
     Check(#[from] check::CheckError),
@@ -192,6 +198,7 @@ fn dispatch(command: Command, printer: &mut Printer) -> Result<Outcome, Error> {
         Command::Agent(agent) => agent.run(printer)?,
         Command::Review(review) => review.run(printer)?,
         Command::Revoke(revoke) => revoke.run(printer)?,
+        Command::State(state) => state.run(printer)?,
         Command::Check(check) => check.run(printer)?,
         Command::Shrink(shrink) => shrink.run(printer)?,
         Command::Render(render) => render.run(printer)?,

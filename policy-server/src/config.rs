@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use authz::identity::{Issuer, SpiffeId};
+use authz::identity::{AgentId, Issuer, SpiffeId};
 use authz::jwks::Jwks;
 use authz::risk::Settings as RiskSettings;
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::keys::folder::KeyFolder;
 use crate::peer::Authentication;
 use crate::secret::SecretError;
+use crate::webhooks::Webhook;
 
 mod raw;
 #[cfg(test)]
@@ -179,8 +180,12 @@ pub struct Config {
     pub bundle_lifetime_seconds: u64,
     /// How agents' behaviour is scored.
     pub risk: RiskSettings,
+    /// How some agents' behaviour is scored instead.
+    pub risk_of_agents: BTreeMap<AgentId, RiskSettings>,
     /// Whether agents are paused and suspended by their score.
     pub risk_acts: bool,
+    /// Who is told of changes of agents' states.
+    pub webhooks: Vec<Webhook>,
     /// Issuers other than this server.
     pub external_issuers: Vec<ExternalIssuer>,
     /// Bounds.

@@ -13,6 +13,7 @@ pub struct Problem {
     code: &'static str,
     detail: String,
     field: Option<String>,
+    oauth_error: Option<&'static str>,
     retry_after_seconds: Option<u32>,
 }
 
@@ -26,6 +27,8 @@ struct Body<'a> {
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
 }
 
 impl Problem {
@@ -36,6 +39,7 @@ impl Problem {
             code,
             detail: detail.into(),
             field: None,
+            oauth_error: None,
             retry_after_seconds: None,
         }
     }
@@ -100,6 +104,13 @@ impl Problem {
         self
     }
 
+    /// Adds the word that an OAuth client looks for.
+    #[must_use]
+    pub fn oauth_error(mut self, error: &'static str) -> Self {
+        self.oauth_error = Some(error);
+        self
+    }
+
     /// Tells the caller when to try again.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
@@ -132,6 +143,7 @@ impl IntoResponse for Problem {
             code: self.code,
             detail: &self.detail,
             field: self.field.as_deref(),
+            error: self.oauth_error,
         };
         // INVARIANT: a struct of strings and numbers always serialises.
         let bytes = serde_json::to_vec(&body).unwrap_or_default();

@@ -39,3 +39,4 @@ pub mod signer;
 pub mod store;
 pub mod traces;
 pub mod verifier;
+pub mod webhooks;

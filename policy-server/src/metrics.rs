@@ -37,6 +37,8 @@ pub struct Metrics {
     pub state_issued_at: Gauge<u64, AtomicU64>,
     /// Failures of the store.
     pub store_failures: Counter,
+    /// Attempts to tell a webhook that failed.
+    pub webhook_failures: Counter,
     /// Records under the last checkpoint.
     pub log_signed: Gauge,
     /// Failures to sign or mirror the log.
@@ -103,6 +105,7 @@ impl Metrics {
                 "when the state list was signed",
             ),
             store_failures: registered(&mut registry, "store_failures", "failures of the store"),
+            webhook_failures: registered(&mut registry, "webhook_failures", "failed attempts to tell a webhook"),
             log_signed: registered(&mut registry, "log_signed", "records under the last checkpoint"),
             log_failures: registered(&mut registry, "log_failures", "failures to sign or mirror the log"),
             findings: registered(

@@ -52,6 +52,8 @@ const MARKS: [&[u8]; 2] = [b"\"kind\":\"decision\"", b"\"kind\":\"aggregate\""];
 #[derive(Debug)]
 pub struct Risk {
     settings: Settings,
+    /// Of agents that are judged otherwise.
+    of_agents: BTreeMap<AgentId, Settings>,
     act: bool,
     profiles: RwLock<HashMap<AgentId, Profile>>,
     /// When it was last logged of an agent what would have been done, in milliseconds.
@@ -60,14 +62,26 @@ pub struct Risk {
     progress: watch::Sender<Progress>,
 }
 
+/// What an agent with a high score may have.
+#[derive(Debug)]
+pub struct Elevated {
+    /// What it is known for.
+    pub profile: Profile,
+    /// The score is one that pauses: nothing.
+    pub refused: bool,
+    /// The score and its reasons in words.
+    pub why: String,
+}
+
 /// Between two lines in the log on what would have been done to one agent: it is asked after each of its calls.
 const BETWEEN_LINES_MS: u64 = 60_000;
 
 impl Risk {
     /// Nothing is known yet. With `act` agents are paused and suspended; without it only their scores are shown.
-    pub fn new(settings: Settings, act: bool) -> Self {
+    pub fn new(settings: Settings, of_agents: BTreeMap<AgentId, Settings>, act: bool) -> Self {
         Self {
             settings,
+            of_agents,
             act,
             profiles: RwLock::default(),
             logged: Mutex::default(),
@@ -97,8 +111,29 @@ impl Risk {
     pub fn score(&self, agent: &AgentId, now_ms: u64) -> (u8, Vec<String>) {
         let profiles = self.profiles.read().unwrap_or_else(PoisonError::into_inner);
         profiles.get(agent).map_or((0, Vec::new()), |profile| {
-            (profile.score(now_ms, &self.settings), profile.reasons())
+            (profile.score(now_ms, self.settings(agent)), profile.reasons())
         })
+    }
+
+    /// What tokens of an agent must be at a time; None if its score says nothing, or nothing is to come of scores.
+    pub fn elevated(&self, agent: &AgentId, now_ms: u64) -> Option<Elevated> {
+        if !self.act {
+            return None;
+        }
+        let profile = self.profile(agent);
+        let settings = self.settings(agent);
+        profile.is_elevated(now_ms, settings).then(|| {
+            let score = profile.score(now_ms, settings);
+            Elevated {
+                refused: score >= settings.pause_at,
+                why: reason(score, &profile.reasons()),
+                profile,
+            }
+        })
+    }
+
+    fn settings(&self, agent: &AgentId) -> &Settings {
+        self.of_agents.get(agent).unwrap_or(&self.settings)
     }
 
     fn profile(&self, agent: &AgentId) -> Profile {
@@ -287,7 +322,7 @@ impl<'a> Batch<'a> {
         let frozen = state(self.changes, id) != AgentState::Active;
         let risk = &self.app.risk;
         let profile = self.touched.entry(id.clone()).or_insert_with(|| risk.profile(id));
-        profile.observe(declared, &seen, &risk.settings, frozen);
+        profile.observe(declared, &seen, risk.settings(id), frozen);
     }
 
     /// The agent that a record tells of, if whoever wrote it can know.
@@ -328,7 +363,7 @@ async fn act(
 ) -> Result<(), AgentError> {
     let now_ms = app.clock.millis();
     for (agent, profile) in touched {
-        let settings = &app.risk.settings;
+        let settings = app.risk.settings(agent);
         let change = match (profile.verdict(now_ms, settings), state(changes, agent)) {
             (Some(change), AgentState::Active) => change,
             (Some(Change::Suspend), AgentState::Paused) => Change::Suspend,

@@ -7,9 +7,11 @@ pub mod jwks;
 pub mod keys;
 pub mod log;
 pub mod metrics;
+pub mod oauth;
 pub mod pages;
 pub mod policy;
 pub mod records;
+pub mod revocations;
 pub mod tokens;
 pub mod traces;
 
@@ -68,7 +70,15 @@ fn agent_routes() -> Router<Arc<App>> {
         .route("/v1/agents", get(agents::list))
         .route("/v1/agents/{agent}", get(agents::show))
         .route("/v1/agents/{agent}/{change}", post(agents::change).layer(limit()))
-        .route("/v1/revocations", post(agents::revoke).layer(limit()))
+        .route("/v1/revocations", post(revocations::revoke).layer(limit()))
+}
+
+/// What OAuth clients ask.
+fn oauth_routes() -> Router<Arc<App>> {
+    let limit = || DefaultBodyLimit::max(oauth::MAX_REQUEST_BYTES);
+    Router::new()
+        .route("/oauth/revoke", post(oauth::revoke).layer(limit()))
+        .route("/oauth/introspect", post(oauth::introspect).layer(limit()))
 }
 
 /// All routes.
@@ -87,6 +97,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(key_routes())
         .merge(log_routes())
         .merge(agent_routes())
+        .merge(oauth_routes())
         .route("/.well-known/jwks.json", get(jwks::show))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))

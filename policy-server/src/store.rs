@@ -5,6 +5,7 @@ pub mod findings;
 pub mod risk;
 pub mod sqlite;
 pub mod trace;
+pub mod work;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -22,6 +23,7 @@ use agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked};
 use findings::{Judged, StoredFinding};
 use risk::{ReceivedRecord, Scored};
 use trace::Traced;
+use work::{EndWork, KnownToken, Work, WorkEnded};
 
 use crate::keys::{KeyKind, KeyState};
 
@@ -47,12 +49,15 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// Reserves the next `count` versions of a signed stream and returns the first of them.
     fn reserve_versions<'a>(&'a self, stream: Stream, count: u32) -> Answer<'a, Version>;
 
-    /// Starts a new epoch: every version handed out later is higher than all before, even those that a lost newer
-    /// database handed out with a lower epoch. Returns the epoch.
-    fn new_epoch(&self) -> Answer<'_, u64>;
+    /// Starts a new epoch, at least `at_least`: every version handed out later is higher than all before, even those that a
+    /// lost newer database handed out with a lower epoch. Returns the epoch.
+    fn new_epoch(&self, at_least: u64) -> Answer<'_, u64>;
 
-    /// Records that a token will be answered to somebody.
-    fn issued<'a>(&'a self, token: &'a IssuedToken) -> Answer<'a, ()>;
+    /// Records that a token will be answered to somebody; or says what was ended that it would be for, and it must not be.
+    fn issued<'a>(&'a self, token: &'a IssuedToken) -> Answer<'a, Result<(), Work>>;
+
+    /// What is known of a token; None if this server did not issue it.
+    fn token<'a>(&'a self, jti: &'a Jti) -> Answer<'a, Option<KnownToken>>;
 
     /// Adds counts of refused requests for tokens.
     fn refused<'a>(&'a self, refusals: &'a [Refusal]) -> Answer<'a, ()>;
@@ -67,8 +72,20 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// The last change of every agent that ever had one, by agent.
     fn last_agent_changes(&self) -> Answer<'_, Vec<AgentChange>>;
 
+    /// The changes of all agents' states after one, in their order, at most `limit`.
+    fn agent_changes_after(&self, number: u64, limit: u32) -> Answer<'_, Vec<AgentChange>>;
+
+    /// The last change that a webhook was told; one that is new is told what happens from now on.
+    fn webhook_told<'a>(&'a self, url: &'a str) -> Answer<'a, u64>;
+
+    /// Notes the last change that a webhook was told, which never falls.
+    fn save_webhook_told<'a>(&'a self, url: &'a str, number: u64) -> Answer<'a, ()>;
+
     /// Revokes one token, until it expires, and records who asked and why.
     fn revoke<'a>(&'a self, asked: &'a Revocation) -> Answer<'a, Revoked>;
+
+    /// Revokes every live token of an operation or a user request, issues no other, and records who asked and why.
+    fn end_work<'a>(&'a self, asked: &'a EndWork) -> Answer<'a, WorkEnded>;
 
     /// What the state list says: nothing about tokens that have expired or times that no live token precedes.
     fn states(&self, now: u64, longest_ttl_seconds: u64) -> Answer<'_, States>;

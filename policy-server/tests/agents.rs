@@ -305,6 +305,15 @@ async fn one_token_is_revoked_by_an_operator_alone() {
     let foreign = revoke(OPERATOR, &json!("of-another-issuer")).await.json();
     assert_eq!(foreign["expires_at"], NOW + 305, "as long as any token may live");
     assert_eq!(revoke(OPERATOR, &json!("")).await.status, StatusCode::BAD_REQUEST);
+    for body in [
+        json!({"reason": "r"}),
+        json!({"jti": "j", "txn": "t", "reason": "r"}),
+        json!({"operation_id": "o o", "reason": "r"}),
+        json!({"txn": "t"}),
+    ] {
+        let asked = post("/v1/revocations", OPERATOR, "application/json", body.to_string());
+        assert_eq!(server.send(asked).await.status, StatusCode::BAD_REQUEST, "{body}");
+    }
     server.stop().await;
 }
 

@@ -203,4 +203,18 @@ fn a_token_is_revoked() {
         "{}",
         run.stdout
     );
+    for (arguments, said) in [
+        (
+            ["--txn", "t1"],
+            "revoked: no token was alive; none is issued for user request t1 again\n",
+        ),
+        (
+            ["--operation", "o"],
+            "revoked: no token was alive; none is issued for operation o before ",
+        ),
+    ] {
+        let run = server.run(&[&["revoke", "--reason", "INC-42"], &arguments[..]].concat(), OPERATOR);
+        assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{}", run.stdout);
+        assert!(run.stdout.starts_with(said), "{}", run.stdout);
+    }
 }

@@ -36,6 +36,8 @@ const COMMANDS: &[&[&str]] = &[
     &["agent", "kill"],
     &["review"],
     &["revoke"],
+    &["state"],
+    &["state", "new-epoch"],
     &["check"],
     &["shrink"],
     &["render"],
@@ -59,7 +61,10 @@ fn every_command_has_help_with_examples() {
                 !run.stdout.contains('\x1b'),
                 "{command:?} is coloured without a terminal"
             );
-            if ![["keys"], ["audit"], ["agent"]].iter().any(|group| command == group) {
+            if ![["keys"], ["audit"], ["agent"], ["state"]]
+                .iter()
+                .any(|group| command == group)
+            {
                 assert!(run.stdout.contains("Examples:\n  "), "{command:?} {flag}");
             }
         }
@@ -99,6 +104,10 @@ fn wrong_usage_exits_with_2_and_says_why_on_the_standard_error() {
         &["shrink", "analyst-7", "policy"],
         &["trace", "--unix", "s"],
         &["revoke", "--reason", "why", "--unix", "s"],
+        &["revoke", "--jti", "j", "--txn", "t", "--reason", "why", "--unix", "s"],
+        &["revoke", "--operation", "o", "--reason", "why"],
+        &["state", "new-epoch"],
+        &["state", "new-epoch", "--data", "a", "--config", "b"],
         &["serve"],
         &["issue", "--agent-id", "a", "--operation-id", "b"],
         &[

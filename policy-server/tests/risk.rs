@@ -114,7 +114,11 @@ async fn a_hijacked_agent_is_stopped_with_reasons_and_a_person_lets_it_go_on() {
     let server = Server::start(&place).await;
     let mut mcp = Sidecar::start(&server, 1, MCP).await;
     mcp.post(&server, &hijack("analyst-7", Side::Inbound)).await;
-    let stopped = wait_for(&server, "analyst-7", |agent| agent["state"] != "active").await;
+    // The change is stored before the score is shown.
+    let stopped = wait_for(&server, "analyst-7", |agent| {
+        agent["state"] != "active" && agent["score"].as_u64() >= Some(70)
+    })
+    .await;
     assert_ne!(stopped["state"], "active", "{stopped}");
     let change = &stopped["last_change"];
     assert_eq!(
@@ -218,4 +222,29 @@ async fn scores_survive_a_restart_and_without_leave_to_act_nothing_happens() {
         "no record counts twice"
     );
     server.stop().await;
+}
+
+/// What pauses one agent need not pause another.
+#[tokio::test]
+async fn thresholds_are_an_agents_own() {
+    let place = place();
+    place.configure("risk: { act: true, agents: { analyst-7: { pauseAt: 100, suspendAt: 100 } } }\n");
+    let server = Server::start(&place).await;
+    let mut mcp = Sidecar::start(&server, 1, MCP).await;
+    let calls = |agent| -> Vec<_> { hijack(agent, Side::Inbound).into_iter().take(6).collect() };
+    mcp.post(&server, &calls("analyst-7")).await;
+    let mut writer = Sidecar::start(&server, 2, WRITER).await;
+    writer.post(&server, &hijack("writer-2", Side::Outbound)[..6]).await;
+    let stopped = wait_for(&server, "writer-2", |agent| agent["state"] != "active").await;
+    assert_ne!(stopped["state"], "active", "{stopped}");
+    scored(&server).await;
+    let patient = shown(&server, "analyst-7").await;
+    assert_eq!(patient["state"], "active", "{patient}");
+    assert!(patient["score"].as_u64() >= Some(70), "{patient}");
+    server.stop().await;
+    place.configure("risk: { agents: { analyst-7: { pauseAt: 20 } } }\n");
+    let refused = policy_server::config::Config::load(&place.config())
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("risk.agents.analyst-7.pauseAt"), "{refused}");
 }

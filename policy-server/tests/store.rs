@@ -15,6 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use policy_server::keys::{KeyKind, KeyState};
 use policy_server::store::agents::{AgentChange, AskedChange, ChangeOutcome, Revocation};
 use policy_server::store::sqlite::SqliteStore;
+use policy_server::store::work::{EndWork, MOST_LISTED, Work, WorkEnded};
 use policy_server::store::{
     Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveTokens, Refusal, Refused, States, Store, StoredKey,
     Stream,
@@ -116,7 +117,7 @@ async fn versions_rise_across_restarts_and_epochs() {
             1,
             "streams count apart"
         );
-        assert_eq!(store.new_epoch().await.unwrap(), 2);
+        assert_eq!(store.new_epoch(0).await.unwrap(), 2);
         store = reopen(store, &path, end).await;
         assert!(store.reserve_versions(Stream::Bundle, 1).await.unwrap() > last);
     }
@@ -410,7 +411,7 @@ async fn a_token_is_recorded_once() {
         issued_at: 1,
         expires_at: 2,
     };
-    store.issued(&token).await.unwrap();
+    store.issued(&token).await.unwrap().unwrap();
     assert!(store.issued(&token).await.is_err(), "a nonce is used once");
     let revoked = store.revoke(&revocation("j", 1, 300)).await.unwrap();
     assert_eq!(
@@ -505,7 +506,7 @@ async fn a_key_is_stamped_with_the_first_version_after_it() {
     store.reserve_versions(Stream::State, 99).await.unwrap();
     assert_eq!(stamped(1).await, "1.11");
     assert_eq!(store.reserve_versions(Stream::Bundle, 1).await.unwrap().counter, 11);
-    store.new_epoch().await.unwrap();
+    store.new_epoch(0).await.unwrap();
     assert_eq!(stamped(2).await, "2.12");
 }
 
@@ -524,11 +525,134 @@ async fn live_tokens_are_counted_by_when_they_were_issued() {
             issued_at,
             expires_at,
         };
-        store.issued(&token).await.unwrap();
+        store.issued(&token).await.unwrap().unwrap();
     }
     let live = |count, last_expires_at| LiveTokens { count, last_expires_at };
     assert_eq!(store.live_tokens(19, 20).await.unwrap(), live(3, Some(40)));
     assert_eq!(store.live_tokens(20, 20).await.unwrap(), live(2, Some(40)));
     assert_eq!(store.live_tokens(19, 10).await.unwrap(), live(1, Some(20)));
     assert_eq!(store.live_tokens(40, 99).await.unwrap(), live(0, None));
+}
+
+fn token(jti: &str, operation_id: &str, txn: &str, expires_at: u64) -> IssuedToken {
+    IssuedToken {
+        jti: jti.to_owned(),
+        agent_id: "analyst-7".to_owned(),
+        operation_id: operation_id.to_owned(),
+        txn: txn.to_owned(),
+        issued_by: "i".to_owned(),
+        issued_at: 1000,
+        expires_at,
+    }
+}
+
+fn end(work: Work, at: u64, refused_until: Option<u64>) -> EndWork {
+    EndWork {
+        work,
+        by: "alice".to_owned(),
+        reason: "why".to_owned(),
+        at,
+        refused_until,
+    }
+}
+
+/// Of what is ended every live token dies, and nothing else; and no other is issued.
+#[tokio::test]
+async fn ended_work_has_no_live_token_and_gets_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ostiary.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    for issued in [
+        token("a", "report", "t1", 1300),
+        token("b", "report", "t2", 1400),
+        token("old", "report", "t1", 900),
+        token("c", "other", "t1", 1300),
+    ] {
+        store.issued(&issued).await.unwrap().unwrap();
+    }
+    let operation = end(Work::Operation("report".to_owned()), 1000, Some(1305));
+    let ended = |tokens, last_expires_at| WorkEnded::Ended {
+        tokens,
+        last_expires_at,
+    };
+    assert_eq!(store.end_work(&operation).await.unwrap(), ended(2, Some(1400)));
+    let revoked = async |now| -> Vec<String> {
+        let states = store.states(now, 300).await.unwrap();
+        states.revoked.keys().map(ToString::to_string).collect()
+    };
+    assert_eq!(revoked(1000).await, ["a", "b"]);
+    assert_eq!(
+        store.end_work(&operation).await.unwrap(),
+        ended(0, None),
+        "they are dead already"
+    );
+    let refused = store.issued(&token("d", "report", "t3", 1300)).await.unwrap();
+    assert_eq!(refused, Err(Work::Operation("report".to_owned())));
+    let later = IssuedToken {
+        issued_at: 1305,
+        ..token("d", "report", "t3", 1600)
+    };
+    store.issued(&later).await.unwrap().unwrap();
+
+    let request = end(Work::Txn("t1".to_owned()), 1000, None);
+    assert_eq!(store.end_work(&request).await.unwrap(), ended(1, Some(1300)));
+    assert_eq!(revoked(1000).await, ["a", "b", "c"]);
+    let for_ever = IssuedToken {
+        issued_at: 9_000_000,
+        ..token("e", "other", "t1", 9_000_300)
+    };
+    assert_eq!(store.issued(&for_ever).await.unwrap(), Err(Work::Txn("t1".to_owned())));
+    let known = store.token(&"a".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!((known.issued.txn.as_str(), known.revoked), ("t1", true));
+    let known = store.token(&"d".parse().unwrap()).await.unwrap().unwrap();
+    assert!(!known.revoked);
+    assert_eq!(
+        store.token(&"e".parse().unwrap()).await.unwrap(),
+        None,
+        "it was never issued"
+    );
+    store.close().await.unwrap();
+
+    let mut raw = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    let noted: Vec<(String, String)> = sqlx::query_as("SELECT jti, revoked_by FROM revocations ORDER BY jti")
+        .fetch_all(&mut raw)
+        .await
+        .unwrap();
+    let jtis: Vec<_> = noted.iter().map(|(jti, by)| (jti.as_str(), by.as_str())).collect();
+    assert_eq!(jtis, [("a", "alice"), ("b", "alice"), ("c", "alice")]);
+    for statement in ["UPDATE ended_work SET reason = 'another'", "DELETE FROM ended_work"] {
+        assert!(sqlx::raw_sql(statement).execute(&mut raw).await.is_err(), "{statement}");
+    }
+}
+
+/// A list that is too long would be refused by every sidecar: then nothing is ended, and nothing is stored.
+#[tokio::test]
+async fn work_with_too_many_tokens_is_not_ended_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ostiary.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    let mut raw = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    let fill = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})
+         INSERT INTO issued SELECT 'jti-' || i, 'analyst-7', 'o', 't' || (i = 1), 'i', 1000, 1300 FROM n",
+        MOST_LISTED + 1
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(fill))
+        .execute(&mut raw)
+        .await
+        .unwrap();
+    let all = end(Work::Operation("o".to_owned()), 1000, Some(1305));
+    let tokens = MOST_LISTED + 1;
+    assert_eq!(store.end_work(&all).await.unwrap(), WorkEnded::TooMany { tokens });
+    assert!(store.states(1000, 300).await.unwrap().revoked.is_empty());
+    store.issued(&token("more", "o", "t", 1300)).await.unwrap().unwrap();
+    let one = end(Work::Txn("t1".to_owned()), 1000, None);
+    let last_expires_at = Some(1300);
+    assert_eq!(
+        store.end_work(&one).await.unwrap(),
+        WorkEnded::Ended {
+            tokens: 1,
+            last_expires_at
+        }
+    );
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use authz::denial::Code;
 
 /// Each table of fields: its page, its name, the struct that it describes, and whether its names are in camel case.
-const TABLES: [(&str, &str, &str, &str, bool); 14] = [
+const TABLES: [(&str, &str, &str, &str, bool); 15] = [
     (CONFIGURATION, "filter", "filter/src/config.rs", "RawConfig", false),
     (CONFIGURATION, "server", SERVER, "RawConfig", true),
     (CONFIGURATION, "server.policy.kubernetes", SERVER, "RawKubernetes", true),
@@ -23,6 +23,13 @@ const TABLES: [(&str, &str, &str, &str, bool); 14] = [
     (CONFIGURATION, "server.bundle", SERVER, "RawBundle", true),
     (CONFIGURATION, "server.audit", SERVER, "RawAudit", true),
     (CONFIGURATION, "server.risk", SERVER, "RawRisk", true),
+    (
+        CONFIGURATION,
+        "server.webhooks",
+        "policy-server/src/config/raw/webhook.rs",
+        "RawWebhook",
+        true,
+    ),
     (
         CONFIGURATION,
         "server.limits",

@@ -250,7 +250,7 @@ fn only_the_exempt_peer_needs_no_token() {
 }
 
 #[test]
-fn applications_reach_two_endpoints_of_the_policy_server() {
+fn applications_reach_four_endpoints_of_the_policy_server() {
     let call = |method, path: &str| {
         let world = World::outbound().with(|w| {
             w.header("host", "policy-server.ostiary.svc.cluster.local");
@@ -260,12 +260,16 @@ fn applications_reach_two_endpoints_of_the_policy_server() {
         });
         world.code()
     };
-    assert_eq!(call("POST", "/v1/tokens"), "ok");
+    for path in ["/v1/tokens", "/oauth/revoke", "/oauth/introspect"] {
+        assert_eq!(call("POST", path), "ok", "{path}");
+    }
     assert_eq!(call("GET", "/.well-known/jwks.json"), "ok");
     for (method, path) in [
         ("GET", "/v1/policy"),
         ("POST", "/v1/records"),
         ("GET", "/v1/tokens"),
+        ("GET", "/oauth/introspect"),
+        ("POST", "/v1/revocations"),
         ("POST", "/v1/tokens/"),
     ] {
         assert_eq!(call(method, path), "endpoint_refused", "{method} {path}");

@@ -74,6 +74,9 @@ struct Issued {
     jti: String,
     txn: String,
     expires_at: u64,
+    /// What the agent's score has taken from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    narrowed: Option<serde_json::Value>,
 }
 
 impl Issue {
@@ -90,6 +93,9 @@ impl Issue {
                 "jti {}, txn {}, expires at {}",
                 issued.jti, issued.txn, issued.expires_at
             ));
+            if let Some(narrowed) = &issued.narrowed {
+                note(format_args!("narrowed: {}", printable(&narrowed.to_string())));
+            }
         }
         Ok(Outcome::Clean)
     }

@@ -115,7 +115,7 @@ impl std::ops::Deref for Found<'_> {
 /// A server's files.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-struct Files {
+pub(super) struct Files {
     /// The server's configuration
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -126,7 +126,7 @@ struct Files {
 
 impl Files {
     /// The data folder and the folder of keys.
-    fn folders(&self) -> Result<(PathBuf, KeyFolder), KeysError> {
+    pub(super) fn folders(&self) -> Result<(PathBuf, KeyFolder), KeysError> {
         if let Some(config) = &self.config {
             let config = Config::load(config)?;
             return Ok((config.data, config.keys));

@@ -13,7 +13,7 @@ use webpki::EndEntityCert;
 
 /// Why no TLS connection can be made.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TlsError {
+pub(crate) enum TlsError {
     #[error("a certificate or key is not readable PEM")]
     Pem(#[from] pem::Error),
     #[error("a certificate or key cannot be used")]
@@ -25,7 +25,7 @@ pub(super) enum TlsError {
 /// A client that trusts one authority and shows its certificate, if it has one (chain and key, PEM).
 ///
 /// With `identity` the server must hold that SPIFFE ID, whatever it is called; without, the host name must fit.
-pub(super) fn client_config(
+pub(crate) fn client_config(
     authority: Option<&[u8]>,
     certificate: Option<(&[u8], &[u8])>,
     identity: Option<&str>,

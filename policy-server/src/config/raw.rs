@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use authz::identity::{Issuer, SpiffeId, is_label};
+use authz::identity::{AgentId, Issuer, SpiffeId, is_label};
 use authz::risk::Settings as RiskSettings;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
@@ -15,6 +15,10 @@ use serde::{Deserialize, Deserializer};
 use super::{Config, ConfigError, ExternalIssuer, Kubernetes, Limits, Listen, PolicySource, Role};
 use crate::keys::folder::KeyFolder;
 use crate::peer::Authentication;
+
+mod webhook;
+
+use webhook::RawWebhook;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -40,6 +44,8 @@ pub(super) struct RawConfig {
     audit: RawAudit,
     #[serde(default)]
     risk: RawRisk,
+    #[serde(default)]
+    webhooks: Vec<RawWebhook>,
     #[serde(default)]
     external_issuers: Vec<RawExternalIssuer>,
     #[serde(default)]
@@ -158,6 +164,15 @@ struct RawRisk {
     pause_at: u8,
     suspend_at: u8,
     half_life_seconds: u64,
+    agents: BTreeMap<String, RawAgentRisk>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawAgentRisk {
+    pause_at: Option<u8>,
+    suspend_at: Option<u8>,
+    half_life_seconds: Option<u64>,
 }
 
 impl Default for RawRisk {
@@ -167,26 +182,50 @@ impl Default for RawRisk {
             pause_at: 70,
             suspend_at: 90,
             half_life_seconds: 600,
+            agents: BTreeMap::new(),
         }
     }
 }
 
 impl RawRisk {
     fn validate(&self) -> Result<RiskSettings, ConfigError> {
-        let default = RiskSettings::default();
-        // What teaches must be far from what pauses.
-        let least = u64::from(default.learn_below) + 1;
-        in_range("risk.pauseAt", self.pause_at.into(), least, 100)?;
-        in_range("risk.suspendAt", self.suspend_at.into(), self.pause_at.into(), 100)?;
-        in_range("risk.halfLifeSeconds", self.half_life_seconds, 10, 24 * 3600)?;
-        Ok(RiskSettings {
-            pause_at: self.pause_at,
-            suspend_at: self.suspend_at,
-            half_life_seconds: self.half_life_seconds,
-            ..default
-        })
+        risk("risk", self.pause_at, self.suspend_at, self.half_life_seconds)
+    }
+
+    /// What is tuned otherwise for some agents.
+    fn of_agents(&self) -> Result<BTreeMap<AgentId, RiskSettings>, ConfigError> {
+        let agents = self.agents.iter().map(|(name, raw)| {
+            let field_of = format!("risk.agents.{name}");
+            let id = AgentId::parse(name).map_err(|error| field(field_of.clone(), error.to_string()))?;
+            let settings = risk(
+                &field_of,
+                raw.pause_at.unwrap_or(self.pause_at),
+                raw.suspend_at.unwrap_or(self.suspend_at),
+                raw.half_life_seconds.unwrap_or(self.half_life_seconds),
+            )?;
+            Ok((id, settings))
+        });
+        agents.collect()
     }
 }
+
+fn risk(name: &str, pause_at: u8, suspend_at: u8, half_life_seconds: u64) -> Result<RiskSettings, ConfigError> {
+    let default = RiskSettings::default();
+    in_range(&format!("{name}.pauseAt"), pause_at.into(), 31, 100)?;
+    in_range(&format!("{name}.suspendAt"), suspend_at.into(), pause_at.into(), 100)?;
+    in_range(&format!("{name}.halfLifeSeconds"), half_life_seconds, 10, 24 * 3600)?;
+    Ok(RiskSettings {
+        pause_at,
+        suspend_at,
+        half_life_seconds,
+        // What teaches must be far from what pauses.
+        learn_below: default.learn_below.min(pause_at.saturating_sub(LEARNING_GAP)),
+        ..default
+    })
+}
+
+/// So far below the score that pauses calls stop teaching.
+const LEARNING_GAP: u8 = 20;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -250,7 +289,9 @@ impl RawConfig {
             state_renew: Duration::from_secs(self.state.renew_seconds),
             bundle_lifetime_seconds: self.bundle.lifetime_seconds,
             risk: self.risk.validate()?,
+            risk_of_agents: self.risk.of_agents()?,
             risk_acts: self.risk.act,
+            webhooks: webhook::validated(self.webhooks, folder)?,
             limits: self.limits,
         })
     }

@@ -1,4 +1,4 @@
-//! `/v1/agents` and `/v1/revocations`: how people see agents' states and change them.
+//! `/v1/agents`: how people see agents' states and change them.
 //!
 //! No agent decides about agents, itself least of all: an identity that a file gives to an agent is refused whatever roles
 //! the configuration gives it.
@@ -6,11 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use authz::identity::{AgentId, Jti, SpiffeId};
+use authz::identity::{AgentId, SpiffeId};
 use authz::json::{self, Limits};
 use authz::state::AgentState;
 use authz::state::transition::{Change, Role as Acting};
-use authz::token::SKEW_SECONDS;
 use axum::Json;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -23,7 +22,7 @@ use crate::agents::{self, AgentError, Asked, MAX_REASON_BYTES};
 use crate::app::App;
 use crate::config::Role;
 use crate::error::Problem;
-use crate::store::agents::{AgentChange, ChangeOutcome, Revocation};
+use crate::store::agents::{AgentChange, ChangeOutcome};
 
 /// The longest body of a request here.
 pub const MAX_REQUEST_BYTES: usize = 4 << 10;
@@ -92,32 +91,17 @@ struct ChangeAnswer {
     state_version: String,
 }
 
-#[derive(Debug, Serialize)]
-struct RevokeAnswer {
-    jti: Jti,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    agent_id: Option<String>,
-    expires_at: u64,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChangeRequest {
     reason: String,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RevokeRequest {
-    jti: String,
-    reason: String,
-}
-
 /// Who asks, and as what.
 #[derive(Debug)]
-struct Caller {
-    by: String,
-    roles: Vec<Acting>,
+pub(super) struct Caller {
+    pub(super) by: String,
+    pub(super) roles: Vec<Acting>,
     may_read: bool,
 }
 
@@ -142,11 +126,6 @@ pub async fn show(State(app): State<Arc<App>>, Path(agent): Path<String>, reques
 /// Changes an agent's state.
 pub async fn change(State(app): State<Arc<App>>, Path(path): Path<(String, String)>, request: Request) -> Response {
     answer(changed(app, path, request).await)
-}
-
-/// Revokes a token.
-pub async fn revoke(State(app): State<Arc<App>>, request: Request) -> Response {
-    answer(revoked(app, request).await)
 }
 
 async fn listed(app: &App, query: &str) -> Result<List, Problem> {
@@ -222,45 +201,15 @@ async fn changed(app: Arc<App>, (agent, change): (String, String), request: Requ
     })
 }
 
-async fn revoked(app: Arc<App>, request: Request) -> Result<RevokeAnswer, Problem> {
-    let caller = actor(&app, &request, true)?;
-    if !caller.roles.contains(&Acting::Operator) {
-        return Err(Problem::forbidden(
-            "role_missing",
-            "only an operator may revoke a token",
-        ));
-    }
-    let RevokeRequest { jti, reason } = parse(request).await?;
-    let jti = Jti::try_from(jti).map_err(|error| Problem::malformed(error.to_string()).field("jti"))?;
-    let now = app.clock.seconds();
-    let revocation = Revocation {
-        jti: jti.clone(),
-        by: caller.by,
-        reason: usable_reason(reason)?,
-        at: now,
-        latest_expiry: now
-            .saturating_add(app.config.token_max_ttl_seconds)
-            .saturating_add(SKEW_SECONDS),
-    };
-    let held = Arc::clone(&app);
-    let done = to_its_end(async move { agents::revoke(&held, &revocation).await });
-    let done = done.await?.map_err(|error| problem(&app, &error))?;
-    Ok(RevokeAnswer {
-        jti,
-        agent_id: done.agent_id,
-        expires_at: done.expires_at,
-    })
-}
-
 /// Goes on when the caller goes away, so that what is stored is told too.
-async fn to_its_end<T: Send + 'static>(
+pub(super) async fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = Result<T, AgentError>> + Send + 'static,
 ) -> Result<Result<T, AgentError>, Problem> {
     tokio::spawn(change).await.map_err(|error| Problem::internal(&error))
 }
 
 /// Who may change something. Without a policy nobody can be told from an agent: then trust is only taken away.
-fn actor(app: &App, request: &Request, takes_away: bool) -> Result<Caller, Problem> {
+pub(super) fn actor(app: &App, request: &Request, takes_away: bool) -> Result<Caller, Problem> {
     let caller = caller(app, request)?;
     if caller.roles.is_empty() {
         return Err(Problem::forbidden(
@@ -384,14 +333,14 @@ fn parse_query(query: &str) -> Result<(Option<AgentState>, Option<AgentId>), Pro
     Ok((state, after))
 }
 
-async fn parse<T: for<'de> Deserialize<'de>>(request: Request) -> Result<T, Problem> {
+pub(super) async fn parse<T: for<'de> Deserialize<'de>>(request: Request) -> Result<T, Problem> {
     require_media_type(request.headers(), "application/json")?;
     let body = read_body(request, MAX_REQUEST_BYTES).await?;
     json::strict(&body, &REQUEST_LIMITS).map_err(|error| Problem::malformed(error.to_string()))
 }
 
 /// Whoever reads the record later must learn something from it, and nothing that moves a terminal's cursor.
-fn usable_reason(reason: String) -> Result<String, Problem> {
+pub(super) fn usable_reason(reason: String) -> Result<String, Problem> {
     let problem = |detail: String| Err(Problem::malformed(detail).field("reason"));
     if reason.trim().is_empty() {
         return problem("say why".to_owned());
@@ -405,7 +354,7 @@ fn usable_reason(reason: String) -> Result<String, Problem> {
     Ok(reason)
 }
 
-fn problem(app: &App, error: &AgentError) -> Problem {
+pub(super) fn problem(app: &App, error: &AgentError) -> Problem {
     match error {
         AgentError::Transition(refused) => {
             use authz::state::transition::TransitionError;
@@ -417,6 +366,10 @@ fn problem(app: &App, error: &AgentError) -> Problem {
             }
         }
         AgentError::Store(error) => store_failed(app, error),
+        AgentError::TooMany { .. } => {
+            let detail = format!("{error}: suspend the agents that hold them");
+            Problem::new(StatusCode::CONFLICT, "too_many_tokens", detail)
+        }
         AgentError::NotTold(_) => {
             tracing::error!(%error, "agent state");
             let detail = "it is stored, but sidecars are not told yet; ask again";
@@ -425,13 +378,13 @@ fn problem(app: &App, error: &AgentError) -> Problem {
     }
 }
 
-fn store_failed(app: &App, error: &crate::store::StoreError) -> Problem {
+pub(super) fn store_failed(app: &App, error: &crate::store::StoreError) -> Problem {
     app.metrics.store_failures.inc();
     tracing::error!(%error, "agents' states");
     Problem::unavailable("store_unavailable", "agents' states cannot be read or written now")
 }
 
-fn answer<T: Serialize>(result: Result<T, Problem>) -> Response {
+pub(super) fn answer<T: Serialize>(result: Result<T, Problem>) -> Response {
     match result {
         Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
         Err(problem) => problem.into_response(),

@@ -19,6 +19,11 @@ use crate::app::App;
 use crate::config::Role;
 use crate::error::Problem;
 use crate::store::IssuedToken;
+use crate::store::work::Work;
+
+mod narrow;
+
+use narrow::Narrowed;
 
 /// A request is flat and short; deeper or longer ones are not ours.
 const REQUEST_LIMITS: Limits = Limits {
@@ -47,6 +52,9 @@ struct Issued {
     jti: Jti,
     txn: TransactionId,
     expires_at: u64,
+    /// What was asked for and is not in it, for the agent's score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    narrowed: Option<Narrowed>,
 }
 
 /// Issues a token, or says which field asks for what is not granted.
@@ -88,8 +96,9 @@ async fn answer_principal(app: &App, principal: &SpiffeId, request: Request) -> 
         .feed
         .policy()
         .ok_or_else(|| Problem::unavailable("policy_unavailable", "no valid policy has been read yet"))?;
-    let grant = decide(app, &mesh, principal, &request)?;
-    sign(app, principal.clone(), grant).await
+    let mut grant = decide(app, &mesh, principal, &request)?;
+    let narrowed = narrow::to_the_score(app, &mut grant)?;
+    sign(app, principal.clone(), grant, narrowed).await
 }
 
 /// Reads a request strictly and names the field that is wrong.
@@ -177,7 +186,7 @@ fn status(refusal: GrantRefusal) -> StatusCode {
 }
 
 /// Signs, and records durably that it was signed before anybody is given it.
-async fn sign(app: &App, principal: SpiffeId, mut grant: Grant) -> Result<Issued, Problem> {
+async fn sign(app: &App, principal: SpiffeId, mut grant: Grant, narrowed: Option<Narrowed>) -> Result<Issued, Problem> {
     let txn = match grant.txn.take() {
         Some(txn) => txn,
         None => random_name()?,
@@ -217,7 +226,20 @@ async fn sign(app: &App, principal: SpiffeId, mut grant: Grant) -> Result<Issued
         issued_at: claims.iat,
         expires_at: claims.exp,
     };
-    app.store().issued(&record).await.map_err(|error| {
+    write_down(app, &record).await?;
+    tracing::info!(%jti, agent_id = %claims.agent_id, operation_id = %claims.operation_id, %txn, issued_by = %claims.issued_by, expires_at = claims.exp, "token");
+    Ok(Issued {
+        token,
+        jti,
+        txn,
+        expires_at: claims.exp,
+        narrowed,
+    })
+}
+
+/// Records a token, unless what it is for was ended.
+async fn write_down(app: &App, record: &IssuedToken) -> Result<(), Problem> {
+    let recorded = app.store().issued(record).await.map_err(|error| {
         app.metrics.store_failures.inc();
         tracing::error!(%error, "an issued token could not be recorded");
         Problem::unavailable(
@@ -225,12 +247,11 @@ async fn sign(app: &App, principal: SpiffeId, mut grant: Grant) -> Result<Issued
             "the token could not be recorded, so it is not issued",
         )
     })?;
-    tracing::info!(%jti, agent_id = %claims.agent_id, operation_id = %claims.operation_id, %txn, issued_by = %claims.issued_by, expires_at = claims.exp, "token");
-    Ok(Issued {
-        token,
-        jti,
-        txn,
-        expires_at: claims.exp,
+    recorded.map_err(|ended| match ended {
+        Work::Operation(_) => {
+            Problem::forbidden("operation_ended", "an operator has ended this operation").field("operation_id")
+        }
+        Work::Txn(_) => Problem::forbidden("txn_ended", "an operator has ended this user request").field("txn"),
     })
 }
 

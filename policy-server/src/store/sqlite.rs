@@ -21,6 +21,7 @@ use super::agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked
 use super::findings::{Judged, StoredFinding};
 use super::risk::{ReceivedRecord, Scored};
 use super::trace::Traced;
+use super::work::{EndWork, KnownToken, Work, WorkEnded};
 use super::{
     Answer, Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveTokens, Reading, Refusal, Refused, States, Store,
     StoreError, StoredCheckpoint, StoredKey, StoredRecord, Stream, TreeHead,
@@ -33,14 +34,17 @@ mod log;
 mod risk;
 mod trace;
 mod tree;
+mod webhooks;
+mod work;
 
 /// The schema's steps, in order; one that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "start", include_str!("../../migrations/0001_start.sql")),
     (2, "keys", include_str!("../../migrations/0002_keys.sql")),
     (3, "log", include_str!("../../migrations/0003_log.sql")),
     (4, "agents", include_str!("../../migrations/0004_agents.sql")),
     (6, "witnesses", include_str!("../../migrations/0006_witnesses.sql")),
+    (7, "work", include_str!("../../migrations/0007_work.sql")),
 ];
 
 /// SQLite takes so many rows of a multi-row insert at once that one statement holds a fair share of a batch.
@@ -203,10 +207,11 @@ impl Store for SqliteStore {
         })
     }
 
-    fn new_epoch(&self) -> Answer<'_, u64> {
+    fn new_epoch(&self, at_least: u64) -> Answer<'_, u64> {
         Box::pin(async move {
             let mut transaction = self.begin().await?;
-            let epoch: i64 = sqlx::query_scalar("UPDATE meta SET epoch = epoch + 1 RETURNING epoch")
+            let epoch: i64 = sqlx::query_scalar("UPDATE meta SET epoch = max(epoch + 1, ?) RETURNING epoch")
+                .bind(signed(at_least))
                 .fetch_one(&mut *transaction)
                 .await
                 .map_err(StoreError::Failed)?;
@@ -215,24 +220,32 @@ impl Store for SqliteStore {
         })
     }
 
-    fn issued<'a>(&'a self, token: &'a IssuedToken) -> Answer<'a, ()> {
+    fn issued<'a>(&'a self, token: &'a IssuedToken) -> Answer<'a, Result<(), Work>> {
         Box::pin(async move {
             let mut transaction = self.begin().await?;
-            sqlx::query(
-                "INSERT INTO issued (jti, agent_id, operation_id, txn, issued_by, issued_at, expires_at)
-                 VALUES (?, ?, ?, ?, ?, ?, ?)",
-            )
-            .bind(&token.jti)
-            .bind(&token.agent_id)
-            .bind(&token.operation_id)
-            .bind(&token.txn)
-            .bind(&token.issued_by)
-            .bind(signed(token.issued_at))
-            .bind(signed(token.expires_at))
-            .execute(&mut *transaction)
-            .await
-            .map_err(StoreError::Failed)?;
-            commit(transaction).await
+            let issued = work::issued(&mut transaction, token).await?;
+            if issued.is_ok() {
+                commit(transaction).await?;
+            }
+            Ok(issued)
+        })
+    }
+
+    fn token<'a>(&'a self, jti: &'a Jti) -> Answer<'a, Option<KnownToken>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            work::token(&mut connection, jti.as_str()).await
+        })
+    }
+
+    fn end_work<'a>(&'a self, asked: &'a EndWork) -> Answer<'a, WorkEnded> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            let ended = work::end(&mut transaction, asked).await?;
+            if let WorkEnded::Ended { .. } = ended {
+                commit(transaction).await?;
+            }
+            Ok(ended)
         })
     }
 
@@ -278,6 +291,30 @@ impl Store for SqliteStore {
         Box::pin(async move {
             let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
             agents::last_changes(&mut connection).await
+        })
+    }
+
+    fn agent_changes_after(&self, number: u64, limit: u32) -> Answer<'_, Vec<AgentChange>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            agents::changes_after(&mut connection, number, limit).await
+        })
+    }
+
+    fn webhook_told<'a>(&'a self, url: &'a str) -> Answer<'a, u64> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            let told = webhooks::told(&mut transaction, url).await?;
+            commit(transaction).await?;
+            Ok(told)
+        })
+    }
+
+    fn save_webhook_told<'a>(&'a self, url: &'a str, number: u64) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            webhooks::save(&mut transaction, url, number).await?;
+            commit(transaction).await
         })
     }
 

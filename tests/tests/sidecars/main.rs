@@ -6,6 +6,7 @@ mod calls;
 mod cancelled;
 mod decided_again;
 mod denials;
+mod epoch;
 mod failclosed_policy;
 mod failclosed_request;
 mod failclosed_server;

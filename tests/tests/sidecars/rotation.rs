@@ -28,19 +28,19 @@ const CALLS_A_STEP: usize = 50;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The warehouse behind its sidecar, an agent that calls it, and a policy server that forgets silent sources quickly.
-struct Mesh {
-    server: PolicyServer,
+pub(crate) struct Mesh {
+    pub(crate) server: PolicyServer,
     sidecar: Sidecar,
     envoy: Envoy,
-    caller: Caller,
+    pub(crate) caller: Caller,
     _backend: Backend,
     _net: Loopback,
-    _run: RunDirectory,
+    pub(crate) run: RunDirectory,
 }
 
 /// All that a call takes.
 #[derive(Clone)]
-struct Caller {
+pub(crate) struct Caller {
     warehouse: Client,
     policy_server: Client,
 }
@@ -52,7 +52,7 @@ struct Run {
 }
 
 impl Mesh {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let run = RunDirectory::create("rotation").unwrap();
         let net = Loopback::claim().unwrap();
         let ca = Ca::create(&run.file("pki")).unwrap();
@@ -84,13 +84,13 @@ impl Mesh {
             caller,
             _backend: backend,
             _net: net,
-            _run: run,
+            run,
         };
         mesh.settled().await;
         mesh
     }
 
-    async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         let mut passed = 0;
         let settled = wait::until("every worker to have its policy", LIMIT, async || {
             passed = if self.caller.call().await.is_ok() {
@@ -154,7 +154,7 @@ impl Mesh {
 
 impl Caller {
     /// Asks for a token and makes a call with it.
-    async fn call(&self) -> Result<String, String> {
+    pub(crate) async fn call(&self) -> Result<String, String> {
         let ask = Call::new("POST", tests::sidecar::POLICY_AUTHORITY, "/v1/tokens").json(&token_request());
         let answer = self
             .policy_server

@@ -113,6 +113,17 @@ pub(super) async fn changes(
     rows(connection, query).await?.iter().map(stored).collect()
 }
 
+/// The changes of all agents after one, in their order.
+pub(super) async fn changes_after(
+    connection: &mut SqliteConnection,
+    number: u64,
+    limit: u32,
+) -> Result<Vec<AgentChange>, StoreError> {
+    let query = format!("SELECT {COLUMNS} FROM agent_changes WHERE number > ? ORDER BY number LIMIT ?");
+    let query = sqlx::query(sqlx::AssertSqlSafe(query)).bind(signed(number)).bind(limit);
+    rows(connection, query).await?.iter().map(stored).collect()
+}
+
 /// The last change of every agent that ever had one, by agent.
 pub(super) async fn last_changes(connection: &mut SqliteConnection) -> Result<Vec<AgentChange>, StoreError> {
     let query = format!(

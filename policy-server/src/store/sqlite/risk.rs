@@ -9,7 +9,7 @@ use crate::store::risk::{ReceivedRecord, Scored};
 
 /// A profile is bounded by what `authz` keeps; what is larger was not written here.
 const PROFILE_LIMITS: Limits = Limits {
-    max_bytes: 1 << 20,
+    max_bytes: 4 << 20,
     max_depth: 8,
     max_nodes: 1 << 16,
 };

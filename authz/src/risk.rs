@@ -265,7 +265,8 @@ impl Profile {
         let score = (self.weigh().raw().saturating_mul(100_000) / full.raw()).min(100_000);
         self.score = score.max(before);
         if let Some(judged) = judged {
-            if !frozen && self.score / 1000 < u64::from(settings.learn_below) {
+            // A single odd call of an agent that behaves teaches too, or what is new to it would stay so.
+            if low && self.score / 1000 < u64::from(settings.pause_at) {
                 self.learn(&judged, seen.denied);
             }
             if judged.call.request.is_some() {

@@ -274,15 +274,19 @@ fn a_score_decays_and_is_forgiven_once_for_each_approval() {
 fn a_paused_agent_teaches_nothing_and_neither_does_one_whose_score_is_high() {
     let (mut profile, at) = known();
     let habits = (profile.steps.clone(), profile.taught);
-    let seen = call(at + 3000, "pandas", None, "tools/mcp", 1);
-    profile.observe(&declared(), &seen, &SETTINGS, true);
+    // Usual for it: the first call of a new request.
+    let seen = |request| {
+        let data = Some("read:data.sales");
+        call(at + 3000, "data/warehouse GET", data, "data/warehouse", request)
+    };
+    profile.observe(&declared(), &seen(9001), &SETTINGS, true);
     assert_eq!((profile.steps.clone(), profile.taught), habits);
     profile.score = 50_000;
-    profile.observe(&declared(), &seen, &SETTINGS, false);
+    profile.observe(&declared(), &seen(9002), &SETTINGS, false);
     assert_eq!((profile.steps.clone(), profile.taught), habits);
     profile.score = 0;
     profile.evidence = Evidence::default();
-    profile.observe(&declared(), &seen, &SETTINGS, false);
+    profile.observe(&declared(), &seen(9003), &SETTINGS, false);
     assert_eq!(profile.taught, habits.1 + 1);
 }
 

@@ -231,10 +231,10 @@ async fn thresholds_are_an_agents_own() {
     place.configure("risk: { act: true, agents: { analyst-7: { pauseAt: 100, suspendAt: 100 } } }\n");
     let server = Server::start(&place).await;
     let mut mcp = Sidecar::start(&server, 1, MCP).await;
-    let calls = |agent| -> Vec<_> { hijack(agent, Side::Inbound).into_iter().take(6).collect() };
+    let calls = |agent| -> Vec<_> { hijack(agent, Side::Inbound).into_iter().take(5).collect() };
     mcp.post(&server, &calls("analyst-7")).await;
     let mut writer = Sidecar::start(&server, 2, WRITER).await;
-    writer.post(&server, &hijack("writer-2", Side::Outbound)[..6]).await;
+    writer.post(&server, &hijack("writer-2", Side::Outbound)[..5]).await;
     let stopped = wait_for(&server, "writer-2", |agent| agent["state"] != "active").await;
     assert_ne!(stopped["state"], "active", "{stopped}");
     scored(&server).await;

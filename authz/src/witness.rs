@@ -149,7 +149,7 @@ impl Sides<'_, '_> {
         let same = |record: &&&Record<'_>| {
             record.status == out.status && (is_list || record.response_digest == out.response_digest)
         };
-        if complete.iter().any(|record| same(&record)) {
+        if complete.iter().any(same) {
             None
         } else {
             found(Mismatch::Differs, "the sides saw different responses")

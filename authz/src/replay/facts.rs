@@ -33,11 +33,11 @@ pub(super) fn recorded(record: &Record<'_>) -> Option<Facts> {
 }
 
 fn protocol(record: &Record<'_>) -> Protocol {
-    if record.protocol.as_deref() == Some(Protocol::Mcp.as_str()) {
-        Protocol::Mcp
-    } else {
-        Protocol::Http
-    }
+    let spoken = record.protocol.as_deref();
+    let mut others = [Protocol::Mcp, Protocol::A2a].into_iter();
+    others
+        .find(|protocol| spoken == Some(protocol.as_str()))
+        .unwrap_or(Protocol::Http)
 }
 
 fn right(facts: &RecordedFacts<'_>) -> Option<Right> {
@@ -57,6 +57,10 @@ fn right(facts: &RecordedFacts<'_>) -> Option<Right> {
             scope,
         },
         ("resources", None) => Right::Resources(resources(facts)?),
+        ("call", Some(scope)) => Right::Call {
+            agent: scope.called_agent()?.to_owned().try_into().ok()?,
+            scope,
+        },
         ("session", None) => Right::Session,
         ("exempt", None) => Right::Exempt,
         ("control_plane", None) => Right::ControlPlane,
@@ -92,7 +96,7 @@ pub(super) fn read(record: &Record<'_>, bundle: &Bundle) -> Result<Result<Facts,
     }
     match service.protocol() {
         Protocol::Http => routed(record, service),
-        Protocol::Mcp => named(recorded(record).ok_or(Unplayed::Unread)?, service),
+        Protocol::Mcp | Protocol::A2a => named(recorded(record).ok_or(Unplayed::Unread)?, service),
     }
 }
 
@@ -151,11 +155,16 @@ fn query(facts: &RecordedFacts<'_>, method: &str, path: &str, service: &Service)
     Ok(parameters.join("&"))
 }
 
-/// Looks up again what an MCP request named. Arguments are not recorded: a scope that is made of them stays as it was.
+/// Looks up again what an MCP request named, or which agent an A2A service is. Arguments are not recorded: a scope that is made of them stays as it was.
 fn named(mut facts: Facts, service: &Service) -> Result<Result<Facts, Code>, Unplayed> {
     let (rule, scope, absent) = match &mut facts.right {
         Right::Tool { name, scope } => (service.tool(name.as_str()), scope, Code::ToolNotOffered),
         Right::Prompt { name, scope } => (service.prompt(name.as_str()), scope, Code::PromptNotOffered),
+        Right::Call { agent, scope } => {
+            let called = service.called().ok_or(Unplayed::Unread)?;
+            (*agent, *scope) = (called.agent.clone(), called.scope.clone());
+            return Ok(Ok(facts));
+        }
         // Looked up when it is decided.
         Right::Resources(_) | Right::Session | Right::Scope(_) | Right::Exempt | Right::ControlPlane => {
             return Ok(Ok(facts));

@@ -87,9 +87,7 @@ impl<'m> Usage<'m> {
     fn scope(&mut self, text: &str) {
         let policy = self.mesh.agent(&self.agent);
         let Some(scope) = Scope::parse(text).ok() else { return };
-        if let Some(called) = text.strip_prefix("call:agent.") {
-            self.called.insert(called.to_owned());
-        }
+        self.called.extend(scope.called_agent().map(str::to_owned));
         if policy.is_some_and(|policy| policy.claims.scope.contains(&scope)) {
             self.scopes.insert(scope);
         }

@@ -299,7 +299,10 @@ fn memory_is_bounded_and_what_is_dropped_is_counted() {
         .map(|due| due.position)
         .collect();
     assert_eq!(left, [4, 5]);
-    assert_eq!((matcher.oldest(), format!("{matcher:?}").contains("open: 0")), (None, true));
+    assert_eq!(
+        (matcher.oldest(), format!("{matcher:?}").contains("open: 0")),
+        (None, true)
+    );
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub(super) enum Audit {
     /// List the calls that the caller's and the service's sidecar do not agree about
     Findings(Box<findings::Findings>),
     /// Decide past calls again from their records
-    Replay(replay::Replay),
+    Replay(Box<replay::Replay>),
     /// Get the proof that a call is in the log, or that the log only added to what it was
     Prove(Box<prove::Prove>),
 }

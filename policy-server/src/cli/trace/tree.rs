@@ -174,8 +174,11 @@ impl Tree<'_> {
     }
 }
 
+/// A body's digest and length.
+type Body = (Option<String>, Option<u64>);
+
 /// The digest that every attempt recorded, or each with its side where they are not the same.
-fn digests(what: &str, attempts: &[Attempt], read: &dyn Fn(&Ended) -> (Option<String>, Option<u64>)) -> Vec<String> {
+fn digests(what: &str, attempts: &[Attempt], read: &dyn Fn(&Ended) -> Body) -> Vec<String> {
     let mut told: Vec<(String, Vec<&str>)> = Vec::new();
     for attempt in attempts {
         let Some((Some(digest), bytes)) = attempt.ended.as_ref().map(read) else {

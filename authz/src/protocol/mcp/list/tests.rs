@@ -29,6 +29,8 @@ fn what_the_caller_may_use_is_told_byte_for_byte_and_the_rest_is_not() {
     assert_eq!(json_of(&format!(" {LISTED}\n")).unwrap(), TOLD);
     let none = json_of(r#"{"jsonrpc":"2.0","id":7,"result":{"tools":[{"name":"bash"}]}}"#).unwrap();
     assert_eq!(none, r#"{"jsonrpc":"2.0","id":7,"result":{"tools":[]}}"#);
+    let twice = json_of(&LISTED.replace("\"bash\"", "\"pandas\"")).unwrap();
+    assert_eq!(twice, TOLD.replace("[", r#"[{"name":"pandas"},"#));
     let escaped = LISTED.replace("\"pandas\"", r#""p\u0061ndas""#);
     assert_eq!(
         json_of(&escaped).unwrap(),

@@ -88,7 +88,8 @@ fn permitted(agent: &str) -> Record<'_> {
 
 #[tokio::test]
 async fn those_that_wait_are_told_and_no_others() {
-    let server = Server::start(&Place::new()).await;
+    let place = Place::new();
+    let server = Server::start(&place).await;
     let mut mcp = Sidecar::start(&server, 1, MCP).await;
     let batch = [
         permitted("analyst-7"),
@@ -119,7 +120,8 @@ async fn those_that_wait_are_told_and_no_others() {
 
 #[tokio::test]
 async fn a_change_of_state_is_in_the_next_answer() {
-    let server = Server::start(&Place::new()).await;
+    let place = Place::new();
+    let server = Server::start(&place).await;
     let mut mcp = Sidecar::start(&server, 1, MCP).await;
     let agent = "analyst-7".parse().unwrap();
     for (seq, change, state) in [("1", Change::Pause, "paused"), ("2", Change::Kill, "killed")] {
@@ -165,8 +167,12 @@ async fn the_score_counts_the_call_that_waits() {
 async fn nobody_is_told_of_agents_that_do_not_concern_them() {
     let place = Place::new();
     let writer = ANALYST_FILE.replace("analyst-7", "writer-2");
-    place.write_policy("writer-2.yaml", &writer.replace("[warehouse, mcp]", "[mcp]"));
+    let writer = writer
+        .replace("[warehouse, mcp]", "[mcp]")
+        .replace("[\"read:data.sales\"]", "[]");
+    place.write_policy("writer-2.yaml", &writer);
     let server = Server::start(&place).await;
+    assert!(server.app.feed.policy().is_some());
     for (id, workload, agent, told) in [
         (1, MCP, "writer-2", true),
         (2, WAREHOUSE, "writer-2", false),
@@ -184,7 +190,8 @@ async fn nobody_is_told_of_agents_that_do_not_concern_them() {
 
 #[tokio::test]
 async fn what_waits_is_read_strictly() {
-    let server = Server::start(&Place::new()).await;
+    let place = Place::new();
+    let server = Server::start(&place).await;
     let mut mcp = Sidecar::start(&server, 1, MCP).await;
     for bad in ["", "x", "1,", "1, 2", "-1"] {
         let chain = mcp.chain.clone();

@@ -289,7 +289,6 @@ impl Asked<'_> {
                 let value = |name: &str| arguments.and_then(|arguments| only_member(arguments, name)?.as_str());
                 Ok(Right::Resources(vec![need_by(text.clone(), rule, value)?]))
             }
-            Self::Subscriptions(uris) if uris.is_empty() => Ok(Right::Session),
             Self::Subscriptions(uris) => {
                 let needs = uris.iter().map(|uri| resource_need(uri, service));
                 needs.collect::<Result<_, _>>().map(Right::Resources)

@@ -369,6 +369,38 @@ fn values_are_completed_for_what_may_be_used() {
 }
 
 #[test]
+fn what_belongs_to_a_completion_is_taken_and_nothing_else() {
+    let fine = json!({
+        "ref": {"type": "ref/prompt", "name": "greet", "title": "Greet"},
+        "argument": {"name": "a", "value": "b"},
+        "context": {"arguments": {"c": "d"}},
+        "_meta": {},
+    });
+    assert_eq!(named("completion/complete", fine.clone()).code(), "ok");
+    for (member, wrong) in [
+        ("argument", json!("a")),
+        ("context", json!([])),
+        ("context", json!({"arguments": []})),
+        ("context", json!({"Arguments": {}})),
+        ("ref", json!({"type": "ref/prompt", "name": "greet", "Title": "Greet"})),
+    ] {
+        let mut bent = fine.clone();
+        bent[member] = wrong;
+        assert_eq!(
+            named("completion/complete", bent.clone()).code(),
+            "mcp_malformed",
+            "{bent}"
+        );
+    }
+    let arguments = named("tools/call", json!({"name": "pandas", "arguments": []})).verdict();
+    let told = arguments.detail.as_deref();
+    assert_eq!(
+        (arguments.code, told),
+        ("mcp_malformed", Some("`params.arguments` is no object"))
+    );
+}
+
+#[test]
 fn a_subscription_needs_all_that_it_names() {
     let code = |notifications: Value| named("subscriptions/listen", json!({ "notifications": notifications })).code();
     let uris = |uris: Value| json!({ "resourceSubscriptions": uris });

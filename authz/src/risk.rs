@@ -11,6 +11,7 @@
 //!    the step, and how many calls it has made. These depend on each other, and what varies for one agent does not for
 //!    another: so they only measure, and the probability of a call is the share of the agent's own calls that measured as
 //!    much ([`calibration`]: a conformal p-value).
+//!    How far the request has come as a whole, of all the agent's requests, is a test of its own beside.
 //! 2. **How fast** ([`window`]): the calls of ten seconds, against what is usual in ten seconds that have any (a Chernoff
 //!    bound).
 //! 3. **How often denied**: the denials of a minute, against the share that is usual (the same).
@@ -172,6 +173,7 @@ struct Judged {
     call: Call,
     open: Open,
     measured: Bits,
+    extent: Bits,
 }
 
 impl Profile {
@@ -261,8 +263,9 @@ impl Profile {
             let surprise = self.calibration.surprise(judged.measured);
             self.evidence.add(surprise.min(MOST_OF_A_CALL));
         }
+        let extent = judged.as_ref().map_or(Bits::ZERO, |judged| judged.extent);
         let full = Bits::whole(u64::from(settings.full_bits.max(1)));
-        let score = (self.weigh().raw().saturating_mul(100_000) / full.raw()).min(100_000);
+        let score = (self.weigh(extent).raw().saturating_mul(100_000) / full.raw()).min(100_000);
         self.score = score.max(before);
         if let Some(judged) = judged {
             // A single odd call of an agent that behaves teaches too, or what is new to it would stay so.
@@ -276,14 +279,14 @@ impl Profile {
     }
 
     /// All signals together, noted in words.
-    fn weigh(&mut self) -> Bits {
+    fn weigh(&mut self, extent: Bits) -> Bits {
         let (number, odd) = self.evidence.odd();
         self.reasons.note_odd(odd, number);
         let (rate, denials) = (self.window.rate_surprise(), self.window.denial_surprise());
         self.reasons
             .note_rate(rate, self.window.calls_in_step(), self.window.usual_calls());
         self.reasons.note_denials(denials, self.window.denials());
-        self.evidence.together(rate, denials)
+        self.evidence.together(extent, rate, denials)
     }
 
     /// Measures how unusual a call is, and notes why.
@@ -296,7 +299,18 @@ impl Profile {
         let measured = self.use_surprise(declared, &call)
             + self.order_surprise(declared, &call.step, &open)
             + self.reach_surprise(&call.step, &open);
-        Judged { call, open, measured }
+        let extent = match &call.request {
+            Some(_) => self
+                .reach
+                .extent_surprise(&call.step, open.calls + 1, open.uses(&call.step) + 1),
+            None => Bits::ZERO,
+        };
+        Judged {
+            call,
+            open,
+            measured,
+            extent,
+        }
     }
 
     /// How unusual it is to use this at all: the most unusual of step, data and service.
@@ -360,7 +374,9 @@ impl Profile {
             }
             self.odd_taught_ms = self.at_ms;
         }
-        let Judged { call, open, measured } = judged;
+        let Judged {
+            call, open, measured, ..
+        } = judged;
         self.taught += 1;
         self.calibration.learn(*measured);
         self.order.learn(&open.last, &call.step);

@@ -9,7 +9,8 @@ use super::bits::{Bits, of_count, of_sum};
 
 /// Calls that are looked at together, and what the choice among all tests costs this one, in bits: their weights and those in
 /// [`together`] add up to one.
-const WINDOWS: [(usize, u64); 5] = [(1, 2), (2, 3), (4, 3), (8, 4), (16, 4)];
+const WINDOWS: [(usize, u64); 5] = [(1, 3), (2, 3), (4, 3), (8, 4), (16, 4)];
+const EXTENT_COSTS: Bits = Bits::whole(3);
 const ODD_COSTS: Bits = Bits::whole(4);
 const RATE_COSTS: Bits = Bits::whole(3);
 const DENIALS_COST: Bits = Bits::whole(3);
@@ -78,10 +79,10 @@ impl Evidence {
         surprises.fold(self.odd().1 - ODD_COSTS, Bits::max)
     }
 
-    /// All that there is, together: the smallest probability of any test, each for its share of the whole (a weighted
+    /// All that there is, together with the extent of the request: the smallest probability of any test, each for its share of the whole (a weighted
     /// Bonferroni), one of them being that all three kinds are a little surprising (Fisher's).
-    pub(super) fn together(&self, rate: Bits, denials: Bits) -> Bits {
-        let calls = self.of_calls();
+    pub(super) fn together(&self, extent: Bits, rate: Bits, denials: Bits) -> Bits {
+        let calls = self.of_calls().max(extent - EXTENT_COSTS);
         let all = of_sum(calls + rate + denials, 3) - ALL_COSTS;
         calls.max(rate - RATE_COSTS).max(denials - DENIALS_COST).max(all)
     }
@@ -94,7 +95,7 @@ mod tests {
     #[test]
     fn the_weights_of_all_tests_are_one() {
         let costs = WINDOWS.iter().map(|(_, costs)| Bits::whole(*costs));
-        let others = [ODD_COSTS, RATE_COSTS, DENIALS_COST, ALL_COSTS];
+        let others = [EXTENT_COSTS, ODD_COSTS, RATE_COSTS, DENIALS_COST, ALL_COSTS];
         let weights = costs
             .chain(others)
             .map(|costs| 0.5_f64.powi((costs.raw() >> 16) as i32));
@@ -113,31 +114,42 @@ mod tests {
     #[test]
     fn several_surprises_in_a_row_say_more_than_one() {
         let none = Bits::ZERO;
-        let one = after([10]).together(none, none);
-        assert_eq!(one, Bits::whole(8));
-        let two = after([10, 10]).together(none, none);
+        let one = after([10]).together(none, none, none);
+        assert_eq!(one, Bits::whole(7));
+        assert_eq!(
+            one,
+            after([]).together(Bits::whole(10), none, none),
+            "and as much as its extent"
+        );
+        let two = after([10, 10]).together(none, none, none);
         assert!(two > one + Bits::whole(4), "{two:?}");
-        let diluted = after([10, 0, 0, 10]).together(none, none);
+        let diluted = after([10, 0, 0, 10]).together(none, none, none);
         assert!(diluted > Bits::whole(4) && diluted < two, "{diluted:?}");
-        assert_eq!(after([0; 40]).together(none, none), none);
+        assert_eq!(after([0; 40]).together(none, none, none), none);
     }
 
     #[test]
     fn usual_calls_in_between_do_not_wash_out_a_count() {
         let evidence = after((0..60).map(|number| if number % 6 == 5 { 7 } else { 0 }));
         assert_eq!(evidence.odd().0, 10);
-        let together = evidence.together(Bits::ZERO, Bits::ZERO);
+        let together = evidence.together(Bits::ZERO, Bits::ZERO, Bits::ZERO);
         assert!(together > Bits::whole(14), "{together:?}");
     }
 
     #[test]
     fn three_kinds_together_say_more_than_the_greatest() {
         let evidence = after([12, 12]);
-        let calls = evidence.together(Bits::ZERO, Bits::ZERO);
-        let all = evidence.together(Bits::whole(15), Bits::whole(15));
+        let calls = evidence.together(Bits::ZERO, Bits::ZERO, Bits::ZERO);
+        let all = evidence.together(Bits::ZERO, Bits::whole(15), Bits::whole(15));
         assert!(all > calls + Bits::whole(8), "{calls:?} {all:?}");
-        assert_eq!(after([]).together(Bits::whole(20), Bits::ZERO), Bits::whole(17));
-        assert_eq!(after([]).together(Bits::ZERO, Bits::whole(20)), Bits::whole(17));
+        assert_eq!(
+            after([]).together(Bits::ZERO, Bits::whole(20), Bits::ZERO),
+            Bits::whole(17)
+        );
+        assert_eq!(
+            after([]).together(Bits::ZERO, Bits::ZERO, Bits::whole(20)),
+            Bits::whole(17)
+        );
     }
 
     #[test]
@@ -167,7 +179,7 @@ mod tests {
         for call in 0..calls {
             evidence.age(u64::from(call) * 1000, &Settings::default());
             evidence.add(uniform());
-            let together = evidence.together(uniform(), uniform()).raw() >> 16;
+            let together = evidence.together(uniform(), uniform(), uniform()).raw() >> 16;
             for (bits, count) in exceed.iter_mut().enumerate() {
                 *count += u32::from(together >= bits as u64);
             }

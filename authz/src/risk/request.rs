@@ -18,6 +18,8 @@ const MOST_CALLS: usize = 64;
 const MOST_KNOWN_STEPS: usize = 256;
 /// How many requests all steps together count for in what is known of one.
 const PRIOR_REQUESTS: u64 = 8;
+/// As bits: of two the more surprising counts.
+const CHOICE_OF_TWO: Bits = Bits::whole(1);
 /// Requests after which counts are halved.
 const MOST_COUNTED: u64 = 8192;
 
@@ -131,6 +133,19 @@ impl Reach {
         )
     }
 
+    /// How surprising the extent of a request is as a whole, of all requests: the calls that it has made, or how often it has
+    /// used a step; the more surprising of the two.
+    pub(super) fn extent_surprise(&self, step: &str, nth: u64, use_nth: u64) -> Bits {
+        let length = of_share(self.calls.at(nth, MOST_CALLS) + 1, self.calls.at(1, MOST_CALLS) + 1);
+        let all = self.any_step.at(1, MOST_USES) + 1;
+        let of_all = self.any_step.at(use_nth, MOST_USES) + 1;
+        let (own, once) = self.steps.get(step).map_or((0, 0), |counts| {
+            (counts.at(use_nth, MOST_USES), counts.at(1, MOST_USES))
+        });
+        let repetition = of_share(own * all + PRIOR_REQUESTS * of_all, (once + PRIOR_REQUESTS) * all);
+        length.max(repetition) - CHOICE_OF_TWO
+    }
+
     /// How surprising it is that a request uses a step for the n-th time, having used it one time less.
     pub(super) fn repetition_surprise(&self, step: &str, nth: u64) -> Bits {
         let before = before(nth, MOST_USES);
@@ -185,6 +200,11 @@ mod tests {
         assert_eq!(reach.length_surprise(6), of_share(1, 101));
         assert_eq!(reach.length_surprise(7), Bits::ZERO, "counted with the sixth");
         assert_eq!(reach.length_surprise(u64::MAX), Bits::ZERO);
+        // As a whole it is one of so many requests.
+        let one_in_all = of_share(1, 1001) - CHOICE_OF_TWO;
+        assert_eq!(reach.extent_surprise("draw", 6, 1), one_in_all);
+        assert_eq!(reach.extent_surprise("draw", 4, 1), Bits::ZERO);
+        assert!(reach.extent_surprise("write", 5, 2) > reach.extent_surprise("read", 5, 2));
         assert_eq!(
             Reach::default().length_surprise(9),
             Bits::ZERO,

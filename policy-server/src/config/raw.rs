@@ -164,7 +164,7 @@ struct RawRisk {
     pause_at: u8,
     suspend_at: u8,
     half_life_seconds: u64,
-    agents: BTreeMap<String, RawAgentRisk>,
+    agents: Option<BTreeMap<String, RawAgentRisk>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -182,7 +182,7 @@ impl Default for RawRisk {
             pause_at: 70,
             suspend_at: 90,
             half_life_seconds: 600,
-            agents: BTreeMap::new(),
+            agents: None,
         }
     }
 }
@@ -194,7 +194,7 @@ impl RawRisk {
 
     /// What is tuned otherwise for some agents.
     fn of_agents(&self) -> Result<BTreeMap<AgentId, RiskSettings>, ConfigError> {
-        let agents = self.agents.iter().map(|(name, raw)| {
+        let agents = self.agents.iter().flatten().map(|(name, raw)| {
             let field_of = format!("risk.agents.{name}");
             let id = AgentId::parse(name).map_err(|error| field(field_of.clone(), error.to_string()))?;
             let settings = risk(

@@ -76,7 +76,8 @@ async fn permitted(client: &Client, call: Call) {
 
 /// Waits for a finding, and says how long it took after its window had closed.
 async fn found(mesh: &Mesh, kind: &str, since: Instant) -> Value {
-    let found = wait::until(&format!("a finding `{kind}`"), LIMIT, async || {
+    let what = format!("a finding `{kind}`");
+    let found = wait::until(&what, LIMIT, async || {
         let told = findings(mesh).await;
         let mut findings = told["findings"].as_array().unwrap().iter();
         findings.find(|finding| finding["kind"] == kind).cloned()

@@ -114,14 +114,20 @@ impl<'s> Reader<'s> {
         Ok(())
     }
 
+    /// The next event that says something.
     fn next(&mut self) -> Result<Option<(Event<'s>, Span)>, Fault> {
-        self.parser.next_event().transpose().map_err(|error| Fault {
-            place: Place::from(error.marker()),
-            message: format!("this is not YAML: {}", error.info()),
-            advice: "the indentation and quotes that YAML asks for; the mistake may stand on the line before"
-                .to_owned(),
-            fatal: true,
-        })
+        loop {
+            let next = self.parser.next_event().transpose().map_err(|error| Fault {
+                place: Place::from(error.marker()),
+                message: format!("this is not YAML: {}", error.info()),
+                advice: "the indentation and quotes that YAML asks for; the mistake may stand on the line before"
+                    .to_owned(),
+                fatal: true,
+            })?;
+            if !matches!(next, Some((Event::Comment(..), _))) {
+                return Ok(next);
+            }
+        }
     }
 
     /// The next event inside a document; the parser reports an unfinished one as an error before it ends.
@@ -349,6 +355,17 @@ mod tests {
         );
         assert_eq!(c.value.scalar(), Some(Scalar::Text("2")));
         assert!(stream.documents[1].entry("d").unwrap().value.is_null());
+    }
+
+    #[test]
+    fn a_comment_says_nothing_wherever_it_stands() {
+        let bare = "a: 1\nb:\n  c:\n  - x\n  - {d: 2}\n  e: f\n";
+        let commented = "# of the file\na: 1 # of a\n# before b\nb: # of b\n  # before c\n  c:\n  # before x\n  - x # of x\n  # before d\n  - {d: 2} # of d\n  # before e\n  e: # of e\n    # before f\n    f\n  # last\n";
+        let values = |node: &Node| format!("{node:?}").replace(|c: char| c.is_ascii_digit(), "");
+        let (bare, commented) = (read(bare), read(commented));
+        assert_eq!((&bare.faults, &commented.faults), (&Vec::new(), &Vec::new()));
+        let [bare, commented] = [bare, commented].map(|stream| stream.documents.iter().map(values).collect::<Vec<_>>());
+        assert_eq!(commented, bare);
     }
 
     #[test]

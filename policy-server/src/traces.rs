@@ -5,7 +5,7 @@
 //! an answer is never of a part that looks like all.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
@@ -50,23 +50,21 @@ struct Named {
 pub(crate) async fn run(app: Arc<App>, mut stop: watch::Receiver<bool>) {
     let mut position = None;
     loop {
-        match step(&app, &mut position).await {
-            // There may be more.
-            Ok(true) if !*stop.borrow() => {
-                tokio::task::yield_now().await;
-                continue;
-            }
-            Ok(_) => {}
+        let began = Instant::now();
+        let pause = match step(&app, &mut position).await {
+            // There may be more. It is half the time that is taken, and the other half is for those who accept records.
+            Ok(true) => began.elapsed(),
+            Ok(false) => GATHER,
             Err(error) => {
                 app.metrics.store_failures.inc();
                 tracing::error!(%error, "user requests could not be indexed");
                 position = None;
-                tokio::time::sleep(AFTER_FAILURE).await;
+                AFTER_FAILURE
             }
-        }
+        };
         tokio::select! {
             () = app.traces.wake.notified() => {}
-            () = tokio::time::sleep(GATHER) => {}
+            () = tokio::time::sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }

@@ -128,7 +128,7 @@ impl Source {
             .chain_update(self.workload.spiffe())
             .chain_update((self.sealed / 2).to_be_bytes())
             .finalize();
-        BASE64URL.encode(&call[..16])
+        BASE64URL.encode(call.split_at(16).0)
     }
 
     async fn send(&mut self, body: Vec<u8>) -> Result<()> {

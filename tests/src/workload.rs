@@ -190,6 +190,8 @@ impl Tally {
         let outcome = match answer {
             Ok(answer) => match answer.code() {
                 Some(code) => format!("{} {code}", answer.status),
+                // Envoy's own answers say what ailed it.
+                None if answer.status >= 500 => format!("{} {}", answer.status, start(&answer.body)),
                 None => answer.status.to_string(),
             },
             Err(error) => format!("error: {}", error.root_cause()),
@@ -223,6 +225,12 @@ impl Tally {
     pub fn made(&self, name: &str) -> u64 {
         self.count(name, "")
     }
+}
+
+/// The start of a body, on one line.
+fn start(body: &[u8]) -> String {
+    let body = String::from_utf8_lossy(body);
+    body.chars().filter(|c| !c.is_control()).take(120).collect()
 }
 
 /// Makes the calls of the load on the first line of standard input until that is closed; then prints the tally.

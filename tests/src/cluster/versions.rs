@@ -233,9 +233,11 @@ pub async fn there_and_back(scene: &Scene, module: &[u8]) -> Result<()> {
 
 fn only_for_want_of_policy(tally: &Tally) -> Result<()> {
     for name in ALLOWED {
-        let outcomes = ["2", "503 policy_unavailable", "error: "];
+        // A 503 without our code is Envoy's own, of a call that met a connection or a VM on its way out.
+        let outcomes = ["2", "503 ", "error: "];
         let accounted: u64 = outcomes.iter().map(|outcome| tally.count(name, outcome)).sum();
-        ensure!(accounted == tally.made(name), "{:?}", tally.outcomes);
+        let other = tally.count(name, "503 records_unavailable");
+        ensure!(accounted == tally.made(name) && other == 0, "{:?}", tally.outcomes);
     }
     Ok(())
 }

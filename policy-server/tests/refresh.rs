@@ -1,12 +1,10 @@
 //! Renewing tokens: a client that goes on for half an hour, and one whose agent's score rises.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
 
-use std::time::Duration;
-
-use authz::audit::{Chain, Kind, Outcome, Record, RecordedFacts, SourceId};
+use authz::audit::{Kind, Outcome, Record, RecordedFacts};
 use authz::identity::AgentId;
 use authz::jws::NoExternal;
 use authz::request::Side;
@@ -14,65 +12,25 @@ use authz::state::AgentState;
 use authz::token::{Issuers, TokenLimits, UnverifiedToken};
 use http::StatusCode;
 use serde_json::{Value, json};
-use support::{NOW, ORCHESTRATOR, Place, Server, WAREHOUSE};
+use support::sidecar::Sidecar;
+use support::{MCP, ORCHESTRATOR, Place, Server, WAREHOUSE};
 
-const MCP: &str = "spiffe://cluster.local/ns/tools/sa/mcp";
-
-/// The sidecar of the MCP service, which tells of every call.
-struct Sidecar {
-    chain: Chain,
-}
-
-impl Sidecar {
-    async fn start(server: &Server) -> Self {
-        let mut sidecar = Self {
-            chain: Chain::new(SourceId([1; 16])),
-        };
-        let source = Record::source(NOW * 1000, MCP, None);
-        sidecar.post(server, source).await;
-        sidecar
-    }
-
-    async fn post(&mut self, server: &Server, record: Record<'_>) {
-        let record = Record {
-            workload: Some(MCP.into()),
-            ..record
-        };
-        let mut body = self.chain.seal(&record).line;
-        body.push(b'\n');
-        let answer = server.records(MCP, body).await;
-        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
-    }
-
-    /// A permitted call of the agent.
-    async fn call(&mut self, server: &Server, tool: &str, request: &str) {
-        let record = Record {
-            agent_id: Some("analyst-7".into()),
-            verdict: Some(Outcome::Permit),
-            side: Some(Side::Inbound),
-            service: Some("tools/mcp".into()),
-            txn: Some(request.into()),
-            facts: Some(RecordedFacts {
-                right: Some("tool".into()),
-                tool: Some(tool.into()),
-                ..RecordedFacts::default()
-            }),
-            ..Record::new(Kind::Decision, server.app.clock.millis())
-        };
-        self.post(server, record).await;
-    }
-}
-
-/// Waits until every record so far has been scored.
-async fn scored(server: &Server) {
-    for _ in 0..1500 {
-        let all = server.app.store().record_count().await.unwrap();
-        if server.app.store().scored().await.unwrap().position >= all {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("records have not been scored");
+/// A permitted call of the agent, as the sidecar of the MCP service tells of it.
+async fn call(sidecar: &mut Sidecar, server: &Server, tool: &str, request: &str) {
+    let record = Record {
+        agent_id: Some("analyst-7".into()),
+        verdict: Some(Outcome::Permit),
+        side: Some(Side::Inbound),
+        service: Some("tools/mcp".into()),
+        txn: Some(request.into()),
+        facts: Some(RecordedFacts {
+            right: Some("tool".into()),
+            tool: Some(tool.into()),
+            ..RecordedFacts::default()
+        }),
+        ..Record::new(Kind::Decision, server.app.clock.millis())
+    };
+    sidecar.post(server, &[record]).await;
 }
 
 fn analyst() -> AgentId {
@@ -122,7 +80,7 @@ async fn half_an_hour_of_short_tokens_interrupts_no_call() {
     let place = Place::new();
     place.configure("risk: { act: true }\n");
     let server = Server::start(&place).await;
-    let mut sidecar = Sidecar::start(&server).await;
+    let mut sidecar = Sidecar::start(&server, 1, MCP).await;
     let mut token = issue(&server, &request(60)).await;
     let (mut renewals, mut calls) = (0, 0);
     for number in 0..360 {
@@ -135,13 +93,11 @@ async fn half_an_hour_of_short_tokens_interrupts_no_call() {
             renewals += 1;
         }
         assert!(is_good(&server, &token).await, "call {number}: {token}");
-        sidecar
-            .call(&server, "pandas", &format!("request {}", number / 4))
-            .await;
+        call(&mut sidecar, &server, "pandas", &format!("request {}", number / 4)).await;
         calls += 1;
     }
     assert_eq!((calls, renewals), (360, 40));
-    scored(&server).await;
+    server.scored().await;
     assert!(is_good(&server, &token).await, "{}", score(&server));
     let unrenewed = issue(&server, &request(60)).await;
     server.advance(66);
@@ -154,14 +110,12 @@ async fn a_renewal_of_an_agent_whose_score_rises_is_narrowed_and_then_denied() {
     let place = Place::new();
     place.configure("risk: { act: true }\n");
     let server = Server::start(&place).await;
-    let mut sidecar = Sidecar::start(&server).await;
+    let mut sidecar = Sidecar::start(&server, 1, MCP).await;
     for number in 0..400 {
         server.advance(3);
-        sidecar
-            .call(&server, "pandas", &format!("request {}", number / 4))
-            .await;
+        call(&mut sidecar, &server, "pandas", &format!("request {}", number / 4)).await;
     }
-    scored(&server).await;
+    server.scored().await;
     let before = issue(&server, &request(300)).await;
     assert_eq!(
         (score(&server), before.get("narrowed")),
@@ -172,8 +126,8 @@ async fn a_renewal_of_an_agent_whose_score_rises_is_narrowed_and_then_denied() {
     let mut odd = 0;
     while score(&server) < 50 {
         server.advance(3);
-        sidecar.call(&server, &format!("odd-{odd}"), "hijacked").await;
-        scored(&server).await;
+        call(&mut sidecar, &server, &format!("odd-{odd}"), "hijacked").await;
+        server.scored().await;
         odd += 1;
         assert!(odd < 10, "the score does not rise: {}", score(&server));
     }
@@ -197,10 +151,10 @@ async fn a_renewal_of_an_agent_whose_score_rises_is_narrowed_and_then_denied() {
 
     for _ in 0..10 {
         server.advance(3);
-        sidecar.call(&server, &format!("odd-{odd}"), "hijacked").await;
+        call(&mut sidecar, &server, &format!("odd-{odd}"), "hijacked").await;
         odd += 1;
     }
-    scored(&server).await;
+    server.scored().await;
     let denied = server.token(ORCHESTRATOR, &request(300)).await;
     assert_eq!(denied.status, StatusCode::FORBIDDEN, "{denied:?}");
     assert!(
@@ -215,18 +169,16 @@ async fn a_renewal_of_an_agent_whose_score_rises_is_narrowed_and_then_denied() {
 async fn without_leave_to_act_no_token_is_narrowed() {
     let place = Place::new();
     let server = Server::start(&place).await;
-    let mut sidecar = Sidecar::start(&server).await;
+    let mut sidecar = Sidecar::start(&server, 1, MCP).await;
     for number in 0..100 {
         server.advance(3);
-        sidecar
-            .call(&server, "pandas", &format!("request {}", number / 4))
-            .await;
+        call(&mut sidecar, &server, "pandas", &format!("request {}", number / 4)).await;
     }
     for odd in 0..10 {
         server.advance(3);
-        sidecar.call(&server, &format!("odd-{odd}"), "hijacked").await;
+        call(&mut sidecar, &server, &format!("odd-{odd}"), "hijacked").await;
     }
-    scored(&server).await;
+    server.scored().await;
     assert!(score(&server) >= 50, "{}", score(&server));
     let token = issue(&server, &request(300)).await;
     assert_eq!(

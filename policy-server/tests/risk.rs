@@ -1,60 +1,27 @@
 //! The risk engine on stored records: who is paused by whose records, and what survives a crash.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
 
 use std::time::Duration;
 
-use authz::audit::{Chain, Kind, Outcome, Record, RecordedFacts, SourceId};
+use authz::audit::{Kind, Outcome, Record, RecordedFacts};
 use authz::denial::Code;
 use authz::request::Side;
 use axum::body::Body;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
-use support::{ANALYST, ANALYST_FILE, AUDITOR, NOW, OPERATOR, Place, REVIEWER, Server, WAREHOUSE, post, xfcc};
+use support::sidecar::Sidecar;
+use support::{ANALYST, ANALYST_FILE, AUDITOR, MCP, NOW, OPERATOR, Place, REVIEWER, Server, WAREHOUSE, post, xfcc};
 
 const WRITER: &str = "spiffe://cluster.local/ns/agents/sa/writer-2";
-const MCP: &str = "spiffe://cluster.local/ns/tools/sa/mcp";
 
 fn place() -> Place {
     let place = Place::new();
     place.write_policy("writer-2.yaml", &ANALYST_FILE.replace("analyst-7", "writer-2"));
     place.configure("risk: { act: true }\n");
     place
-}
-
-/// A chain of records of one sidecar.
-struct Sidecar {
-    chain: Chain,
-    workload: &'static str,
-}
-
-impl Sidecar {
-    async fn start(server: &Server, id: u8, workload: &'static str) -> Self {
-        let mut sidecar = Self {
-            chain: Chain::new(SourceId([id; 16])),
-            workload,
-        };
-        sidecar
-            .post(server, &[Record::source(NOW * 1000, workload, None)])
-            .await;
-        sidecar
-    }
-
-    async fn post(&mut self, server: &Server, records: &[Record<'_>]) {
-        let mut body = Vec::new();
-        for record in records {
-            let record = Record {
-                workload: Some(self.workload.into()),
-                ..record.clone()
-            };
-            body.extend(self.chain.seal(&record).line);
-            body.push(b'\n');
-        }
-        let answer = server.records(self.workload, body).await;
-        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
-    }
 }
 
 /// A call that the agent was denied, as the sidecar of `side` tells of it.
@@ -88,18 +55,6 @@ async fn wait_for(server: &Server, agent: &str, is: impl Fn(&Value) -> bool) -> 
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     shown(server, agent).await
-}
-
-/// Waits until every record so far has been scored.
-async fn scored(server: &Server) {
-    for _ in 0..600 {
-        let all = server.app.store().record_count().await.unwrap();
-        if server.app.store().scored().await.unwrap().position >= all {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("records have not been scored");
 }
 
 fn hijack(agent: &str, side: Side) -> Vec<Record<'_>> {
@@ -161,7 +116,7 @@ async fn what_proves_nothing_moves_no_score() {
     let mut writer = Sidecar::start(&server, 2, WRITER).await;
     writer.post(&server, &hijack("analyst-7", Side::Outbound)).await;
     writer.post(&server, &hijack("analyst-7", Side::Inbound)).await;
-    scored(&server).await;
+    server.scored().await;
     let agent = shown(&server, "analyst-7").await;
     assert_eq!(
         (&agent["state"], &agent["score"]),
@@ -207,7 +162,7 @@ async fn scores_survive_a_restart_and_without_leave_to_act_nothing_happens() {
     let high = wait_for(&server, "analyst-7", |agent| agent["score"].as_u64() >= Some(70)).await;
     assert!(high["score"].as_u64().unwrap() >= 70, "{high}");
     assert_eq!(high["state"], "active");
-    scored(&server).await;
+    server.scored().await;
     let before = server.app.store().scored().await.unwrap();
     server.stop().await;
     let server = Server::start(&place).await;
@@ -237,7 +192,7 @@ async fn thresholds_are_an_agents_own() {
     writer.post(&server, &hijack("writer-2", Side::Outbound)[..5]).await;
     let stopped = wait_for(&server, "writer-2", |agent| agent["state"] != "active").await;
     assert_ne!(stopped["state"], "active", "{stopped}");
-    scored(&server).await;
+    server.scored().await;
     let patient = shown(&server, "analyst-7").await;
     assert_eq!(patient["state"], "active", "{patient}");
     assert!(patient["score"].as_u64() >= Some(70), "{patient}");

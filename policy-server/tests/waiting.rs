@@ -4,55 +4,28 @@
 
 mod support;
 
-use authz::audit::{Chain, Kind, Outcome, Record, RecordedFacts, Sealed, SourceId, Stored};
+use authz::audit::{Kind, Outcome, Record, RecordedFacts, Sealed, SourceId, Stored};
 use authz::denial::Code;
 use authz::request::Side;
 use authz::state::transition::Change;
 use http::StatusCode;
 use serde_json::json;
-use support::{ANALYST, ANALYST_FILE, Answer, NOW, Place, Server, WAREHOUSE, records};
+use support::sidecar::{Sidecar, lines};
+use support::{ANALYST, ANALYST_FILE, Answer, MCP, NOW, Place, Server, WAREHOUSE, records};
 
-const MCP: &str = "spiffe://cluster.local/ns/tools/sa/mcp";
-
-/// A chain of records of one sidecar.
-struct Sidecar {
-    chain: Chain,
-    workload: &'static str,
-}
-
-impl Sidecar {
-    async fn start(server: &Server, id: u8, workload: &'static str) -> Self {
-        let mut sidecar = Self {
-            chain: Chain::new(SourceId([id; 16])),
-            workload,
-        };
-        let source = Record::source(NOW * 1000, workload, None);
-        let (answer, _) = sidecar.post(server, &[source], None).await;
-        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
-        sidecar
-    }
-
-    async fn post(&mut self, server: &Server, batch: &[Record<'_>], waiting: Option<&str>) -> (Answer, Vec<Sealed>) {
-        let sealed: Vec<Sealed> = batch
-            .iter()
-            .map(|record| {
-                let workload = Some(self.workload.into());
-                self.chain.seal(&Record {
-                    workload,
-                    ..record.clone()
-                })
-            })
-            .collect();
-        (send(server, self.workload, &sealed, waiting).await, sealed)
-    }
+/// Posts records, some of which calls wait for.
+async fn post(
+    sidecar: &mut Sidecar,
+    server: &Server,
+    batch: &[Record<'_>],
+    waiting: Option<&str>,
+) -> (Answer, Vec<Sealed>) {
+    let sealed = sidecar.seal(batch);
+    (send(server, sidecar.workload, &sealed, waiting).await, sealed)
 }
 
 async fn send(server: &Server, workload: &str, sealed: &[Sealed], waiting: Option<&str>) -> Answer {
-    let lines: Vec<u8> = sealed
-        .iter()
-        .flat_map(|sealed| [&sealed.line[..], b"\n"].concat())
-        .collect();
-    let mut request = records(workload, lines);
+    let mut request = records(workload, lines(sealed));
     if let Some(waiting) = waiting {
         request
             .headers_mut()
@@ -96,7 +69,7 @@ async fn those_that_wait_are_told_and_no_others() {
         permitted("analyst-7"),
         call(None, "pandas", None),
     ];
-    let (answer, sealed) = mcp.post(&server, &batch, Some("2,3")).await;
+    let (answer, sealed) = post(&mut mcp, &server, &batch, Some("2,3")).await;
     let told = stored(&answer);
     assert_eq!((told.accepted_through, told.calls.len()), (3, 2));
     let first = &told.calls[0];
@@ -112,7 +85,7 @@ async fn those_that_wait_are_told_and_no_others() {
     let again = send(&server, MCP, &sealed, Some("2,3")).await;
     assert_eq!(stored(&again), told);
     // A filter of the version before.
-    let (answer, _) = mcp.post(&server, &[permitted("analyst-7")], None).await;
+    let (answer, _) = post(&mut mcp, &server, &[permitted("analyst-7")], None).await;
     let source = SourceId([1; 16]).to_string();
     assert_eq!(answer.json(), json!({"source": source, "accepted_through": 4}));
     server.stop().await;
@@ -126,7 +99,7 @@ async fn a_change_of_state_is_in_the_next_answer() {
     let agent = "analyst-7".parse().unwrap();
     for (seq, change, state) in [("1", Change::Pause, "paused"), ("2", Change::Kill, "killed")] {
         server.change(&agent, change).await;
-        let (answer, _) = mcp.post(&server, &[permitted("analyst-7")], Some(seq)).await;
+        let (answer, _) = post(&mut mcp, &server, &[permitted("analyst-7")], Some(seq)).await;
         let standing = stored(&answer).calls.remove(0).agent.unwrap();
         assert_eq!(standing.state, state);
         assert_eq!(standing.not_before.is_some(), state == "killed", "its tokens are dead");
@@ -144,7 +117,7 @@ async fn the_score_counts_the_call_that_waits() {
     let mut last = 0;
     for seq in 1..40_u64 {
         let denied = call(Some("analyst-7"), "bash", Some(Code::ToolForbidden));
-        let (answer, _) = mcp.post(&server, &[denied], Some(&seq.to_string())).await;
+        let (answer, _) = post(&mut mcp, &server, &[denied], Some(&seq.to_string())).await;
         let standing = stored(&answer).calls.remove(0).agent.unwrap();
         let risk = standing.risk.unwrap();
         assert_eq!(
@@ -182,7 +155,7 @@ async fn nobody_is_told_of_agents_that_do_not_concern_them() {
         (6, WAREHOUSE, "no name", false),
     ] {
         let mut sidecar = Sidecar::start(&server, id, workload).await;
-        let (answer, _) = sidecar.post(&server, &[permitted(agent)], Some("1")).await;
+        let (answer, _) = post(&mut sidecar, &server, &[permitted(agent)], Some("1")).await;
         assert_eq!(!stored(&answer).calls.is_empty(), told, "{workload} {agent}");
     }
     server.stop().await;
@@ -195,7 +168,7 @@ async fn what_waits_is_read_strictly() {
     let mut mcp = Sidecar::start(&server, 1, MCP).await;
     for bad in ["", "x", "1,", "1, 2", "-1"] {
         let chain = mcp.chain.clone();
-        let (answer, _) = mcp.post(&server, &[permitted("analyst-7")], Some(bad)).await;
+        let (answer, _) = post(&mut mcp, &server, &[permitted("analyst-7")], Some(bad)).await;
         assert_eq!(
             (answer.status.as_u16(), answer.code().as_str()),
             (400, "request_malformed"),
@@ -204,7 +177,7 @@ async fn what_waits_is_read_strictly() {
         mcp.chain = chain;
     }
     // Of a record that is not in the batch there is nothing to say.
-    let (answer, _) = mcp.post(&server, &[permitted("analyst-7")], Some("7")).await;
+    let (answer, _) = post(&mut mcp, &server, &[permitted("analyst-7")], Some("7")).await;
     assert_eq!(stored(&answer).calls, []);
     server.stop().await;
 }
@@ -217,7 +190,7 @@ async fn without_a_policy_there_is_a_state_and_no_score() {
     let server = Server::start(&place).await;
     assert!(server.app.feed.policy().is_none());
     let mut mcp = Sidecar::start(&server, 1, MCP).await;
-    let (answer, _) = mcp.post(&server, &[permitted("analyst-7")], Some("1")).await;
+    let (answer, _) = post(&mut mcp, &server, &[permitted("analyst-7")], Some("1")).await;
     let standing = stored(&answer).calls.remove(0).agent.unwrap();
     assert_eq!((standing.state.as_str(), standing.risk), ("active", None));
     server.stop().await;

@@ -138,6 +138,26 @@ impl Cluster {
         self.try_kubectl(&arguments, "")
     }
 
+    /// What the command `ostiary` says in the policy server's container, to the server's own user.
+    ///
+    /// # Errors
+    ///
+    /// When kubectl cannot be run.
+    pub fn ostiary(&self, arguments: &[&str]) -> Result<Said> {
+        let target = [
+            "-n",
+            "ostiary",
+            "exec",
+            "deploy/policy-server",
+            "-c",
+            "policy-server",
+            "--",
+        ];
+        let config = ["--config", "/etc/ostiary/ostiary.yaml"];
+        let line = [&target[..], &["/bin/ostiary"], arguments, &config].concat();
+        self.try_kubectl(&line, "")
+    }
+
     /// The pod of a Deployment.
     pub fn pod(&self, namespace: &str, deployment: &str) -> Pod {
         Pod {

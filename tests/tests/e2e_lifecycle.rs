@@ -84,20 +84,8 @@ async fn a_policy_server_that_is_killed_comes_back_and_no_call_is_denied() {
 
 /// What `ostiary keys` says inside the policy server's container.
 fn keys(scene: &Scene, arguments: &[&str]) -> (bool, Value, String) {
-    let line = [
-        "-n",
-        "ostiary",
-        "exec",
-        "deploy/policy-server",
-        "-c",
-        "policy-server",
-        "--",
-        "/bin/ostiary",
-    ];
-    let keys = ["--output", "json", "keys"];
-    let config = ["--config", "/etc/ostiary/ostiary.yaml"];
-    let all: Vec<&str> = [&line[..], &keys, arguments, &config].concat();
-    let said = scene.cluster.try_kubectl(&all, "").unwrap();
+    let all = [&["--output", "json", "keys"], arguments].concat();
+    let said = scene.cluster.ostiary(&all).unwrap();
     let answer = serde_json::from_str(&said.stdout).unwrap_or_default();
     (said.ok, answer, said.stderr + &said.stdout)
 }

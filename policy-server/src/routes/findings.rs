@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::log::{Reader, failed};
 use crate::app::App;
@@ -16,33 +16,35 @@ use crate::store::findings::StoredFinding;
 /// The most findings of one answer: the last ones.
 const MAX_FINDINGS: u32 = 1000;
 
-#[derive(Serialize)]
-struct Answer {
+/// What is answered.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Told {
     /// How long both sides of a call have to tell of it.
-    window_seconds: u64,
+    pub(crate) window_seconds: u64,
     /// How many records the log has.
-    records: u64,
+    pub(crate) records: u64,
     /// Of how many of them, from the first on, every call has been judged.
-    judged: u64,
-    findings: Vec<Shown>,
+    pub(crate) judged: u64,
+    pub(crate) findings: Vec<Finding>,
     /// Whether there are more than are told.
-    more: bool,
+    pub(crate) more: bool,
 }
 
-#[derive(Serialize)]
-struct Shown {
-    kind: &'static str,
-    caller: String,
-    callee: String,
-    since_ms: u64,
-    last_ms: u64,
-    count: u64,
-    why: String,
-    service: Option<String>,
-    call: Option<String>,
-    index: u64,
-    agent_id: Option<String>,
-    txn: Option<String>,
+/// A finding, as auditors see it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Finding {
+    pub(crate) kind: String,
+    pub(crate) caller: String,
+    pub(crate) callee: String,
+    pub(crate) since_ms: u64,
+    pub(crate) last_ms: u64,
+    pub(crate) count: u64,
+    pub(crate) why: String,
+    pub(crate) service: Option<String>,
+    pub(crate) call: Option<String>,
+    pub(crate) index: u64,
+    pub(crate) agent_id: Option<String>,
+    pub(crate) txn: Option<String>,
 }
 
 /// The findings.
@@ -54,26 +56,30 @@ pub async fn list(State(app): State<Arc<App>>, reader: Reader) -> Response {
     }
 }
 
-async fn read(app: &App) -> Result<Answer, Problem> {
+async fn read(app: &App) -> Result<Told, Problem> {
     let store = app.store();
     let judged = store.judged().await.map_err(|error| failed(app, &error.into()))?;
     let records = store.record_count().await.map_err(|error| failed(app, &error.into()))?;
     let found = store.findings(MAX_FINDINGS + 1).await;
     let found = found.map_err(|error| failed(app, &error.into()))?;
-    Ok(Answer {
+    Ok(Told {
         window_seconds: app.config.reconcile_window.as_secs(),
         records,
         judged,
         more: found.len() > MAX_FINDINGS as usize,
-        findings: found.into_iter().take(MAX_FINDINGS as usize).map(Shown::from).collect(),
+        findings: found
+            .into_iter()
+            .take(MAX_FINDINGS as usize)
+            .map(Finding::from)
+            .collect(),
     })
 }
 
-impl From<StoredFinding> for Shown {
+impl From<StoredFinding> for Finding {
     fn from(stored: StoredFinding) -> Self {
         let StoredFinding { last, first_ms, count } = stored;
         Self {
-            kind: last.mismatch.as_str(),
+            kind: last.mismatch.as_str().to_owned(),
             caller: last.caller,
             callee: last.callee,
             since_ms: first_ms,

@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod sidecar;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use authz::audit::{Chain, Kind, Record, SourceId};
 use authz::identity::{AgentId, SpiffeId};
@@ -33,6 +36,7 @@ pub(crate) const OPERATOR: &str = "spiffe://cluster.local/ns/people/sa/operator"
 pub(crate) const REVIEWER: &str = "spiffe://cluster.local/ns/people/sa/reviewer";
 pub(crate) const AUDITOR: &str = "spiffe://cluster.local/ns/people/sa/auditor";
 pub(crate) const ANALYST: &str = "spiffe://cluster.local/ns/agents/sa/analyst-7";
+pub(crate) const MCP: &str = "spiffe://cluster.local/ns/tools/sa/mcp";
 pub(crate) const WAREHOUSE: &str = "spiffe://cluster.local/ns/data/sa/warehouse";
 pub(crate) const NOW: u64 = 1_800_000_000;
 
@@ -222,6 +226,19 @@ impl Server {
 
     pub(crate) async fn records(&self, peer: &str, lines: Vec<u8>) -> Answer {
         self.send(records(peer, lines)).await
+    }
+
+    /// Waits until every record so far has been scored, and that is stored.
+    pub(crate) async fn scored(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let all = self.app.store().record_count().await.unwrap();
+            if self.app.store().scored().await.unwrap().position >= all {
+                return;
+            }
+            assert!(Instant::now() < deadline, "records have not been scored");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(crate) fn bundle_keys(&self) -> BundleKeys {

@@ -131,20 +131,7 @@ impl Stage for Demo {
     }
 
     fn ostiary(&self, arguments: &[&str]) -> Result<String> {
-        let line = [
-            "-n",
-            "ostiary",
-            "exec",
-            "deploy/policy-server",
-            "-c",
-            "policy-server",
-            "--",
-            "/bin/ostiary",
-        ];
-        let config = ["--config", "/etc/ostiary/ostiary.yaml"];
-        let said = self
-            .cluster
-            .try_kubectl(&[&line[..], arguments, &config].concat(), "")?;
+        let said = self.cluster.ostiary(arguments)?;
         ensure!(said.ok, "{arguments:?}: {}{}", said.stdout, said.stderr);
         Ok(said.stdout)
     }

@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use reqwest::Method;
-use serde::{Deserialize, Serialize};
 
 use crate::cli::keys::{Running, moment};
 use crate::cli::output::{Printer, printable};
 use crate::cli::{Error, Outcome, server};
+use crate::routes::findings::{Finding, Told};
 
 /// A thousand findings of the longest kind.
 const MAX_FINDINGS_BYTES: usize = 16 << 20;
@@ -29,32 +29,6 @@ const EXAMPLES: &str = "Examples:
   ostiary --output json audit findings --config ostiary.yaml | jq -r '.findings[] | select(.kind == \"service_only\") | .caller'
 
 Exit codes: 0 there are none, 1 there are, or the server refused, 2 it could not be asked";
-
-/// What the server answers.
-#[derive(Debug, Serialize, Deserialize)]
-struct Told {
-    window_seconds: u64,
-    records: u64,
-    judged: u64,
-    findings: Vec<Finding>,
-    more: bool,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Finding {
-    kind: String,
-    caller: String,
-    callee: String,
-    since_ms: u64,
-    last_ms: u64,
-    count: u64,
-    why: String,
-    service: Option<String>,
-    call: Option<String>,
-    index: u64,
-    agent_id: Option<String>,
-    txn: Option<String>,
-}
 
 impl Findings {
     pub(super) fn run(&self, printer: &mut Printer) -> Result<Outcome, Error> {

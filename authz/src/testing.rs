@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 
 use crate::case::{self, Case, Verdict};
 use crate::decision::{self, Question};
+use crate::denial::Form;
 use crate::identity::{ServiceId, SpiffeId};
 use crate::jws::NoExternal;
-use crate::policy::{BundleKeys, RawBundle};
+use crate::policy::{Bundle, BundleKeys, RawBundle};
 use crate::protocol::list::List;
-use crate::request::Side;
+use crate::request::{self, RequestHead, Side};
 use crate::state::RawStateList;
 use crate::token::UnverifiedToken;
 
@@ -187,17 +188,31 @@ impl World {
         self.verdict().code
     }
 
+    /// How the caller understands a denial.
+    pub(crate) fn denial_form(&self) -> Form {
+        let host = self.headers.iter().find(|(name, _)| name == "host").unwrap();
+        let pairs = [(":method", self.method), (":path", &self.path), (":authority", &host.1)];
+        let head = RequestHead::parse(&pairs).unwrap();
+        let bundle = self.checked_bundle();
+        let index = bundle.service_named(head.authority()).unwrap();
+        request::denial_form(&head, bundle.service(index).unwrap())
+    }
+
+    fn checked_bundle(&self) -> Bundle {
+        let workload = SpiffeId::parse(self.workload).unwrap();
+        let bundle = sign("policy-bundle+jwt", 2, &self.bundle);
+        RawBundle::new(&bundle)
+            .verify(&keys(), &workload, None, self.now)
+            .unwrap()
+    }
+
     /// Whether the caller is told of an entry of a list of the MCP server.
     pub(crate) fn is_told(&self, list: List, name: &str) -> bool {
-        let keys = BundleKeys::new(serde_json::from_value(json!({"keys": [jwk(2)]})).unwrap()).unwrap();
         let (workload, peer) = (
             SpiffeId::parse(self.workload).unwrap(),
             SpiffeId::parse(ANALYST).unwrap(),
         );
-        let bundle = sign("policy-bundle+jwt", 2, &self.bundle);
-        let bundle = RawBundle::new(&bundle)
-            .verify(&keys, &workload, None, self.now)
-            .unwrap();
+        let (keys, bundle) = (keys(), self.checked_bundle());
         let state = sign("agent-state+jwt", 2, &self.state);
         let state = RawStateList::new(&state).verify(&keys, None, self.now).unwrap();
         let token = sign("cap+jwt", 1, &self.claims);
@@ -218,6 +233,11 @@ impl World {
         let service = ServiceId::parse("tools/mcp").unwrap();
         decision::admit(&question, &service).unwrap().is_told(list, name)
     }
+}
+
+/// What signs bundles and state lists.
+fn keys() -> BundleKeys {
+    BundleKeys::new(serde_json::from_value(json!({"keys": [jwk(2)]})).unwrap()).unwrap()
 }
 
 /// The parameters of a message that opens a task.

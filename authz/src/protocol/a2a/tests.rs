@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::denial::Form;
 use crate::testing::{ANALYST, World, message};
 
 /// A message over JSON-RPC whose parameters are changed.
@@ -72,6 +73,14 @@ fn a_call_needs_the_agents_name_in_token_and_policy() {
         let no_token = world.with(|w| w.claims = Value::Null);
         assert_eq!(no_token.code(), "token_missing");
     }
+}
+
+#[test]
+fn a_denial_is_told_in_the_callers_own_binding() {
+    assert_eq!(World::a2a().denial_form(), Form::JsonRpc);
+    assert_eq!(World::a2a_rest().denial_form(), Form::Problem);
+    assert_eq!(World::mcp().denial_form(), Form::JsonRpc);
+    assert_eq!(World::warehouse().denial_form(), Form::Problem);
 }
 
 #[test]

@@ -95,18 +95,16 @@ impl PathTemplate {
         given.next().is_none().then_some(captures)
     }
 
-    /// What follows a template that is only the beginning of a path, without the slash between the two.
+    /// What follows a template without captures that is only the beginning of a path, without the slash between the two.
     #[must_use]
     pub fn rest<'p>(&self, path: &'p str) -> Option<&'p str> {
         let mut rest = path.strip_prefix('/')?;
         for segment in &self.0 {
             let (given, after) = rest.split_once('/')?;
             match segment {
-                Segment::Literal(literal) if **literal == *given => {}
-                Segment::Capture(_) if !given.is_empty() => {}
+                Segment::Literal(literal) if **literal == *given => rest = after,
                 Segment::Literal(_) | Segment::Capture(_) => return None,
             }
-            rest = after;
         }
         Some(rest)
     }

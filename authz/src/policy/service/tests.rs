@@ -28,6 +28,15 @@ fn a_protocol_is_the_word_that_files_have() {
 }
 
 #[test]
+fn records_come_before_where_the_bundle_says_so() {
+    let before = |bundle: Bundle| bundle.services().iter().any(Service::records_before);
+    assert!(before(bundle("/services/0/record", json!("before")).unwrap()));
+    assert!(!before(bundle("/services/0/record", json!("batched")).unwrap()));
+    assert!(!before(bundle("/version", json!(8)).unwrap()));
+    assert!(bundle("/services/0/record", json!("after")).is_err());
+}
+
+#[test]
 fn a_host_is_a_dns_name_in_lower_case() {
     let (label, longer) = ("a".repeat(63), "a".repeat(64));
     let longest = [&*label, &label, &label, &*"a".repeat(61)].join(".");

@@ -76,6 +76,26 @@ fn a_call_needs_the_agents_name_in_token_and_policy() {
 }
 
 #[test]
+fn rest_has_its_own_base() {
+    let based = |path: &str| {
+        World::a2a_rest().with(|w| {
+            w.bundle["services"][2]["rest_path"] = json!("/a2a/v1");
+            w.path = path.to_owned();
+        })
+    };
+    assert_eq!(based("/a2a/v1/message:send").code(), "ok");
+    for elsewhere in [
+        "/message:send",
+        "/a2a/message:send",
+        "/b2b/v1/message:send",
+        "/a2a/v2/message:send",
+        "/v1/a2a/message:send",
+    ] {
+        assert_eq!(based(elsewhere).code(), "route_unknown", "{elsewhere}");
+    }
+}
+
+#[test]
 fn a_denial_is_told_in_the_callers_own_binding() {
     assert_eq!(World::a2a().denial_form(), Form::JsonRpc);
     assert_eq!(World::a2a_rest().denial_form(), Form::Problem);

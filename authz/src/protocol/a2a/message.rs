@@ -9,7 +9,7 @@ use crate::denial::Denial;
 use crate::json::{Kind, Value};
 
 /// The longest id of a task or context that is read; real ones are UUIDs.
-const MAX_ID_BYTES: usize = 256;
+pub(super) const MAX_ID_BYTES: usize = 256;
 
 /// A member of an object, by all of its spellings.
 type Member = &'static [&'static str];

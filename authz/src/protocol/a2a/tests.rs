@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::message::MAX_ID_BYTES;
 use crate::denial::Form;
 use crate::testing::{ANALYST, World, message};
 
@@ -73,6 +74,17 @@ fn a_call_needs_the_agents_name_in_token_and_policy() {
         let no_token = world.with(|w| w.claims = Value::Null);
         assert_eq!(no_token.code(), "token_missing");
     }
+}
+
+#[test]
+fn an_id_has_a_longest_length() {
+    let named = |bytes: usize| {
+        let id = "x".repeat(bytes);
+        by_application(send("SendMessage", |params| params["message"]["taskId"] = json!(id))).code()
+    };
+    // With its quotes.
+    assert_eq!(named(MAX_ID_BYTES - 2), "ok");
+    assert_eq!(named(MAX_ID_BYTES - 1), "a2a_malformed");
 }
 
 #[test]

@@ -645,20 +645,27 @@ impl Session {
             .as_ref()
             .and_then(|call| call.ending(status, from_upstream(host), response_ended));
         let record = Record {
+            response_digest: (response_bytes > 0).then(|| response.finish()),
+            response_bytes: Some(response_bytes),
+            code: withheld,
+            end: Some(ended.unwrap_or(end).into()),
+            ..self.completion(request, request_bytes, status)
+        };
+        self.close(vm, host, reservation, &record, logging);
+    }
+
+    /// The record of the end of a call that was permitted, but for how it ended.
+    fn completion(&self, request: Option<Hasher>, request_bytes: u64, status: Option<u64>) -> Record<'_> {
+        Record {
             request_digest: request
                 .filter(|hasher| hasher.bytes() > 0)
                 .map(Hasher::finish)
                 .or(self.known.request_digest),
             request_bytes: Some(request_bytes),
-            response_digest: (response_bytes > 0).then(|| response.finish()),
-            response_bytes: Some(response_bytes),
             status,
-            code: withheld,
-            end: Some(ended.unwrap_or(end).into()),
             duration_us: Some(self.now.micros_since(self.started)),
             ..self.known.record(Kind::Completion, self.now)
-        };
-        self.close(vm, host, reservation, &record, logging);
+        }
     }
 
     fn close(&self, vm: &mut Vm, host: &impl Host, mut reservation: Reservation, record: &Record<'_>, logging: bool) {

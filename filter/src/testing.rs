@@ -705,3 +705,19 @@ pub(crate) fn get_table(host: &FakeHost, vm: &mut Vm, table: &str, more: &[(&str
 pub(crate) fn bearer(fields: &Value) -> String {
     format!("Bearer {}", token(fields))
 }
+
+/// Posts a call of a tool up to its headers.
+pub(crate) fn post_tool(host: &FakeHost, vm: &mut Vm, mut session: Session, more: &[(&str, &str)]) -> (Session, Flow) {
+    host.set("destination.port", &MCP_PORT.to_le_bytes());
+    let mut headers = vec![
+        (":method", "POST"),
+        (":authority", "tools:8081"),
+        (":path", "/mcp"),
+        (":scheme", "http"),
+        ("content-type", "application/json"),
+    ];
+    headers.extend(more);
+    host.set_headers(&headers);
+    let flow = session.request_headers(vm, host, headers.len(), false);
+    (session, flow)
+}

@@ -176,18 +176,9 @@ fn dead_tokens_end_their_calls_and_a_pause_ends_none() {
 fn a_call_that_is_held_is_denied_and_not_cancelled() {
     let host = FakeHost::inbound();
     let mut vm = testing::ready_vm(&host);
-    host.set("destination.port", &testing::MCP_PORT.to_le_bytes());
     let authorization = bearer(&json!({}));
-    let headers = [
-        (":method", "POST"),
-        (":authority", "tools:8081"),
-        (":path", "/mcp"),
-        ("content-type", "application/json"),
-        ("authorization", &authorization),
-    ];
-    host.set_headers(&headers);
-    let mut session = Session::new(true).in_context(7);
-    session.request_headers(&mut vm, &host, headers.len(), false);
+    let more = [("authorization", &*authorization)];
+    let (mut session, _) = testing::post_tool(&host, &mut vm, Session::new(true).in_context(7), &more);
     told(&host, &mut vm, 2, &json!({"agents": {"analyst-7": "killed"}}));
     assert_eq!(host.acted().0, []);
     let body = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"pandas","arguments":{}}}"#;

@@ -8,7 +8,7 @@ use authz::digest::Digest;
 
 use super::*;
 use crate::session::Session;
-use crate::testing::{self, FakeHost, MCP_PORT, bearer};
+use crate::testing::{self, FakeHost, bearer};
 use crate::vm::Vm;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -18,19 +18,10 @@ const TOLD: &str = r#"{"jsonrpc":"2.0","id":7,"result":{"tools":[{"name":"pandas
 
 /// A request of this method that was let through.
 fn permitted(host: &FakeHost, vm: &mut Vm, flag: bool, method: &str) -> Session {
-    host.set("destination.port", &MCP_PORT.to_le_bytes());
-    let headers = [
-        (":method", "POST"),
-        (":authority", "tools:8081"),
-        (":path", "/mcp"),
-        (":scheme", "http"),
-        ("accept-encoding", "gzip"),
-        ("content-type", "application/json"),
-        ("authorization", &*bearer(&json!({}))),
-    ];
-    host.set_headers(&headers);
-    let mut session = Session::new(flag);
-    if session.request_headers(vm, host, headers.len(), false) == Flow::Continue {
+    let authorization = bearer(&json!({}));
+    let more = [("accept-encoding", "gzip"), ("authorization", &*authorization)];
+    let (mut session, flow) = testing::post_tool(host, vm, Session::new(flag), &more);
+    if flow == Flow::Continue {
         host.headers_go();
     }
     let params = json!({"name": "pandas"});

@@ -18,19 +18,7 @@ fn post_tool(host: &FakeHost, vm: &mut Vm, flag: bool) -> (Session, Flow) {
 }
 
 fn post_tool_with(host: &FakeHost, vm: &mut Vm, flag: bool, authorization: &str) -> (Session, Flow) {
-    host.set("destination.port", &MCP_PORT.to_le_bytes());
-    let headers = [
-        (":method", "POST"),
-        (":authority", "tools:8081"),
-        (":path", "/mcp"),
-        (":scheme", "http"),
-        ("content-type", "application/json"),
-        ("authorization", authorization),
-    ];
-    host.set_headers(&headers);
-    let mut session = Session::new(flag);
-    let flow = session.request_headers(vm, host, headers.len(), false);
-    (session, flow)
+    testing::post_tool(host, vm, Session::new(flag), &[("authorization", authorization)])
 }
 
 fn tool_call(tool: &str) -> Vec<u8> {

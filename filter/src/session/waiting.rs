@@ -6,9 +6,8 @@
 
 use std::rc::Rc;
 
-use authz::audit::{Kind, Record};
+use authz::audit::Record;
 use authz::denial::Code;
-use authz::digest::Hasher;
 
 use super::{Flow, Passing, Phase, Session, from_upstream, internal, status};
 use crate::calls::{Awaited, Call, Wait};
@@ -147,16 +146,9 @@ impl Session {
             vm.decided(self.known.side, code);
         }
         let record = Record {
-            request_digest: request
-                .filter(|hasher| hasher.bytes() > 0)
-                .map(Hasher::finish)
-                .or(self.known.request_digest),
-            request_bytes: Some(request_bytes),
-            status: status(host),
             code,
             end: Some(NOT_DELIVERED.into()),
-            duration_us: Some(self.now.micros_since(self.started)),
-            ..self.known.record(Kind::Completion, self.now)
+            ..self.completion(request, request_bytes, status(host))
         };
         self.close(vm, host, reservation, &record, logging);
     }

@@ -1,17 +1,15 @@
 //! The kill switch while calls are on their way, through real sidecars.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use policy_server::store::Store as _;
-use policy_server::store::sqlite::SqliteStore;
-use serde_json::Value;
 use tests::backends::WAIT_HEADER;
 use tests::client::{Answer, Call, Client};
-use tests::demo::token_request;
+use tests::demo::{Stage as _, token_request};
 use tests::mesh::{Mesh, Options};
 use tests::wait;
 use tokio::task::JoinHandle;
+
+use crate::recorded_first::stored;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -39,7 +37,7 @@ async fn a_kill_ends_calls_that_are_on_their_way() {
     assert!(!unanswered.is_finished() && !through_both.is_finished());
 
     let asked = Instant::now();
-    kill(&mesh).await;
+    kill(&mesh);
     for (name, call) in [("direct", unanswered), ("through both", through_both)] {
         let answer = tokio::time::timeout(LIMIT, call).await.unwrap().unwrap();
         assert_eq!((answer.status, answer.denial()), (403, Some("agent_killed")), "{name}");
@@ -79,34 +77,16 @@ fn sent(client: &Client, call: Call) -> JoinHandle<Answer> {
 }
 
 /// By the command that an operator types, as the server's own user.
-async fn kill(mesh: &Mesh) {
-    let mut command = Command::new(tests::built::ostiary().unwrap());
-    command
-        .args(["agent", "kill", "analyst-7", "--reason", "a test", "--config"])
-        .arg(mesh.policy_server.config());
-    let output = tokio::task::spawn_blocking(move || command.output())
-        .await
-        .unwrap()
+fn kill(mesh: &Mesh) {
+    let said = mesh
+        .ostiary(&["agent", "kill", "analyst-7", "--reason", "a test"])
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{said} {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
     assert!(said.starts_with("killed: analyst-7 is killed; "), "{said}");
 }
 
 /// How calls of the agent ended at the warehouse, as its records say.
 async fn inbound_ends(mesh: &Mesh) -> Vec<String> {
-    let store = SqliteStore::open(&mesh.run.file("policy-server/ostiary.db"))
-        .await
-        .unwrap();
-    let records = store.received(0, 10_000).await.unwrap();
-    let records = records
-        .iter()
-        .map(|record| serde_json::from_slice::<Value>(&record.canonical).unwrap());
+    let records = stored(mesh).await.into_iter();
     let completions = records.filter(|record| {
         record["kind"] == "completion" && record["side"] == "inbound" && record["agent_id"] == "analyst-7"
     });

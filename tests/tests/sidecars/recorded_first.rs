@@ -372,7 +372,7 @@ async fn a_body_that_the_proxy_cannot_hold_is_refused_by_it() {
 }
 
 /// The records of a mesh, in the order in which they were stored.
-async fn stored(mesh: &Mesh) -> Vec<Value> {
+pub(crate) async fn stored(mesh: &Mesh) -> Vec<Value> {
     let store = SqliteStore::open(&mesh.run.file("policy-server/ostiary.db"))
         .await
         .unwrap();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::host::Message;
 use crate::session::{Flow, Session};
-use crate::testing::{self, FakeHost, MCP_PORT, NOW, OTHER_AGENT, bearer};
+use crate::testing::{self, FakeHost, NOW, OTHER_AGENT, bearer};
 use crate::vm::Vm;
 
 const ROOT: u32 = 1;
@@ -216,19 +216,9 @@ fn a_tool_call_waits_with_its_whole_body() {
 
 /// Posts a call of a tool up to its headers.
 fn tool(host: &FakeHost, vm: &mut Vm, flag: bool) -> Session {
-    host.set("destination.port", &MCP_PORT.to_le_bytes());
     let authorization = bearer(&json!({}));
-    let headers = [
-        (":method", "POST"),
-        (":authority", "tools:8081"),
-        (":path", "/mcp"),
-        ("content-type", "application/json"),
-        ("authorization", &authorization),
-    ];
-    host.set_headers(&headers);
-    let mut session = Session::new(flag).in_context(STREAM);
-    session.request_headers(vm, host, headers.len(), false);
-    session
+    let more = [("authorization", &*authorization)];
+    testing::post_tool(host, vm, Session::new(flag).in_context(STREAM), &more).0
 }
 
 #[test]

@@ -305,6 +305,31 @@ pub fn may_begin_by(answer: &AgentStanding, claims: &Claims) -> Result<(), Denia
     check_not_before(answer.not_before, claims)
 }
 
+/// Whether a call that was permitted may go on by another token once its own has expired: one of the same agent for the same
+/// operation, that would permit this very call now. `claims` are what the policy server says of a token that it issued.
+///
+/// # Errors
+///
+/// The denial that the call would now meet by that token; `token_expired` if it is no successor of the call's own.
+pub fn goes_on_by(q: &Question<'_>, claims: &Claims, facts: &Facts) -> Result<(), Denial> {
+    let own = q.token.map(VerifiedToken::claims);
+    let succeeds = own.is_some_and(|own| {
+        (&own.sub, &own.agent_id, &own.operation_id) == (&claims.sub, &claims.agent_id, &claims.operation_id)
+    });
+    if !succeeds {
+        return Err(Denial::new(
+            Code::TokenExpired,
+            "the other token is of another operation",
+        ));
+    }
+    let successor = VerifiedToken::recorded(claims.clone());
+    let q = Question {
+        token: Some(&successor),
+        ..*q
+    };
+    decide(&q, facts).map(drop)
+}
+
 fn check_state(state: &StateList, claims: &Claims) -> Result<(), Denial> {
     check_agent_state(state.agent_state(&claims.agent_id))?;
     check_token_alive(state, claims)

@@ -40,7 +40,7 @@
 //! |---|---|
 //! | bytes to values | [`json`], [`jws`], [`jwks`] |
 //! | names and rights | [`identity`], [`scope`], [`resource`], [`claims`] |
-//! | who vouches | [`token`], [`policy`], [`state`] |
+//! | who vouches | [`token`], [`policy`], [`state`], [`successor`] |
 //! | what people write | [`manifest`] |
 //! | what is asked | [`request`], [`protocol`] |
 //! | the verdict | [`decision`], [`denial`], [`case`] |
@@ -67,6 +67,7 @@ pub mod resource;
 pub mod risk;
 pub mod scope;
 pub mod state;
+pub mod successor;
 #[cfg(test)]
 mod testing;
 pub mod token;

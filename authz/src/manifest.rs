@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{RecordMode, Tasks};
+use crate::policy::{ExpiryMode, RecordMode, Tasks};
 
 mod agent;
 pub mod bounds;
@@ -188,6 +188,9 @@ pub struct ServiceSpec {
     /// When the records of its calls are stored; what [`RecordMode::of`] its protocol says if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<RecordMode>,
+    /// What becomes of its calls when their tokens expire; [`ExpiryMode::OF_FILES`] if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_expiry: Option<ExpiryMode>,
 }
 
 /// The endpoint of an MCP service that names none.

@@ -190,7 +190,8 @@ impl VerifiedToken {
         Ok(())
     }
 
-    /// The token of a record, whose claims a sidecar had verified: for deciding again what was decided then.
+    /// A token that is not at hand, whose claims are vouched for by another: a sidecar's record of a token that it had verified,
+    /// or the policy server's answer about one that it issued. Only for deciding again what was decided by a token in full.
     pub(crate) fn recorded(claims: Claims) -> Self {
         Self {
             claims,

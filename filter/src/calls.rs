@@ -2,27 +2,34 @@
 //! may not act any more.
 //!
 //! A new state list may suspend or kill an agent whose calls have passed already. Each is ended from the root context:
-//! before the service has begun to answer the caller gets our denial, after it the stream is reset. Envoy may take either
+//! before the service has begun to answer the caller gets our denial, after it the stream is reset; a stream of events gets
+//! our event first, in the place of its next part, if one comes at once. Envoy may take an answer or a reset
 //! and do nothing (envoy#39797), so what is still there a moment later is reset, and how a call ended is judged where its
 //! stream ends ([`Call::ending`]), never by what the proxy said.
 //!
 //! The number is bounded by the record queue: a call that is here holds slots of it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
 use authz::decision;
-use authz::denial::{Denial, Form};
+use authz::denial::{Denial, Form, Response};
 use authz::state::StateList;
 
 use crate::cache::Verified;
+use crate::events;
 use crate::host::Host;
 
+mod leases;
 mod waits;
 
+pub(crate) use leases::Lease;
 pub(crate) use waits::{Awaited, Wait};
+
+/// How long a stream of events is waited for, so that an event of ours can take the place of its next part.
+const LAST_EVENT: Duration = Duration::from_millis(50);
 
 /// How long an ending may take before it is tried again. Envoy acts as soon as the callback returns.
 const RETRY: Duration = Duration::from_millis(200);
@@ -46,6 +53,10 @@ pub(crate) struct Call {
     /// Whether an answer has begun, whosever it is: then no other can be given.
     answering: Cell<bool>,
     cancelled: Cell<Option<Cancelled>>,
+    /// What is to take the place of the next part of a stream of events.
+    last_event: RefCell<Option<Vec<u8>>>,
+    /// How long it may go on, where it ends with its token.
+    lease: Option<Lease>,
 }
 
 /// What has been done to end a call.
@@ -55,7 +66,8 @@ struct Cancelled {
     /// The caller was to get our answer.
     answered: bool,
     attempts: u8,
-    last: Duration,
+    /// When it is tried again.
+    next: Duration,
 }
 
 impl Call {
@@ -75,7 +87,18 @@ impl Call {
             mid_body: Cell::default(),
             answering: Cell::new(false),
             cancelled: Cell::new(None),
+            last_event: RefCell::default(),
+            lease: None,
         }
+    }
+
+    /// The same call, which ends with its token.
+    pub(crate) fn with_lease(self, lease: Option<Lease>) -> Self {
+        Self { lease, ..self }
+    }
+
+    fn render(&self, denial: &Denial) -> Response {
+        denial.render(self.form, self.rpc_id.as_deref(), self.trace_id.as_deref())
     }
 
     /// Response headers have come by.
@@ -86,6 +109,12 @@ impl Call {
     /// Whether our own answer is on its way: Envoy takes no second one, and the SDK would panic over its refusal.
     pub(crate) fn is_answered(&self) -> bool {
         self.cancelled.get().is_some_and(|cancelled| cancelled.answered)
+    }
+
+    /// What takes the place of what the service still sends, once the call is being ended within a stream of events: our
+    /// event, and nothing from then on. None as long as all goes on.
+    pub(crate) fn last_event(&self) -> Option<Vec<u8>> {
+        self.last_event.borrow_mut().as_mut().map(std::mem::take)
     }
 
     /// How a call that was to be ended did end, for its record: the caller got our answer (`cancelled`), the stream broke
@@ -141,6 +170,10 @@ impl Calls {
             } else {
                 decision::outlives(list, token.claims())
             };
+            let judged = judged.and_then(|()| match &call.lease {
+                Some(lease) => lease.outlives(list),
+                None => Ok(()),
+            });
             if let Err(denial) = judged {
                 self.doomed.entry(*stream).or_insert(denial);
             }
@@ -156,9 +189,7 @@ impl Calls {
                 continue;
             };
             let before = call.cancelled.get();
-            let due = before.is_none_or(|cancelled| {
-                cancelled.attempts < MOST_ATTEMPTS && now.saturating_sub(cancelled.last) >= RETRY
-            });
+            let due = before.is_none_or(|cancelled| cancelled.attempts < MOST_ATTEMPTS && now >= cancelled.next);
             if !due {
                 continue;
             }
@@ -166,12 +197,11 @@ impl Calls {
                 status: denial.code().status(),
                 answered: false,
                 attempts: 0,
-                last: now,
+                next: now,
             });
             // One that waited has not begun: it is denied, not ended.
             self.ended += u64::from(before.is_none() && !call.deny(denial.code()));
-            cancelled.attempts += 1;
-            cancelled.last = now;
+            cancelled.next = now + RETRY;
             // One that is gone already has told its session, or is about to.
             if host.act_in(*stream) {
                 acted = true;
@@ -179,10 +209,16 @@ impl Calls {
                     cancelled.answered = true;
                     call.cancelled.set(Some(cancelled));
                     answer(host, call, denial);
+                } else if before.is_none() && events::is_stream(host) {
+                    *call.last_event.borrow_mut() = Some(event(call, denial));
+                    cancelled.next = now + LAST_EVENT;
+                    call.cancelled.set(Some(cancelled));
+                    continue;
                 } else {
                     host.reset();
                 }
             }
+            cancelled.attempts += 1;
             call.cancelled.set(Some(cancelled));
         }
         if acted && !host.act_in(root) {
@@ -202,8 +238,12 @@ impl Calls {
     }
 }
 
+fn event(call: &Call, denial: &Denial) -> Vec<u8> {
+    events::of_denial(call.form, &call.render(denial).body)
+}
+
 fn answer(host: &impl Host, call: &Call, denial: &Denial) {
-    let response = denial.render(call.form, call.rpc_id.as_deref(), call.trace_id.as_deref());
+    let response = call.render(denial);
     let headers: Vec<(&str, &str)> = response
         .headers
         .iter()

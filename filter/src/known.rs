@@ -40,7 +40,7 @@ pub(crate) struct Known {
     pub(crate) trace_id: Option<String>,
     pub(crate) token: Option<Rc<Verified>>,
     pub(crate) standing: Option<Standing>,
-    pub(crate) facts: Option<Facts>,
+    pub(crate) facts: Option<Rc<Facts>>,
     pub(crate) request_digest: Option<Digest>,
 }
 
@@ -87,7 +87,7 @@ impl Known {
     /// The facts decided on; of a request that gave none, its method and path.
     fn recorded_facts(&self) -> RecordedFacts<'_> {
         match &self.facts {
-            Some(facts) => RecordedFacts::from(facts),
+            Some(facts) => RecordedFacts::from(&**facts),
             None => RecordedFacts {
                 method: Some(self.method.as_str().into()),
                 path: Some(self.path.as_str().into()),

@@ -18,6 +18,7 @@ mod cache;
 mod calls;
 mod config;
 mod connection;
+mod events;
 mod headers;
 mod host;
 mod http;

@@ -22,7 +22,7 @@ use authz::policy::Service;
 use authz::request::{self, Extraction, Facts, Pending, RequestHead, Side};
 use authz::token::VerifiedToken;
 
-use crate::calls::{Awaited, Call};
+use crate::calls::{Awaited, Call, Lease};
 use crate::connection::{self, Connection};
 use crate::headers;
 use crate::host::{HeaderPair, Host, Message, Moment};
@@ -33,6 +33,7 @@ use crate::vm::{Standing, Vm};
 
 mod waiting;
 
+use crate::events::Tail;
 use waiting::Waiting;
 
 /// Proxy-wasm hands over at most 1,024 pairs; a request with that many is no request.
@@ -108,6 +109,8 @@ struct Passing {
     response_ended: bool,
     /// Where the answer is a list.
     listing: Option<Listing>,
+    /// The end of what has gone to the caller.
+    tail: Tail,
 }
 
 /// The trace of a [`Permit`], which borrows what it rests on and so cannot be kept.
@@ -115,12 +118,16 @@ struct Passing {
 struct Permitted {
     /// Whether the service has its calls wait for their records.
     records_before: bool,
+    /// Whether the service has its calls end with their tokens.
+    cuts_on_expiry: bool,
 }
 
 impl From<Permit<'_>> for Permitted {
     fn from(permit: Permit<'_>) -> Self {
+        let service = permit.service();
         Self {
-            records_before: permit.service().is_some_and(Service::records_before),
+            records_before: service.is_some_and(Service::records_before),
+            cuts_on_expiry: service.is_some_and(Service::cuts_on_expiry),
         }
     }
 }
@@ -176,7 +183,7 @@ impl Session {
         match self.read_head(vm, host, &connection, &pairs, end)? {
             Extraction::Ready(facts) => {
                 let verdict = self.decide(&connection, &facts);
-                self.known.facts = Some(facts);
+                self.known.facts = Some(Rc::new(facts));
                 let permit = verdict?;
                 headers::rewrite(&self.known, host, &pairs)?;
                 let reservation = self.reserve(vm)?;
@@ -372,7 +379,7 @@ impl Session {
         let facts = pending.finish(&standing.bundle.bundle, &body)?;
         let verdict = self.decide(connection, &facts);
         let rpc_id = facts.rpc_id.clone();
-        self.known.facts = Some(facts);
+        self.known.facts = Some(Rc::new(facts));
         verdict
             .map(|permit| (permit, body.len() as u64))
             .map_err(|denial| denial.with_rpc_id(rpc_id.as_deref()))
@@ -400,12 +407,16 @@ impl Session {
         &mut self,
         vm: &mut Vm,
         host: &impl Host,
-        Permitted { records_before }: Permitted,
+        Permitted {
+            records_before,
+            cuts_on_expiry,
+        }: Permitted,
         mut reservation: Reservation,
         held_bytes: Option<u64>,
     ) -> Result<Flow, Denial> {
-        // The caller's sidecar waits for nothing: the service's is the boundary that counts.
-        let waits = records_before && self.known.side == Some(Side::Inbound);
+        // The caller's sidecar waits for nothing and cuts nothing: the service's is the boundary that counts.
+        let inbound = self.known.side == Some(Side::Inbound);
+        let (waits, cuts) = (records_before && inbound, cuts_on_expiry && inbound);
         if waits && vm.records.is_failing(self.now.monotonic) {
             vm.records.release(reservation);
             return Err(Denial::new(
@@ -430,7 +441,7 @@ impl Session {
             hash: sealed.hash,
             since: self.now.monotonic,
         };
-        let facts = self.known.facts.as_ref();
+        let facts = self.known.facts.as_deref();
         let listing = facts.and_then(|facts| Listing::of(facts, self.headers_stop_iteration));
         // Headers that have gone cannot be asked for: that would cost the VM.
         if listing.is_some() && self.headers_stop_iteration {
@@ -443,30 +454,37 @@ impl Session {
             response: Hasher::new(),
             response_ended: false,
             listing,
+            tail: Tail::default(),
         });
+        let call = self.own_call(cuts);
         if waits {
-            return Ok(self.wait(vm, host, passing, awaited));
+            return Ok(self.wait(vm, host, passing, call.awaiting(awaited)));
         }
         vm.decided(self.known.side, None);
-        self.watch(vm);
+        self.watch(vm, call);
         self.phase = Phase::Passing(passing);
         Ok(Flow::Continue)
     }
 
     /// Lets the VM end the call, should its agent be suspended or killed. What passes without a capability is no agent's.
-    fn watch(&mut self, vm: &mut Vm) {
+    fn watch(&mut self, vm: &mut Vm, call: Call) {
         if self.known.token.is_some() {
-            let call = Rc::new(self.own_call());
+            let call = Rc::new(call);
             vm.calls.begin(self.context, Rc::clone(&call));
             self.call = Some(call);
         }
     }
 
-    /// What the VM has to know of the call to end it.
-    fn own_call(&self) -> Call {
-        let rpc_id = self.known.facts.as_ref().and_then(|facts| facts.rpc_id.clone());
+    /// What the VM has to know of the call to end it; `cuts` says that it ends with its token.
+    fn own_call(&self, cuts: bool) -> Call {
+        let facts = self.known.facts.as_ref();
+        let rpc_id = facts.and_then(|facts| facts.rpc_id.clone());
         let (token, trace_id) = (self.known.token.clone(), self.known.trace_id.clone());
-        Call::new(token, self.known.form(), rpc_id, trace_id)
+        let lease = token
+            .as_deref()
+            .zip(facts.filter(|_| cuts))
+            .map(|(token, facts)| Lease::new(token.claims(), facts));
+        Call::new(token, self.known.form(), rpc_id, trace_id).with_lease(lease)
     }
 
     fn deny_held(&mut self, vm: &mut Vm, host: &impl Host, denial: Denial) -> Flow {
@@ -564,6 +582,10 @@ impl Session {
     pub(crate) fn response_body(&mut self, host: &impl Host, size: usize, end: bool) -> Flow {
         match &mut self.phase {
             Phase::Passing(passing) => {
+                if let Some(event) = self.call.as_ref().and_then(|call| call.last_event()) {
+                    passing.put_last_event(host, size, &event);
+                    return Flow::Continue;
+                }
                 passing.response_ended |= end;
                 let Passing { listing, response, .. } = &mut **passing;
                 if let Some(listing) = listing.as_mut().filter(|listing| listing.is_holding()) {
@@ -582,7 +604,7 @@ impl Session {
     pub(crate) fn response_trailers(&mut self, host: &impl Host) -> Flow {
         match &mut self.phase {
             Phase::Passing(passing) => {
-                passing.response_ended = true;
+                passing.response_ended = !self.call.as_ref().is_some_and(|call| call.last_event().is_some());
                 let Passing { listing, response, .. } = &mut **passing;
                 match listing {
                     Some(listing) => listing.settle(host, &self.known, self.now, response),
@@ -631,6 +653,7 @@ impl Session {
             response,
             response_ended,
             listing,
+            tail: _,
         } = passing;
         let withheld = listing.and_then(|listing| listing.withheld());
         let end = match (withheld, response_ended) {
@@ -684,9 +707,23 @@ impl Passing {
             return;
         }
         match host.body(Message::Response, size) {
-            Some(chunk) => self.response.update(&chunk),
+            Some(chunk) => {
+                self.tail.push(&chunk);
+                self.response.update(&chunk);
+            }
             None => log::warn!("a part of a response could not be read"),
         }
+    }
+
+    /// Puts an event in the place of a part of a stream of events, and nothing in that of those that follow. Nothing too
+    /// in the middle of an event, which a caller would take for a whole one.
+    fn put_last_event(&mut self, host: &impl Host, size: usize, event: &[u8]) {
+        let event = if self.tail.ends_an_event() { event } else { &[] };
+        if !host.replace_response_body(size, event) {
+            log::warn!("a part of a response could not be replaced");
+            host.reset();
+        }
+        self.response.update(event);
     }
 
     fn request_chunk(&mut self, host: &impl Host, size: usize) {

@@ -332,7 +332,7 @@ impl Host for FakeHost {
     }
 
     fn header(&self, of: Message, name: &str) -> Option<Vec<u8>> {
-        assert!(matches!(name, ":status" | "content-length"), "{name}");
+        assert!(matches!(name, ":status" | "content-length" | "content-type"), "{name}");
         let inner = self.0.borrow();
         match of {
             Message::Answer => inner.answer_status.map(|status| status.to_string().into_bytes()),

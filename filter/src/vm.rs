@@ -24,6 +24,7 @@ use crate::poll::Poller;
 use crate::records::{Answer, POST_TIMEOUT, Records};
 use crate::signature::HostVerifier;
 
+mod expiry;
 mod updates;
 
 use updates::FETCH_TIMEOUT;
@@ -54,6 +55,8 @@ pub(crate) struct Vm {
     rung: bool,
     /// Asks for the pages of a bundle on its way.
     fetcher: Poller,
+    /// Asks whether agents hold other tokens than those that are about to expire.
+    asker: Poller,
     tokens: TokenCache,
     key_tables: KeyTables,
     pub(crate) records: Records,
@@ -82,6 +85,7 @@ impl Default for Vm {
             bell: None,
             rung: false,
             fetcher: Poller::default(),
+            asker: Poller::default(),
             tokens: TokenCache::new(1),
             key_tables: KeyTables::default(),
             records: Records::new(0),
@@ -118,6 +122,7 @@ impl Vm {
         }
         self.poller.hurry();
         self.fetcher.hurry();
+        self.asker.hurry();
         self.tokens.resize(config.token_cache);
         self.records.resize(config.record_queue);
         self.config = Some(config);
@@ -245,6 +250,7 @@ impl Vm {
         if monotonic.saturating_sub(self.last_housekeeping) >= HOUSEKEEPING {
             self.last_housekeeping = monotonic;
             self.tokens.retain(now, |_| true);
+            self.end_with_tokens(host, now, monotonic);
             self.gauge(now, monotonic);
         }
         self.meters.queued(self.records.len());
@@ -306,6 +312,7 @@ impl Vm {
     pub(crate) fn root_gone(&mut self) {
         self.poller.hurry();
         self.fetcher.hurry();
+        self.asker.hurry();
         self.records.forget_in_flight();
     }
 
@@ -319,6 +326,8 @@ impl Vm {
         } else if self.fetcher.sent_at(token).is_some() {
             let outcome = self.fetched(host, status, body_bytes);
             self.fetcher.settle(outcome, now, jitter(host));
+        } else if self.asker.sent_at(token).is_some() {
+            self.told_of_tokens(host, status, body_bytes);
         } else if self.records.awaits(token) {
             let body = match status {
                 Some(200) => host

@@ -108,6 +108,8 @@ pub struct App {
     pub poll_shares: Shares,
     /// Batches on their way.
     pub record_shares: Shares,
+    /// Questions about tokens on their way.
+    pub successor_shares: Shares,
     /// Token requests on their way.
     pub token_shares: Shares,
     /// New sources.
@@ -180,6 +182,8 @@ impl App {
             key_changes: tokio::sync::Mutex::default(),
             poll_shares: Shares::new(config.limits.polls_per_peer),
             record_shares: Shares::new(config.limits.record_batches_per_peer),
+            // A VM asks one at a time, as it polls.
+            successor_shares: Shares::new(config.limits.polls_per_peer),
             token_shares: Shares::new(config.limits.token_requests_per_peer),
             new_sources: PerMinute::new(config.limits.new_sources_per_minute),
             config,

@@ -11,7 +11,8 @@ use authz::identity::{AgentId, Issuer, SpiffeId};
 use authz::jwks::Jwks;
 use authz::manifest::Mesh;
 use authz::policy::{
-    BUNDLE_TYPE, ContentError, FORMAT, IssuerClaims, PageDigest, PolicyServerClaims, RecordMode, ServiceClaims, Version,
+    BUNDLE_TYPE, ContentError, ExpiryMode, FORMAT, IssuerClaims, PageDigest, PolicyServerClaims, RecordMode,
+    ServiceClaims, Version,
 };
 use authz::state::{AgentState, STATE_TYPE, StateClaims};
 use tokio::sync::{Mutex, watch};
@@ -307,8 +308,12 @@ impl Feed {
             return Err(FeedError::WorkloadUnknown);
         };
         let (agents, services) = (claims.agents.len(), claims.services.len());
-        let holds = |service: &ServiceClaims| service.identity == *workload && service.record == RecordMode::Before;
-        let holds = claims.services.iter().any(holds);
+        let own = |service: &&ServiceClaims| service.identity == *workload;
+        let (mut holds, mut cuts) = (false, false);
+        for service in claims.services.iter().filter(own) {
+            holds |= service.record == RecordMode::Before;
+            cuts |= service.on_expiry == ExpiryMode::Cut;
+        }
         let Unsigned {
             mut claims,
             pages,
@@ -327,8 +332,13 @@ impl Feed {
         claims.stamp(version, now, now.saturating_add(lifetime));
         let jws = keys.bundle.sign(BUNDLE_TYPE, &claims)?.into();
         tracing::info!(%workload, %version, agents, services, "bundle");
-        if holds && matches!(format, Format::Whole | Format::Paged) {
-            tracing::warn!(%workload, "its filter is of the version before and cannot hold calls until they are recorded");
+        if matches!(format, Format::Whole | Format::Paged) {
+            if holds {
+                tracing::warn!(%workload, "its filter is of the version before and cannot hold calls until they are recorded");
+            }
+            if cuts {
+                tracing::warn!(%workload, "its filter is of the version before and cannot end calls with their tokens");
+            }
         }
         let bundle = SignedBundle {
             signed: Signed {

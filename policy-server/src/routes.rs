@@ -12,6 +12,7 @@ pub mod pages;
 pub mod policy;
 pub mod records;
 pub mod revocations;
+pub mod successors;
 pub mod tokens;
 pub mod traces;
 
@@ -93,6 +94,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route(
             "/v1/records",
             post(records::append).layer(DefaultBodyLimit::max(MAX_RECORDS_BYTES)),
+        )
+        .route(
+            "/v1/successors",
+            post(successors::tell).layer(DefaultBodyLimit::max(successors::MAX_REQUEST_BYTES)),
         )
         .merge(key_routes())
         .merge(log_routes())

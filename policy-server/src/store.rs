@@ -18,6 +18,7 @@ use authz::log::tree::Span;
 use authz::policy::Version;
 use authz::state::AgentState;
 use authz::state::transition::TransitionError;
+use authz::successor::Operation;
 
 use agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked};
 use findings::{Judged, StoredFinding};
@@ -54,7 +55,12 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     fn new_epoch(&self, at_least: u64) -> Answer<'_, u64>;
 
     /// Records that a token will be answered to somebody; or says what was ended that it would be for, and it must not be.
-    fn issued<'a>(&'a self, token: &'a IssuedToken) -> Answer<'a, Result<(), Work>>;
+    /// What it says is kept for as long as it lives.
+    fn issued<'a>(&'a self, token: &'a IssuedToken, says: &'a LiveClaims) -> Answer<'a, Result<(), Work>>;
+
+    /// What the tokens of an operation say that expire after `now` and were not revoked, those that expire last first, at
+    /// most `limit`.
+    fn live_claims<'a>(&'a self, of: &'a Operation, now: u64, limit: u32) -> Answer<'a, Vec<String>>;
 
     /// What is known of a token; None if this server did not issue it.
     fn token<'a>(&'a self, jti: &'a Jti) -> Answer<'a, Option<KnownToken>>;
@@ -295,6 +301,15 @@ pub struct IssuedToken {
     pub issued_at: u64,
     /// Unix seconds.
     pub expires_at: u64,
+}
+
+/// What a token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveClaims {
+    /// The workload that may use it.
+    pub sub: String,
+    /// All its claims, as JSON.
+    pub claims: String,
 }
 
 /// How often a principal was refused a token for one reason in one hour.

@@ -178,6 +178,7 @@ async fn filters_that_know_no_prompts_and_resources_are_told_of_none() {
             told,
             "no filter is asked for what it cannot do: {query}"
         );
+        assert_eq!(service.cuts_on_expiry(), told, "{query}");
     }
     server.stop().await;
 }

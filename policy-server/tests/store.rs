@@ -10,6 +10,7 @@ use authz::jwks::{Jwk, PublicKey};
 use authz::policy::Version;
 use authz::state::AgentState;
 use authz::state::transition::{Change, Role};
+use authz::successor::Operation;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use policy_server::keys::{KeyKind, KeyState};
@@ -17,8 +18,8 @@ use policy_server::store::agents::{AgentChange, AskedChange, ChangeOutcome, Revo
 use policy_server::store::sqlite::SqliteStore;
 use policy_server::store::work::{EndWork, MOST_LISTED, Work, WorkEnded};
 use policy_server::store::{
-    Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveTokens, Refusal, Refused, States, Store, StoredKey,
-    Stream,
+    Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveClaims, LiveTokens, Refusal, Refused, States, Store,
+    StoredKey, Stream,
 };
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -398,6 +399,60 @@ async fn of_two_changes_at_once_the_second_starts_from_the_first() {
     assert_eq!(changes[0].from == AgentState::Active, approved_first);
 }
 
+/// What a token says, as far as this store is concerned.
+fn says() -> LiveClaims {
+    LiveClaims {
+        sub: "spiffe://cluster.local/ns/agents/sa/analyst-7".to_owned(),
+        claims: "{}".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn what_live_tokens_of_an_operation_say_is_kept_and_nothing_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("ostiary.db")).await.unwrap();
+    for (jti, operation, expires_at) in [
+        ("a", "o", 1300),
+        ("b", "o", 1200),
+        ("c", "o", 1100),
+        ("d", "other", 1300),
+    ] {
+        let says = LiveClaims {
+            claims: jti.to_owned(),
+            ..says()
+        };
+        let issued = store.issued(&token(jti, operation, "t", expires_at), &says).await;
+        issued.unwrap().unwrap();
+    }
+    let of = |sub: &str| Operation {
+        sub: sub.parse().unwrap(),
+        operation_id: "o".parse().unwrap(),
+    };
+    let own = of(&says().sub);
+    assert_eq!(store.live_claims(&own, 1000, 9).await.unwrap(), ["a", "b", "c"]);
+    assert_eq!(store.live_claims(&own, 1000, 2).await.unwrap(), ["a", "b"]);
+    assert_eq!(store.live_claims(&own, 1100, 9).await.unwrap(), ["a", "b"]);
+    let stranger = of("spiffe://cluster.local/ns/agents/sa/writer-2");
+    assert_eq!(store.live_claims(&stranger, 1000, 9).await.unwrap(), [""; 0]);
+    store.revoke(&revocation("a", 1000, 1300)).await.unwrap();
+    assert_eq!(
+        store.live_claims(&own, 1000, 9).await.unwrap(),
+        ["b"],
+        "without those that are dead"
+    );
+    let later = IssuedToken {
+        issued_at: 1250,
+        ..token("e", "o", "t", 1400)
+    };
+    store.issued(&later, &says()).await.unwrap().unwrap();
+    let kept = store.live_claims(&own, 0, 9).await.unwrap();
+    assert_eq!(
+        kept,
+        ["{}"],
+        "what has expired is forgotten, and what is revoked not told"
+    );
+}
+
 #[tokio::test]
 async fn a_token_is_recorded_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -411,8 +466,8 @@ async fn a_token_is_recorded_once() {
         issued_at: 1,
         expires_at: 2,
     };
-    store.issued(&token).await.unwrap().unwrap();
-    assert!(store.issued(&token).await.is_err(), "a nonce is used once");
+    store.issued(&token, &says()).await.unwrap().unwrap();
+    assert!(store.issued(&token, &says()).await.is_err(), "a nonce is used once");
     let revoked = store.revoke(&revocation("j", 1, 300)).await.unwrap();
     assert_eq!(
         (revoked.agent_id.as_deref(), revoked.expires_at),
@@ -525,7 +580,7 @@ async fn live_tokens_are_counted_by_when_they_were_issued() {
             issued_at,
             expires_at,
         };
-        store.issued(&token).await.unwrap().unwrap();
+        store.issued(&token, &says()).await.unwrap().unwrap();
     }
     let live = |count, last_expires_at| LiveTokens { count, last_expires_at };
     assert_eq!(store.live_tokens(19, 20).await.unwrap(), live(3, Some(40)));
@@ -568,7 +623,7 @@ async fn ended_work_has_no_live_token_and_gets_none() {
         token("old", "report", "t1", 900),
         token("c", "other", "t1", 1300),
     ] {
-        store.issued(&issued).await.unwrap().unwrap();
+        store.issued(&issued, &says()).await.unwrap().unwrap();
     }
     let operation = end(Work::Operation("report".to_owned()), 1000, Some(1305));
     let ended = |tokens, last_expires_at| WorkEnded::Ended {
@@ -586,13 +641,13 @@ async fn ended_work_has_no_live_token_and_gets_none() {
         ended(0, None),
         "they are dead already"
     );
-    let refused = store.issued(&token("d", "report", "t3", 1300)).await.unwrap();
+    let refused = store.issued(&token("d", "report", "t3", 1300), &says()).await.unwrap();
     assert_eq!(refused, Err(Work::Operation("report".to_owned())));
     let later = IssuedToken {
         issued_at: 1305,
         ..token("d", "report", "t3", 1600)
     };
-    store.issued(&later).await.unwrap().unwrap();
+    store.issued(&later, &says()).await.unwrap().unwrap();
 
     let request = end(Work::Txn("t1".to_owned()), 1000, None);
     assert_eq!(store.end_work(&request).await.unwrap(), ended(1, Some(1300)));
@@ -601,7 +656,10 @@ async fn ended_work_has_no_live_token_and_gets_none() {
         issued_at: 9_000_000,
         ..token("e", "other", "t1", 9_000_300)
     };
-    assert_eq!(store.issued(&for_ever).await.unwrap(), Err(Work::Txn("t1".to_owned())));
+    assert_eq!(
+        store.issued(&for_ever, &says()).await.unwrap(),
+        Err(Work::Txn("t1".to_owned()))
+    );
     let known = store.token(&"a".parse().unwrap()).await.unwrap().unwrap();
     assert_eq!((known.issued.txn.as_str(), known.revoked), ("t1", true));
     let known = store.token(&"d".parse().unwrap()).await.unwrap().unwrap();
@@ -645,7 +703,11 @@ async fn work_with_too_many_tokens_is_not_ended_one_by_one() {
     let tokens = MOST_LISTED + 1;
     assert_eq!(store.end_work(&all).await.unwrap(), WorkEnded::TooMany { tokens });
     assert!(store.states(1000, 300).await.unwrap().revoked.is_empty());
-    store.issued(&token("more", "o", "t", 1300)).await.unwrap().unwrap();
+    store
+        .issued(&token("more", "o", "t", 1300), &says())
+        .await
+        .unwrap()
+        .unwrap();
     let one = end(Work::Txn("t1".to_owned()), 1000, None);
     let last_expires_at = Some(1300);
     assert_eq!(

@@ -27,7 +27,8 @@ use crate::wait;
 /// The largest body that a backend reads.
 const BODY_LIMIT: usize = 64 << 20;
 
-/// A request with this header is answered late: `head` waits with the whole answer, `body` with all but its beginning.
+/// A request with this header is answered late: `head` waits with the whole answer, `body` with all but its beginning, and
+/// `events` is a stream of events without an end.
 pub const WAIT_HEADER: &str = "x-wait";
 
 /// Longer than any test waits for a call to be ended.
@@ -48,6 +49,24 @@ impl hyper::body::Body for Endless {
             Some(begun) => std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(begun)))),
             None => std::task::Poll::Pending,
         }
+    }
+}
+
+/// An event now and then, for ever.
+struct Events(tokio::time::Interval);
+
+impl hyper::body::Body for Events {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        let event = Bytes::from_static(b"data: tick\n\n");
+        self.0
+            .poll_tick(context)
+            .map(|_| Some(Ok(hyper::body::Frame::data(event))))
     }
 }
 
@@ -386,6 +405,13 @@ async fn serve(State(application): State<Application>, request: Request<Body>) -
             (application.handler)(&seen)
         }
         Some("body") => Response::new(Body::new(Endless(Some(Bytes::from_static(b"begun"))))),
+        Some("events") => {
+            let events = Events(tokio::time::interval(Duration::from_millis(10)));
+            let mut response = Response::new(Body::new(events));
+            let media = http::HeaderValue::from_static("text/event-stream");
+            response.headers_mut().insert(header::CONTENT_TYPE, media);
+            response
+        }
         _ => (application.handler)(&seen),
     };
     response

@@ -10,8 +10,8 @@ use super::{
 use crate::{
     identity::{AgentId, NameError, ServiceId, SpiffeId, ToolName},
     policy::{
-        self, ContentError, ExemptClaims, Fault, Protocol, RecordMode, RouteClaims, Service, ServiceClaims, ToolClaims,
-        fault::Faults,
+        self, ContentError, ExemptClaims, ExpiryMode, Fault, Protocol, RecordMode, RouteClaims, Service, ServiceClaims,
+        ToolClaims, fault::Faults,
     },
     scope::ScopeError,
 };
@@ -65,6 +65,7 @@ pub(super) fn check(manifest: &ServiceManifest, trust_domain: &str, report: &mut
         forward_claims: spec.forward_claims,
         body_limit_bytes: spec.body_limit_bytes.unwrap_or(DEFAULT_BODY_LIMIT_BYTES),
         record: spec.record.unwrap_or(RecordMode::of(protocol)),
+        on_expiry: spec.on_expiry.unwrap_or(ExpiryMode::OF_FILES),
     };
     bounds::service(spec, report);
     check_useful(&claims, report);

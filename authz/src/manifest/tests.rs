@@ -447,6 +447,29 @@ fn calls_of_tools_wait_for_their_records_unless_the_file_says_otherwise() {
 }
 
 #[test]
+fn calls_end_with_their_tokens_unless_the_file_says_otherwise() {
+    for (written, expected) in [
+        (None, ExpiryMode::Cut),
+        (Some("cut"), ExpiryMode::Cut),
+        (Some("finish"), ExpiryMode::Finish),
+    ] {
+        let files = Files::new();
+        let files = match written {
+            Some(word) => files.with(0, "/spec/onExpiry", json!(word)),
+            None => files,
+        };
+        let claims = compile(&files.mesh(), "data/sa/warehouse");
+        assert_eq!(claims.services[0].on_expiry, expected, "{written:?}");
+        let older = serde_json::to_value(claims.without_names()).unwrap();
+        assert_eq!(
+            older["services"][0].get("on_expiry"),
+            None,
+            "filters of the version before know no such member"
+        );
+    }
+}
+
+#[test]
 fn one_mistake_is_told_once() {
     let problems = Files::new().with(0, "/spec/hosts/0", json!("Warehouse")).problems();
     assert_eq!(problems.len(), 1, "{problems:?}");

@@ -61,6 +61,27 @@ impl RecordMode {
     }
 }
 
+/// What becomes of a call that is still on its way when its token expires, if its agent has no other that permits it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExpiryMode {
+    /// It is ended.
+    Cut,
+    /// It goes on to its own end.
+    #[default]
+    Finish,
+}
+
+impl ExpiryMode {
+    /// What holds where a service's file does not say: else one call could keep for ever a right that nobody renews.
+    pub const OF_FILES: Self = Self::Cut;
+
+    /// Whether it is what bundles leave out.
+    pub(super) fn is_finish(&self) -> bool {
+        *self == Self::Finish
+    }
+}
+
 /// The place of a service in its bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceIndex(pub(super) u16);
@@ -218,6 +239,7 @@ pub struct Service {
     pub(super) forward_claims: bool,
     pub(super) body_limit_bytes: usize,
     pub(super) record: RecordMode,
+    pub(super) on_expiry: ExpiryMode,
 }
 
 impl Service {
@@ -364,6 +386,12 @@ impl Service {
     #[must_use]
     pub fn records_before(&self) -> bool {
         self.record == RecordMode::Before
+    }
+
+    /// Whether its calls end with their tokens.
+    #[must_use]
+    pub fn cuts_on_expiry(&self) -> bool {
+        self.on_expiry == ExpiryMode::Cut
     }
 
     /// The longest body that is held, in bytes.

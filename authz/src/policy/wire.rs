@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{FORMAT, PolicyError, Protocol, RecordMode, Tasks};
+use super::{ExpiryMode, FORMAT, PolicyError, Protocol, RecordMode, Tasks};
 use crate::{
     claims::ToolGrant,
     identity::{AgentId, Issuer, ServiceId, SpiffeId, ToolName},
@@ -17,8 +17,8 @@ use crate::{
 /// The payload of a bundle (`typ: policy-bundle+jwt`).
 ///
 /// In format 1 the agents are there themselves; in the later ones it is the digests of their pages (`Option<PageDigest>`),
-/// and the pages come separately. Filters that know no format 3 know no prompts, resources and queries either, and hold
-/// no call until its record is stored; those that know no format 4 know no services of agents.
+/// and the pages come separately. Filters that know no format 3 know no prompts, resources and queries either, hold no
+/// call until its record is stored, and end none with its token; those that know no format 4 know no services of agents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BundleClaims<A = AgentClaims> {
@@ -123,6 +123,9 @@ pub struct ServiceClaims {
     /// When the records of its calls are stored.
     #[serde(default, skip_serializing_if = "RecordMode::is_batched")]
     pub record: RecordMode,
+    /// What becomes of its calls when their tokens expire.
+    #[serde(default, skip_serializing_if = "ExpiryMode::is_finish")]
+    pub on_expiry: ExpiryMode,
 }
 
 /// A route of an HTTP service.
@@ -210,8 +213,8 @@ impl BundleClaims {
     }
 
     /// The same without services of agents, prompts, resources and routes with a query, for a filter that does not know
-    /// them: it refuses what would ask for them. Nor does it know how to hold a call until its record is stored, so its
-    /// calls do not wait.
+    /// them: it refuses what would ask for them. Nor does it know how to hold a call until its record is stored, or how to
+    /// end one with its token, so its calls do not wait and are not cut.
     #[must_use]
     pub fn without_names(self) -> Self {
         let mut older = self.without_calls();
@@ -220,6 +223,7 @@ impl BundleClaims {
             service.prompts.clear();
             service.resources.clear();
             service.record = RecordMode::Batched;
+            service.on_expiry = ExpiryMode::Finish;
         }
         for agent in &mut older.agents {
             agent.prompts.clear();

@@ -10,7 +10,7 @@ use authz::audit::Record;
 use authz::denial::Code;
 
 use super::{Flow, Passing, Phase, Session, from_upstream, internal, status};
-use crate::calls::{Awaited, Call, Wait};
+use crate::calls::{Call, Wait};
 use crate::host::Host;
 use crate::vm::Vm;
 
@@ -37,8 +37,8 @@ impl Waiting {
 
 impl Session {
     /// Begins to wait.
-    pub(super) fn wait(&mut self, vm: &mut Vm, host: &impl Host, passing: Box<Passing>, awaited: Awaited) -> Flow {
-        let call = Rc::new(self.own_call().awaiting(awaited));
+    pub(super) fn wait(&mut self, vm: &mut Vm, host: &impl Host, passing: Box<Passing>, call: Call) -> Flow {
+        let call = Rc::new(call);
         vm.await_record(host, self.context, Rc::clone(&call));
         self.call = Some(Rc::clone(&call));
         self.phase = Phase::Waiting(Box::new(Waiting {

@@ -134,6 +134,7 @@ fn hint(path: &[Step]) -> String {
         Some("path") => "a path from `/`, with captures as whole segments: `/v1/tables/{table}`",
         Some("own") => "the name of a capture in `path`, without braces",
         Some("record") => "`before` or `batched`",
+        Some("onExpiry") => "`cut` or `finish`",
         Some("bodyLimitBytes") => "a number of bytes up to 16777216",
         Some("maxTokensPerDay") => "a number of tokens, such as 2000000",
         Some("tokenHeader") => "a header name in lower case, such as `x-capability`",

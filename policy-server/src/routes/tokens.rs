@@ -18,8 +18,8 @@ use super::{MAX_TOKEN_REQUEST_BYTES, authenticate, read_body, require_media_type
 use crate::app::App;
 use crate::config::Role;
 use crate::error::Problem;
-use crate::store::IssuedToken;
 use crate::store::work::Work;
+use crate::store::{IssuedToken, LiveClaims};
 
 mod narrow;
 
@@ -226,7 +226,11 @@ async fn sign(app: &App, principal: SpiffeId, mut grant: Grant, narrowed: Option
         issued_at: claims.iat,
         expires_at: claims.exp,
     };
-    write_down(app, &record).await?;
+    let says = LiveClaims {
+        sub: claims.sub.to_string(),
+        claims: serde_json::to_string(&claims).map_err(|error| Problem::internal(&error))?,
+    };
+    write_down(app, &record, &says).await?;
     tracing::info!(%jti, agent_id = %claims.agent_id, operation_id = %claims.operation_id, %txn, issued_by = %claims.issued_by, expires_at = claims.exp, "token");
     Ok(Issued {
         token,
@@ -238,8 +242,8 @@ async fn sign(app: &App, principal: SpiffeId, mut grant: Grant, narrowed: Option
 }
 
 /// Records a token, unless what it is for was ended.
-async fn write_down(app: &App, record: &IssuedToken) -> Result<(), Problem> {
-    let recorded = app.store().issued(record).await.map_err(|error| {
+async fn write_down(app: &App, record: &IssuedToken, says: &LiveClaims) -> Result<(), Problem> {
+    let recorded = app.store().issued(record, says).await.map_err(|error| {
         app.metrics.store_failures.inc();
         tracing::error!(%error, "an issued token could not be recorded");
         Problem::unavailable(

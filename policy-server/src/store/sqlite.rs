@@ -23,8 +23,8 @@ use super::risk::{ReceivedRecord, Scored};
 use super::trace::Traced;
 use super::work::{EndWork, KnownToken, Work, WorkEnded};
 use super::{
-    Answer, Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveTokens, Reading, Refusal, Refused, States, Store,
-    StoreError, StoredCheckpoint, StoredKey, StoredRecord, Stream, TreeHead,
+    Answer, Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveClaims, LiveTokens, Reading, Refusal, Refused,
+    States, Store, StoreError, StoredCheckpoint, StoredKey, StoredRecord, Stream, TreeHead,
 };
 
 mod agents;
@@ -220,11 +220,12 @@ impl Store for SqliteStore {
         })
     }
 
-    fn issued<'a>(&'a self, token: &'a IssuedToken) -> Answer<'a, Result<(), Work>> {
+    fn issued<'a>(&'a self, token: &'a IssuedToken, says: &'a LiveClaims) -> Answer<'a, Result<(), Work>> {
         Box::pin(async move {
             let mut transaction = self.begin().await?;
             let issued = work::issued(&mut transaction, token).await?;
             if issued.is_ok() {
+                work::keep_claims(&mut transaction, token, says).await?;
                 commit(transaction).await?;
             }
             Ok(issued)
@@ -235,6 +236,13 @@ impl Store for SqliteStore {
         Box::pin(async move {
             let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
             work::token(&mut connection, jti.as_str()).await
+        })
+    }
+
+    fn live_claims<'a>(&'a self, of: &'a Operation, now: u64, limit: u32) -> Answer<'a, Vec<String>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            work::live_claims(&mut connection, of, now, limit).await
         })
     }
 

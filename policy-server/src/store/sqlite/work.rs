@@ -1,11 +1,12 @@
 //! Tokens by what they are for, and work that was ended.
 
+use authz::successor::Operation;
 use authz::token::SKEW_SECONDS;
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
 use super::{rows, signed, unsigned};
 use crate::store::work::{EndWork, KnownToken, MOST_LISTED, Work, WorkEnded};
-use crate::store::{IssuedToken, StoreError};
+use crate::store::{IssuedToken, LiveClaims, StoreError};
 
 /// Records a token, unless its work was ended: the two are written one after the other, so that no token of ended work is
 /// ever answered to anybody.
@@ -47,6 +48,50 @@ pub(super) async fn issued(
     .await
     .map_err(StoreError::Failed)?;
     Ok(Ok(()))
+}
+
+/// Keeps what a token says, and forgets what those said that have expired since.
+pub(super) async fn keep_claims(
+    connection: &mut SqliteConnection,
+    token: &IssuedToken,
+    says: &LiveClaims,
+) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM live_claims WHERE expires_at <= ?")
+        .bind(signed(token.issued_at))
+        .execute(&mut *connection)
+        .await
+        .map_err(StoreError::Failed)?;
+    sqlx::query("INSERT INTO live_claims (jti, sub, operation_id, expires_at, claims) VALUES (?, ?, ?, ?, ?)")
+        .bind(&token.jti)
+        .bind(&says.sub)
+        .bind(&token.operation_id)
+        .bind(signed(token.expires_at))
+        .bind(&says.claims)
+        .execute(connection)
+        .await
+        .map_err(StoreError::Failed)?;
+    Ok(())
+}
+
+/// What the live tokens of an operation say.
+pub(super) async fn live_claims(
+    connection: &mut SqliteConnection,
+    of: &Operation,
+    now: u64,
+    limit: u32,
+) -> Result<Vec<String>, StoreError> {
+    sqlx::query_scalar(
+        "SELECT claims FROM live_claims WHERE sub = ? AND operation_id = ? AND expires_at > ?
+         AND NOT EXISTS (SELECT 1 FROM revoked WHERE revoked.jti = live_claims.jti)
+         ORDER BY expires_at DESC LIMIT ?",
+    )
+    .bind(of.sub.as_str())
+    .bind(of.operation_id.as_str())
+    .bind(signed(now))
+    .bind(limit)
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::Failed)
 }
 
 /// Revokes every live token of some work, and notes who ended it and why, with each token too.

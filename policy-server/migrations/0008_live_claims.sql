@@ -9,3 +9,6 @@ CREATE TABLE live_claims (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX live_claims_of_an_operation ON live_claims (sub, operation_id, expires_at);
 CREATE INDEX live_claims_that_expire ON live_claims (expires_at);
+
+-- To find the user requests that an agent works on.
+CREATE INDEX issued_to_an_agent ON issued (agent_id, expires_at);

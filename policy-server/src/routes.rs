@@ -1,6 +1,7 @@
 //! The HTTP interface.
 
 pub mod agents;
+pub mod called;
 pub mod findings;
 pub mod health;
 pub mod jwks;
@@ -70,6 +71,7 @@ fn agent_routes() -> Router<Arc<App>> {
     Router::new()
         .route("/v1/agents", get(agents::list))
         .route("/v1/agents/{agent}", get(agents::show))
+        .route("/v1/agents/{agent}/called", get(called::show))
         .route("/v1/agents/{agent}/{change}", post(agents::change).layer(limit()))
         .route("/v1/revocations", post(revocations::revoke).layer(limit()))
 }

@@ -65,6 +65,9 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// What is known of a token; None if this server did not issue it.
     fn token<'a>(&'a self, jti: &'a Jti) -> Answer<'a, Option<KnownToken>>;
 
+    /// The user requests for which an agent held tokens that expired after a second or live, the last first, at most `limit`.
+    fn recent_txns<'a>(&'a self, agent: &'a AgentId, since: u64, limit: u32) -> Answer<'a, Vec<String>>;
+
     /// Adds counts of refused requests for tokens.
     fn refused<'a>(&'a self, refusals: &'a [Refusal]) -> Answer<'a, ()>;
 

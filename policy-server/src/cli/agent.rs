@@ -1,5 +1,6 @@
 //! `ostiary agent`.
 
+mod cascade;
 mod change;
 pub(super) mod list;
 mod show;
@@ -31,10 +32,10 @@ pub(super) enum Agent {
     Resume(Box<change::ChangeState>),
     /// Kill an agent's tokens and end its calls
     #[command(after_help = change::SUSPEND_EXAMPLES)]
-    Suspend(Box<change::ChangeState>),
+    Suspend(Box<cascade::Stop>),
     /// The switch: kill an agent's tokens and end its calls, for good
     #[command(after_help = change::KILL_EXAMPLES)]
-    Kill(Box<change::ChangeState>),
+    Kill(Box<cascade::Stop>),
 }
 
 impl Agent {

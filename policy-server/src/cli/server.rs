@@ -134,7 +134,8 @@ impl Refusal {
         Ok(Outcome::Finding)
     }
 
-    fn words(&self, printer: &Printer) -> String {
+    /// What the server said.
+    pub(super) fn words(&self, printer: &Printer) -> String {
         let member = |name: &str| self.problem.get(name).and_then(Value::as_str).map(printable);
         let code = member("code").unwrap_or_default();
         let mut text = format!("{} {code} ({})", printer.bad("refused:"), self.status.as_u16());

@@ -225,7 +225,7 @@ pub(super) fn actor(app: &App, request: &Request, takes_away: bool) -> Result<Ca
     Ok(caller)
 }
 
-fn reader(app: &App, request: &Request) -> Result<(), Problem> {
+pub(super) fn reader(app: &App, request: &Request) -> Result<(), Problem> {
     if caller(app, request)?.may_read {
         Ok(())
     } else {
@@ -263,7 +263,7 @@ fn caller(app: &App, request: &Request) -> Result<Caller, Problem> {
 }
 
 /// An agent that a file names, or that once had another state than active: a mistyped name must not pass for a kill.
-async fn known_agent(app: &App, agent: &str) -> Result<AgentId, Problem> {
+pub(super) async fn known_agent(app: &App, agent: &str) -> Result<AgentId, Problem> {
     let id = AgentId::parse(agent).map_err(|error| Problem::malformed(error.to_string()).field("agent"))?;
     let named = app.feed.policy().is_none_or(|mesh| mesh.agent(&id).is_some());
     if named {

@@ -43,12 +43,7 @@ async fn read(app: &App, txn: &str) -> Result<Trace, Problem> {
     if TransactionId::parse(txn).is_err() {
         return Err(Problem::malformed("this is no id of a user request").field("txn"));
     }
-    let size = app.store().record_count().await;
-    let size = size.map_err(|error| failed(app, &error.into()))?;
-    if !app.traces.reach(size, INDEX_WITHIN).await {
-        let detail = "records that were accepted last cannot be found by their user request yet";
-        return Err(Problem::unavailable("trace_unavailable", detail));
-    }
+    reach_the_log(app).await?;
     let named = app.store().records_of_txn(txn, MAX_RECORDS + 1).await;
     let named = named.map_err(|error| failed(app, &error.into()))?;
     if named.is_empty() {
@@ -73,6 +68,17 @@ async fn read(app: &App, txn: &str) -> Result<Trace, Problem> {
         }
     }
     Ok(trace::build(txn, gathered.entries, gathered.complete))
+}
+
+/// Waits until every record that is stored now can be found by its user request.
+pub(super) async fn reach_the_log(app: &App) -> Result<(), Problem> {
+    let size = app.store().record_count().await;
+    let size = size.map_err(|error| failed(app, &error.into()))?;
+    if !app.traces.reach(size, INDEX_WITHIN).await {
+        let detail = "records that were accepted last cannot be found by their user request yet";
+        return Err(Problem::unavailable("trace_unavailable", detail));
+    }
+    Ok(())
 }
 
 /// What has been found, bounded.

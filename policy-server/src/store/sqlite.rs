@@ -246,6 +246,13 @@ impl Store for SqliteStore {
         })
     }
 
+    fn recent_txns<'a>(&'a self, agent: &'a AgentId, since: u64, limit: u32) -> Answer<'a, Vec<String>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            work::recent_txns(&mut connection, agent, since, limit).await
+        })
+    }
+
     fn end_work<'a>(&'a self, asked: &'a EndWork) -> Answer<'a, WorkEnded> {
         Box::pin(async move {
             let mut transaction = self.begin().await?;

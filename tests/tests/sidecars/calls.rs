@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tests::backends::Seen;
 use tests::built;
 use tests::client::Call;
+use tests::demo::Stage as _;
 use tests::mesh::{CALLED, Mesh, Options};
 
 /// What leaves tasks to the application.
@@ -209,4 +210,32 @@ async fn denials_are_told_as_the_binding_has_it() {
         }
     }
     assert_eq!(reached(&mesh).len(), before);
+}
+
+/// Whom an agent called falls with it, and nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_reaches_whom_the_agent_called() {
+    let mesh = mesh("cascade", "").await;
+    let permitted = token(&mesh, "analyst-7", &["call:agent.scribe"]).await;
+    let kill = |more: &[&str]| {
+        let command = ["agent", "kill", "analyst-7", "--cascade", "--reason", "INC-42"];
+        mesh.ostiary(&[&command, more].concat()).unwrap()
+    };
+    assert_eq!(kill(&["--dry-run"]), "nobody was stopped\n", "it has called nobody");
+    let outcome = outcome(&mesh, "analyst-7", BINDINGS[0], &permitted, &[]).await;
+    opened(&outcome, BINDINGS[0]);
+    // Its own sidecar's records follow in batches, but the called agent's waited for theirs.
+    let listed = kill(&["--dry-run"]);
+    assert!(
+        listed.contains("scribe, called by analyst-7 for ") && listed.contains("nobody was stopped"),
+        "{listed}"
+    );
+    let said = kill(&[]);
+    for name in ["analyst-7", "scribe"] {
+        assert!(said.contains(&format!("killed: {name} is killed; ")), "{said}");
+        let shown = mesh.ostiary(&["agent", "show", name]).unwrap();
+        assert!(shown.contains("INC-42"), "{shown}");
+    }
+    let list = mesh.ostiary(&["agent", "list"]).unwrap();
+    assert!(list.contains("writer-2  active"), "{list}");
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cli::keys::Running;
 use crate::cli::output::{Printer, printable};
-use crate::cli::server;
+use crate::cli::server::{self, Refusal, Server};
 use crate::cli::{Error, Outcome};
 
 /// Changes an agent's state; who asked and why is recorded with it. Once this exits 0 every sidecar is being told.
@@ -17,12 +17,12 @@ use crate::cli::{Error, Outcome};
 pub(in crate::cli) struct ChangeState {
     /// The agent, by the name in its file
     #[arg(value_name = "AGENT", value_parser = AgentId::parse)]
-    agent: AgentId,
+    pub(super) agent: AgentId,
     /// Why: it is recorded, and shown to whoever looks at the agent later
     #[arg(long, value_name = "TEXT")]
-    reason: String,
+    pub(super) reason: String,
     #[command(flatten)]
-    running: Running,
+    pub(super) running: Running,
 }
 
 pub(super) const APPROVE_EXAMPLES: &str = "Examples:
@@ -50,12 +50,13 @@ pub(super) const KILL_EXAMPLES: &str = "Examples:
   ostiary agent kill analyst-7 --reason 'exfiltrates, INC-42' --config ostiary.yaml
   ostiary agent kill analyst-7 --reason INC-42 --server https://127.0.0.1:8443 --cert me.pem --key me.key \\
     --ca ca.pem --server-identity spiffe://cluster.local/ns/ostiary/sa/policy-server
+  ostiary agent kill analyst-7 --cascade --dry-run --reason INC-42 --config ostiary.yaml
 
-For an operator. Exit codes: 0 it is killed, 1 the server refused, 2 it could not be asked";
+For an operator. Exit codes: 0 it is killed, 1 the server refused, or not all are found that it called, 2 it could not be asked";
 
 /// What the server answers.
 #[derive(Debug, Deserialize, Serialize)]
-struct Answer {
+pub(super) struct Answer {
     agent_id: String,
     state: String,
     changed: bool,
@@ -65,22 +66,38 @@ struct Answer {
 impl ChangeState {
     pub(super) fn run(&self, change: Change, printer: &mut Printer) -> Result<Outcome, Error> {
         let server = self.running.find()?;
-        let path = format!("/v1/agents/{}/{change}", self.agent);
-        let body = json!({ "reason": self.reason });
-        let asked = server.ask(Method::POST, &path, Some(&body));
-        let answer: Answer = match server::runtime()?.block_on(asked)?.read()? {
+        let asked = ask(&server, self.agent.as_str(), change, &self.reason);
+        let answer = match server::runtime()?.block_on(asked)? {
             Ok(answer) => answer,
             Err(refusal) => return refusal.print(printer),
         };
-        let already = if answer.changed { "" } else { " already" };
-        let text = format!(
+        printer.answer(printable(&answer.describe(change, printer)), &answer)?;
+        Ok(Outcome::Clean)
+    }
+}
+
+/// Asks for a change of one agent.
+pub(super) async fn ask(
+    server: &Server,
+    agent: &str,
+    change: Change,
+    reason: &str,
+) -> Result<Result<Answer, Refusal>, Error> {
+    let path = format!("/v1/agents/{agent}/{change}");
+    let body = json!({ "reason": reason });
+    Ok(server.ask(Method::POST, &path, Some(&body)).await?.read()?)
+}
+
+impl Answer {
+    /// What was done, in a line.
+    pub(super) fn describe(&self, change: Change, printer: &Printer) -> String {
+        let already = if self.changed { "" } else { " already" };
+        format!(
             "{} {} is {}{already}; sidecars are told by state list {}",
             printer.good(format_args!("{}:", change.done())),
-            answer.agent_id,
-            answer.state,
-            answer.state_version
-        );
-        printer.answer(printable(&text), &answer)?;
-        Ok(Outcome::Clean)
+            self.agent_id,
+            self.state,
+            self.state_version
+        )
     }
 }

@@ -1,5 +1,6 @@
 //! Tokens by what they are for, and work that was ended.
 
+use authz::identity::AgentId;
 use authz::successor::Operation;
 use authz::token::SKEW_SECONDS;
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
@@ -88,6 +89,25 @@ pub(super) async fn live_claims(
     .bind(of.sub.as_str())
     .bind(of.operation_id.as_str())
     .bind(signed(now))
+    .bind(limit)
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::Failed)
+}
+
+/// The user requests that an agent had tokens for.
+pub(super) async fn recent_txns(
+    connection: &mut SqliteConnection,
+    agent: &AgentId,
+    since: u64,
+    limit: u32,
+) -> Result<Vec<String>, StoreError> {
+    sqlx::query_scalar(
+        "SELECT txn FROM issued WHERE agent_id = ? AND expires_at > ?
+         GROUP BY txn ORDER BY max(expires_at) DESC LIMIT ?",
+    )
+    .bind(agent.as_str())
+    .bind(signed(since))
     .bind(limit)
     .fetch_all(connection)
     .await

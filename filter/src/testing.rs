@@ -173,6 +173,13 @@ impl FakeHost {
         inner.monotonic += by;
     }
 
+    /// Somebody sets the wall clock.
+    pub(crate) fn step_clock(&self, seconds: i64) {
+        let mut inner = self.0.borrow_mut();
+        let stepped = inner.wall.as_secs().checked_add_signed(seconds).unwrap();
+        inner.wall = Duration::from_secs(stepped);
+    }
+
     pub(crate) fn set_cluster_absent(&self, absent: bool) {
         self.0.borrow_mut().cluster_absent = absent;
     }

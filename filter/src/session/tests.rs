@@ -404,6 +404,50 @@ fn without_current_policy_everything_is_denied() {
     assert_eq!(denied(&host, &mut vm), unavailable, "the state list is too old");
 }
 
+/// By an hour either way, on the sidecar's side or on the policy server's.
+#[test]
+fn a_stepped_clock_keeps_no_stale_list_fresh() {
+    const HOUR: i64 = 3600;
+    // A token that either clock takes, so that the list alone is judged.
+    let lasting = json!({"iat": NOW - 3610, "nbf": NOW - 3610, "exp": NOW + 7000});
+    let vm = |host: &FakeHost| {
+        let mut vm = testing::fresh_vm(host);
+        let long = json!({"max_token_ttl_seconds": 86_400, "expires_at": NOW + 9000});
+        let answer = json!({"bundle": testing::bundle(SERVICE, 1, &long), "state": testing::state(1, &json!({}))});
+        host.answer_poll(&mut vm, 200, &answer);
+        vm
+    };
+    let code = |host: &FakeHost, vm: &mut Vm| {
+        let more = [("authorization", &*bearer(&lasting))];
+        match get_table(host, vm, "sales", &more).1 {
+            Flow::Continue => "ok".to_owned(),
+            Flow::Pause => host.denial().unwrap(),
+        }
+    };
+    for step in [-HOUR, HOUR] {
+        let host = FakeHost::inbound();
+        let mut vm = vm(&host);
+        assert_eq!(code(&host, &mut vm), "ok");
+        host.advance(Duration::from_secs(61));
+        assert_eq!(code(&host, &mut vm), "policy_unavailable");
+        host.step_clock(step);
+        assert_eq!(
+            code(&host, &mut vm),
+            "policy_unavailable",
+            "the sidecar's clock by {step} s"
+        );
+    }
+    for (step, expected) in [(-HOUR, "policy_unavailable"), (0, "ok"), (HOUR, "policy_unavailable")] {
+        let host = FakeHost::inbound();
+        let mut vm = vm(&host);
+        host.advance(Duration::from_secs(61));
+        let issued = (NOW + 61).checked_add_signed(step).unwrap();
+        let state = testing::state(2, &json!({"issued_at": issued}));
+        host.answer_poll(&mut vm, 200, &json!({"state": state}));
+        assert_eq!(code(&host, &mut vm), expected, "the policy server's clock by {step} s");
+    }
+}
+
 #[test]
 fn a_sidecar_that_is_not_who_its_policy_says_denies() {
     for (property, value, code) in [

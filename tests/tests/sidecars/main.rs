@@ -11,6 +11,7 @@ mod failclosed_policy;
 mod failclosed_request;
 mod failclosed_server;
 mod failclosed_vm;
+mod faults;
 mod harness;
 mod lists;
 mod pages;

@@ -20,6 +20,7 @@ pub use verdict::{Expected, Row, head};
 use verdict::{ServiceLog, Try};
 
 mod changes;
+mod hijack;
 mod stage;
 mod verdict;
 
@@ -32,6 +33,9 @@ const ORCHESTRATOR: &str = "orchestrator";
 
 /// Marks each call, so that the service's log can be asked for it.
 const CALL_HEADER: &str = "x-demo-call";
+
+/// Where the calls of the hijack are counted from, so that no mark is used twice.
+const HIJACK_CALLS: usize = 1000;
 
 /// The lifetime of the token that is left to expire; sidecars allow for 5 s of clock skew on top.
 const SHORT_TTL_SECONDS: u64 = 1;
@@ -47,6 +51,7 @@ pub async fn tell<S: Stage>(stage: &S, tell: &mut dyn FnMut(&Row)) -> Result<usi
         tell,
         calls: 0,
         mismatches: 0,
+        why: None,
     };
     let short = story.short_token().await?;
     let token = story.issuing().await?;
@@ -61,6 +66,29 @@ pub async fn tell<S: Stage>(stage: &S, tell: &mut dyn FnMut(&Row)) -> Result<usi
     story.killed(&token).await?;
     story.expired(short).await?;
     Ok(story.mismatches)
+}
+
+/// Tells how analyst-7 is hijacked, on a mesh with a memory whose policy server was told to act by scores: what its score
+/// does, and what people do then. Answers with the number of mismatches.
+///
+/// # Errors
+///
+/// When the stage breaks in a way that is no verdict.
+pub async fn tell_of_hijack<S: Stage>(stage: &S, tell: &mut dyn FnMut(&Row)) -> Result<usize> {
+    let mut story = Story {
+        stage,
+        tell,
+        calls: HIJACK_CALLS,
+        mismatches: 0,
+        why: None,
+    };
+    story.hijacked().await?;
+    Ok(story.mismatches)
+}
+
+/// What has a policy server act by scores.
+pub fn acting() -> Value {
+    json!({"risk": {"act": true}})
 }
 
 /// What the orchestrator asks for on behalf of `analyst-7`, as the documentation tells it.
@@ -102,6 +130,8 @@ struct Story<'a, S> {
     tell: &'a mut dyn FnMut(&Row),
     calls: usize,
     mismatches: usize,
+    /// Why the next row comes to what it does.
+    why: Option<String>,
 }
 
 /// The calls of the story, each to its service.
@@ -390,7 +420,8 @@ impl<S: Stage> Story<'_, S> {
         token_of(&answer)
     }
 
-    fn record(&mut self, row: Row) {
+    fn record(&mut self, mut row: Row) {
+        row.why = self.why.take();
         self.mismatches += usize::from(row.mismatch.is_some());
         (self.tell)(&row);
     }

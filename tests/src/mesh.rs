@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 
-use crate::backends::Backend;
+use crate::backends::{self, Backend};
 use crate::client::{Call, Client};
 use crate::envoy::Envoy;
 use crate::loopback::Loopback;
@@ -50,6 +50,8 @@ pub struct Options {
     /// Adds an agent that others call, `scribe`, with these lines added to its service's file; the other agents' files then
     /// are those of `tests/mesh/a2a`.
     pub called: Option<&'static str>,
+    /// Adds a memory for each agent, by the files of the cluster's demo.
+    pub memory: bool,
 }
 
 /// The agent that others call.
@@ -63,6 +65,7 @@ impl Default for Options {
             policy_server: json!({}),
             without_policy_server: false,
             called: None,
+            memory: false,
         }
     }
 }
@@ -171,6 +174,12 @@ impl Mesh {
             let file = policy.join(format!("service-{CALLED}.yaml"));
             let text = std::fs::read_to_string(&file)?;
             std::fs::write(file, format!("{}\n{lines}", text.trim_end()))?;
+        }
+        if options.memory {
+            let files = crate::built::mesh_files().join("../../k8s/demo/policy");
+            for file in ["agent-analyst-7.yaml", "agent-writer-2.yaml", "service-memory.yaml"] {
+                std::fs::copy(files.join(file), policy.join(file)).with_context(|| format!("cannot copy {file}"))?;
+            }
         }
         let orchestrator = ca.issue(&Workload::new("orchestration", "orchestrator"), &[])?;
         let scheduler = ca.issue(&Workload::new("orchestration", "scheduler"), &[])?;
@@ -352,9 +361,14 @@ impl Plan<'_> {
             let authority = format!("{CALLED}.agents.svc.cluster.local:{SERVICE_PORT}");
             self.service("agents", 24, Backend::a2a(CALLED, &authority, self.run)?)
         });
+        let memory = self.options.memory.then(|| {
+            let backend = Backend::start("memory", self.run, backends::remembered())?;
+            self.service("data", 25, backend)
+        });
         Ok([warehouse, reports, mcp]
             .into_iter()
             .chain(called.transpose()?)
+            .chain(memory.transpose()?)
             .map(|service| (service.name.clone(), service))
             .collect())
     }

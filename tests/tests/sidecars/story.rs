@@ -25,3 +25,21 @@ async fn tell(options: &Options) {
     assert_eq!(mismatches, 0, "{}\n{}", demo::head(), rows.join("\n"));
     assert!(rows.len() >= 46, "the story has {} lines", rows.len());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hijacked_agent_is_paused_and_suspended_by_its_score() {
+    let options = Options {
+        memory: true,
+        policy_server: demo::acting(),
+        ..Options::default()
+    };
+    let mesh = Mesh::start("hijack", &options).await.unwrap();
+    let mut rows = Vec::new();
+    let mismatches = demo::tell_of_hijack(&mesh, &mut |row| rows.push(row.to_string())).await;
+    let told = format!("{}\n{}", demo::head(), rows.join("\n"));
+    println!("{told}");
+    assert_eq!(mismatches.unwrap(), 0, "{told}");
+    for why in ["paused after", "suspended after"] {
+        assert!(told.contains(why), "{told}");
+    }
+}

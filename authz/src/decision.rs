@@ -153,17 +153,24 @@ pub fn exempt(q: &Question<'_>, facts: &Facts) -> bool {
     }
 }
 
-/// Decides what headers alone can decide, for the service named.
+/// Decides what headers alone can decide, for the service named. A pause stops nothing here where the service holds calls.
 ///
 /// # Errors
 ///
 /// The first check that fails, in the order of the module's page.
 pub fn admit<'a>(q: &Question<'a>, service: &ServiceId) -> Result<Admitted<'a>, Denial> {
     available(q)?;
-    admit_to(q, find_service(q.bundle, service)?)
+    admit_to(q, find_service(q.bundle, service)?, Pause::Waits)
 }
 
-fn admit_to<'a>(q: &Question<'a>, service: &'a Service) -> Result<Admitted<'a>, Denial> {
+/// What a pause means for a call to a service that holds calls; to others it is a denial in any case.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    Denies,
+    Waits,
+}
+
+fn admit_to<'a>(q: &Question<'a>, service: &'a Service, pause: Pause) -> Result<Admitted<'a>, Denial> {
     let token = q
         .token
         .ok_or_else(|| Denial::new(Code::TokenMissing, "send a capability token as `Bearer`"))?;
@@ -178,7 +185,11 @@ fn admit_to<'a>(q: &Question<'a>, service: &'a Service) -> Result<Admitted<'a>, 
         return Err(Denial::new(Code::AudienceMismatch, "`aud` does not name this service").with_needed(needed));
     }
     let agent = find_agent(q.bundle, claims)?;
-    check_state(q.state, claims)?;
+    if pause == Pause::Waits && service.holds_on_pause() {
+        outlives(q.state, claims)?;
+    } else {
+        check_state(q.state, claims)?;
+    }
     if !agent.reaches(service.id()) {
         return Err(Denial::new(
             Code::ServiceNotReached,
@@ -188,12 +199,42 @@ fn admit_to<'a>(q: &Question<'a>, service: &'a Service) -> Result<Admitted<'a>, 
     Ok(Admitted { claims, agent, service })
 }
 
-/// Decides.
+/// Decides. The caller's side lets calls of a paused agent go on to a service that holds them: the service's is the boundary
+/// that counts.
 ///
 /// # Errors
 ///
 /// The first check that fails, in the order of the module's page.
 pub fn decide<'a>(q: &Question<'a>, facts: &Facts) -> Result<Permit<'a>, Denial> {
+    let pause = match q.side {
+        Side::Inbound => Pause::Denies,
+        Side::Outbound => Pause::Waits,
+    };
+    decide_with(q, facts, pause)
+}
+
+/// A call of a paused agent that would be permitted if it were active, to a service that holds such calls. It may go on only
+/// with a [`Permit`] of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    service: &'a Service,
+}
+
+impl<'a> Held<'a> {
+    /// The service.
+    pub fn service(&self) -> &'a Service {
+        self.service
+    }
+}
+
+/// Whether a call that [`decide`] denied for a pause is to be held; None if it is to be denied.
+pub fn hold<'a>(q: &Question<'a>, facts: &Facts) -> Option<Held<'a>> {
+    let permit = decide_with(q, facts, Pause::Waits).ok()?;
+    let service = permit.service().filter(|service| service.holds_on_pause())?;
+    Some(Held { service })
+}
+
+fn decide_with<'a>(q: &Question<'a>, facts: &Facts, pause: Pause) -> Result<Permit<'a>, Denial> {
     available(q)?;
     if q.side == Side::Outbound && matches!(facts.right, Right::ControlPlane) {
         return Ok(Permit {
@@ -212,7 +253,7 @@ pub fn decide<'a>(q: &Question<'a>, facts: &Facts) -> Result<Permit<'a>, Denial>
             basis: Basis::Exempt(service),
         });
     }
-    let admitted = admit_to(q, service).map_err(|denial| name_right(denial, &facts.right))?;
+    let admitted = admit_to(q, service, pause).map_err(|denial| name_right(denial, &facts.right))?;
     check_right(&admitted, facts)?;
     Ok(Permit {
         basis: Basis::Capability(admitted),

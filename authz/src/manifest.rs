@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{ExpiryMode, RecordMode, Tasks};
+use crate::policy::{ExpiryMode, PauseMode, RecordMode, Tasks};
 
 mod agent;
 pub mod bounds;
@@ -191,6 +191,9 @@ pub struct ServiceSpec {
     /// What becomes of its calls when their tokens expire; [`ExpiryMode::OF_FILES`] if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_expiry: Option<ExpiryMode>,
+    /// What becomes of calls of a paused agent.
+    #[serde(default, skip_serializing_if = "PauseMode::is_default")]
+    pub on_pause: PauseMode,
 }
 
 /// The endpoint of an MCP service that names none.

@@ -10,7 +10,7 @@
 //! The number is bounded by the record queue: a call that is here holds slots of it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,9 +22,11 @@ use crate::cache::Verified;
 use crate::events;
 use crate::host::Host;
 
+mod holds;
 mod leases;
 mod waits;
 
+pub(crate) use holds::Hold;
 pub(crate) use leases::Lease;
 pub(crate) use waits::{Awaited, Wait};
 
@@ -57,6 +59,8 @@ pub(crate) struct Call {
     last_event: RefCell<Option<Vec<u8>>>,
     /// How long it may go on, where it ends with its token.
     lease: Option<Lease>,
+    /// Until when it waits for a person to approve its agent, if it does.
+    hold: Option<Hold>,
 }
 
 /// What has been done to end a call.
@@ -89,6 +93,7 @@ impl Call {
             cancelled: Cell::new(None),
             last_event: RefCell::default(),
             lease: None,
+            hold: None,
         }
     }
 
@@ -138,6 +143,8 @@ pub(crate) struct Calls {
     by_stream: HashMap<u32, Rc<Call>>,
     /// Of them, those that wait, by the places of their records.
     waiting: BTreeMap<u64, u32>,
+    /// Of them, those that wait for a person.
+    held: BTreeSet<u32>,
     /// Of them, those whose records are durable and that may go on.
     released: Vec<u32>,
     /// Of them, those to be ended, and why.
@@ -156,6 +163,7 @@ impl Calls {
         if let Some(call) = self.by_stream.remove(&stream) {
             self.forget_wait(stream, &call);
         }
+        self.held.remove(&stream);
         self.doomed.remove(&stream);
     }
 
@@ -165,7 +173,7 @@ impl Calls {
             let Some(token) = call.token.as_deref().filter(|_| call.cancelled.get().is_none()) else {
                 continue;
             };
-            let judged = if call.is_waiting() {
+            let judged = if call.is_waiting() && call.hold.is_none() {
                 decision::may_begin(list, token.claims())
             } else {
                 decision::outlives(list, token.claims())

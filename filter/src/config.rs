@@ -17,11 +17,15 @@ use sha2::{Digest as _, Sha256};
 const DEFAULT_RECORD_QUEUE: usize = 8192;
 const DEFAULT_TOKEN_CACHE: usize = 4096;
 const DEFAULT_POLL_TIMEOUT_SECONDS: u64 = 30;
+const DEFAULT_HOLD_SECONDS: u64 = 30;
+const DEFAULT_HELD_CALLS: usize = 64;
 
 /// Fewer slots than this could not hold one batch beside the streams that are under way.
 const LEAST_RECORD_QUEUE: usize = 64;
 /// A queued record is about 1 KiB and a VM may use 1 GiB.
 const MOST_RECORD_QUEUE: usize = 131_072;
+/// A held call may have a body of 16 MiB, and most have one of few KiB.
+const MOST_HELD_CALLS: usize = 1024;
 /// A cached token is about 2 KiB.
 const MOST_TOKEN_CACHE: usize = 65_536;
 
@@ -37,6 +41,8 @@ struct RawConfig {
     record_queue: Option<usize>,
     token_cache: Option<usize>,
     poll_timeout_seconds: Option<u64>,
+    hold_seconds: Option<u64>,
+    held_calls: Option<usize>,
 }
 
 /// A configuration that can be worked with.
@@ -59,6 +65,9 @@ pub(crate) struct Config {
     pub(crate) record_queue: usize,
     pub(crate) token_cache: usize,
     pub(crate) poll_timeout: Duration,
+    /// How long a call of a paused agent is held where its service says so, and how many of them a VM holds.
+    pub(crate) hold: Duration,
+    pub(crate) held_calls: usize,
 }
 
 /// Why a configuration is refused.
@@ -124,6 +133,8 @@ impl TryFrom<RawConfig> for Config {
             record_queue,
             token_cache,
             poll_timeout_seconds,
+            hold_seconds,
+            held_calls,
         } = raw;
         let keys = bundle_keys;
         let bundle_keys = BundleKeys::new(keys.clone())?;
@@ -141,6 +152,10 @@ impl TryFrom<RawConfig> for Config {
         )?;
         within("token_cache", token_cache as u64, 1, MOST_TOKEN_CACHE as u64)?;
         within("poll_timeout_seconds", poll_timeout, 1, 300)?;
+        let hold = hold_seconds.unwrap_or(DEFAULT_HOLD_SECONDS);
+        let held_calls = held_calls.unwrap_or(DEFAULT_HELD_CALLS);
+        within("hold_seconds", hold, 1, 300)?;
+        within("held_calls", held_calls as u64, 0, MOST_HELD_CALLS as u64)?;
         Ok(Self {
             policy_cluster: filled("policy_cluster", policy_cluster)?,
             policy_authority: filled("policy_authority", policy_authority)?,
@@ -152,6 +167,8 @@ impl TryFrom<RawConfig> for Config {
             record_queue,
             token_cache,
             poll_timeout: Duration::from_secs(poll_timeout),
+            hold: Duration::from_secs(hold),
+            held_calls,
         })
     }
 }
@@ -186,6 +203,7 @@ mod tests {
         let config = Config::parse(&config(BUNDLE_KEY, &json!({}))).unwrap();
         assert_eq!((config.record_queue, config.token_cache), (8192, 4096));
         assert_eq!(config.poll_timeout, Duration::from_secs(30));
+        assert_eq!((config.hold, config.held_calls), (Duration::from_secs(30), 64));
         assert!(config.headers_stop_iteration);
     }
 
@@ -241,6 +259,8 @@ mod tests {
                 json!({"poll_timeout_seconds": 0}),
                 "`poll_timeout_seconds` must be between 1 and 300",
             ),
+            (json!({"hold_seconds": 301}), "`hold_seconds` must be between 1 and 300"),
+            (json!({"held_calls": 1025}), "`held_calls` must be between 0 and 1024"),
             (json!({"policy_cluster": ""}), "`policy_cluster` must not be empty"),
             (
                 json!({"trust_domain": "a/b"}),

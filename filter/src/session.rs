@@ -15,14 +15,14 @@
 use std::rc::Rc;
 
 use authz::audit::{Kind, Outcome, Record};
-use authz::decision::{self, Permit, Question};
+use authz::decision::{self, Held, Permit, Question};
 use authz::denial::{Code, Denial};
 use authz::digest::{Digest, Hasher};
 use authz::policy::Service;
 use authz::request::{self, Extraction, Facts, Pending, RequestHead, Side};
 use authz::token::VerifiedToken;
 
-use crate::calls::{Awaited, Call, Lease};
+use crate::calls::{Awaited, Call, Hold, Lease};
 use crate::connection::{self, Connection};
 use crate::headers;
 use crate::host::{HeaderPair, Host, Message, Moment};
@@ -77,7 +77,7 @@ enum Phase {
     /// No byte has been seen.
     Fresh,
     /// Held until its body can be decided on.
-    Held(Box<Held>),
+    Held(Box<HeldBody>),
     /// Held with a permit until its record is stored.
     Waiting(Box<Waiting>),
     /// On its way with a permit.
@@ -91,7 +91,7 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldBody {
     pairs: Vec<HeaderPair>,
     connection: Rc<Connection>,
     pending: Pending,
@@ -120,15 +120,29 @@ struct Permitted {
     records_before: bool,
     /// Whether the service has its calls end with their tokens.
     cuts_on_expiry: bool,
+    /// Whether it is one only for as long as its agent is active, which it is not: then it waits for that.
+    held: bool,
+}
+
+impl Permitted {
+    fn by(service: Option<&Service>, held: bool) -> Self {
+        Self {
+            records_before: service.is_some_and(Service::records_before),
+            cuts_on_expiry: service.is_some_and(Service::cuts_on_expiry),
+            held,
+        }
+    }
 }
 
 impl From<Permit<'_>> for Permitted {
     fn from(permit: Permit<'_>) -> Self {
-        let service = permit.service();
-        Self {
-            records_before: service.is_some_and(Service::records_before),
-            cuts_on_expiry: service.is_some_and(Service::cuts_on_expiry),
-        }
+        Self::by(permit.service(), false)
+    }
+}
+
+impl From<Held<'_>> for Permitted {
+    fn from(held: Held<'_>) -> Self {
+        Self::by(Some(held.service()), true)
     }
 }
 
@@ -202,7 +216,7 @@ impl Session {
                 )?;
                 headers::rewrite(&self.known, host, &pairs)?;
                 let reservation = self.reserve(vm)?;
-                self.phase = Phase::Held(Box::new(Held {
+                self.phase = Phase::Held(Box::new(HeldBody {
                     pairs,
                     connection,
                     pending,
@@ -323,7 +337,7 @@ impl Session {
         let Phase::Held(held) = std::mem::replace(&mut self.phase, Phase::Denied) else {
             return Flow::Pause;
         };
-        let Held {
+        let HeldBody {
             pairs,
             connection,
             pending,
@@ -388,7 +402,14 @@ impl Session {
     fn decide(&self, connection: &Connection, facts: &Facts) -> Result<Permitted, Denial> {
         let standing = self.known.standing()?;
         let token = self.known.token.as_deref().map(|known| &known.token);
-        decision::decide(&question(self.now, standing, connection, token), facts).map(Permitted::from)
+        let question = question(self.now, standing, connection, token);
+        decision::decide(&question, facts)
+            .map(Permitted::from)
+            .or_else(|denial| {
+                let held = Some(&denial).filter(|denial| denial.code() == Code::AgentPaused);
+                let held = held.and_then(|_| decision::hold(&question, facts));
+                held.map(Permitted::from).ok_or(denial)
+            })
     }
 
     fn reserve(&self, vm: &mut Vm) -> Result<Reservation, Denial> {
@@ -410,6 +431,7 @@ impl Session {
         Permitted {
             records_before,
             cuts_on_expiry,
+            held,
         }: Permitted,
         mut reservation: Reservation,
         held_bytes: Option<u64>,
@@ -417,6 +439,13 @@ impl Session {
         // The caller's sidecar waits for nothing and cuts nothing: the service's is the boundary that counts.
         let inbound = self.known.side == Some(Side::Inbound);
         let (waits, cuts) = (records_before && inbound, cuts_on_expiry && inbound);
+        let hold = match held.then(|| vm.room_to_hold()).transpose() {
+            Ok(hold) => hold,
+            Err(denial) => {
+                vm.records.release(reservation);
+                return Err(denial);
+            }
+        };
         if waits && vm.records.is_failing(self.now.monotonic) {
             vm.records.release(reservation);
             return Err(Denial::new(
@@ -456,9 +485,15 @@ impl Session {
             listing,
             tail: Tail::default(),
         });
-        let call = self.own_call(cuts);
+        let mut call = self.own_call(cuts);
         if waits {
-            return Ok(self.wait(vm, host, passing, call.awaiting(awaited)));
+            call = call.awaiting(awaited);
+        }
+        if let Some((hold, facts)) = hold.zip(self.known.facts.as_ref()) {
+            call = call.held(Hold::new(facts, self.now.monotonic + hold));
+        }
+        if waits || held {
+            return Ok(self.wait(vm, host, passing, call));
         }
         vm.decided(self.known.side, None);
         self.watch(vm, call);

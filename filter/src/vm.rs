@@ -17,7 +17,7 @@ use crate::cache::{TokenCache, Verified};
 use crate::calls::{Call, Calls};
 use crate::config::{Config, ConfigError};
 use crate::connection::Connections;
-use crate::host::{Callout, Host, Message, jitter};
+use crate::host::{Callout, Host, Message, Moment, jitter};
 use crate::meters::{Meter, Meters};
 use crate::policy::{BundleInUse, Policy, StateInUse};
 use crate::poll::Poller;
@@ -192,6 +192,25 @@ impl Vm {
         Ok(token)
     }
 
+    /// How long one more call of a paused agent may be held.
+    ///
+    /// # Errors
+    ///
+    /// `agent_paused` if as many are held as may be.
+    pub(crate) fn room_to_hold(&self) -> Result<Duration, Denial> {
+        let config = self
+            .config
+            .as_ref()
+            .filter(|config| self.calls.held() < config.held_calls);
+        let full = || {
+            Denial::new(
+                Code::AgentPaused,
+                "as many calls of paused agents wait for a person as may",
+            )
+        };
+        config.map(|config| config.hold).ok_or_else(full)
+    }
+
     /// Counts a decision; no code means that it was permitted.
     pub(crate) fn decided(&mut self, side: Option<Side>, code: Option<Code>) {
         self.meters.decided(side, code);
@@ -247,6 +266,10 @@ impl Vm {
         self.pump(host);
         let monotonic = host.monotonic();
         self.calls.expire(monotonic);
+        if self.calls.held() > 0 {
+            let standing = self.standing();
+            self.calls.review(&standing, Moment::now(host));
+        }
         if monotonic.saturating_sub(self.last_housekeeping) >= HOUSEKEEPING {
             self.last_housekeeping = monotonic;
             self.tokens.retain(now, |_| true);

@@ -149,7 +149,8 @@ impl Code {
     pub const fn retry_after_seconds(self) -> Option<u32> {
         match self {
             Self::PolicyUnavailable | Self::RecordsUnavailable => Some(1),
-            Self::WorkloadMismatch => Some(30),
+            // A person has to look first.
+            Self::WorkloadMismatch | Self::AgentPaused => Some(30),
             _ => None,
         }
     }

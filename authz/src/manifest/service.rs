@@ -66,6 +66,7 @@ pub(super) fn check(manifest: &ServiceManifest, trust_domain: &str, report: &mut
         body_limit_bytes: spec.body_limit_bytes.unwrap_or(DEFAULT_BODY_LIMIT_BYTES),
         record: spec.record.unwrap_or(RecordMode::of(protocol)),
         on_expiry: spec.on_expiry.unwrap_or(ExpiryMode::OF_FILES),
+        on_pause: spec.on_pause,
     };
     bounds::service(spec, report);
     check_useful(&claims, report);

@@ -470,6 +470,21 @@ fn calls_end_with_their_tokens_unless_the_file_says_otherwise() {
 }
 
 #[test]
+fn calls_of_paused_agents_are_denied_unless_the_file_says_otherwise() {
+    for (written, expected) in [("deny", PauseMode::Deny), ("hold", PauseMode::Hold)] {
+        let files = Files::new().with(0, "/spec/onPause", json!(written));
+        let claims = compile(&files.mesh(), "data/sa/warehouse");
+        assert_eq!(claims.services[0].on_pause, expected);
+        let signed = serde_json::to_value(&claims).unwrap();
+        assert_eq!(signed["services"][0].get("on_pause").is_some(), written == "hold");
+        let older = claims.without_names();
+        assert_eq!(older.services[0].on_pause, PauseMode::Deny);
+    }
+    let silent = compile(&Files::new().mesh(), "data/sa/warehouse");
+    assert_eq!(silent.services[0].on_pause, PauseMode::Deny);
+}
+
+#[test]
 fn one_mistake_is_told_once() {
     let problems = Files::new().with(0, "/spec/hosts/0", json!("Warehouse")).problems();
     assert_eq!(problems.len(), 1, "{problems:?}");

@@ -52,6 +52,7 @@ pub(crate) fn service(claims: &ServiceClaims, faults: &mut Faults) -> Option<Ser
         body_limit_bytes: faults.take(|| "body_limit_bytes".to_owned(), body_limit_bytes)?,
         record: claims.record,
         on_expiry: claims.on_expiry,
+        on_pause: claims.on_pause,
     })
 }
 

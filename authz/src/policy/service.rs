@@ -82,6 +82,25 @@ impl ExpiryMode {
     }
 }
 
+/// What becomes of a call of an agent that is paused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PauseMode {
+    /// It is denied.
+    #[default]
+    Deny,
+    /// It is held for a while, and goes on if a person approves the agent.
+    Hold,
+}
+
+impl PauseMode {
+    /// Whether this is what a file that says nothing means.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The place of a service in its bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceIndex(pub(super) u16);
@@ -240,6 +259,7 @@ pub struct Service {
     pub(super) body_limit_bytes: usize,
     pub(super) record: RecordMode,
     pub(super) on_expiry: ExpiryMode,
+    pub(super) on_pause: PauseMode,
 }
 
 impl Service {
@@ -392,6 +412,12 @@ impl Service {
     #[must_use]
     pub fn cuts_on_expiry(&self) -> bool {
         self.on_expiry == ExpiryMode::Cut
+    }
+
+    /// Whether calls of a paused agent are held for a while.
+    #[must_use]
+    pub fn holds_on_pause(&self) -> bool {
+        self.on_pause == PauseMode::Hold
     }
 
     /// The longest body that is held, in bytes.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{ExpiryMode, FORMAT, PolicyError, Protocol, RecordMode, Tasks};
+use super::{ExpiryMode, FORMAT, PauseMode, PolicyError, Protocol, RecordMode, Tasks};
 use crate::{
     claims::ToolGrant,
     identity::{AgentId, Issuer, ServiceId, SpiffeId, ToolName},
@@ -18,7 +18,7 @@ use crate::{
 ///
 /// In format 1 the agents are there themselves; in the later ones it is the digests of their pages (`Option<PageDigest>`),
 /// and the pages come separately. Filters that know no format 3 know no prompts, resources and queries either, hold no
-/// call until its record is stored, and end none with its token; those that know no format 4 know no services of agents.
+/// call until its record is stored or its agent approved, and end none with its token; those that know no format 4 know no services of agents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BundleClaims<A = AgentClaims> {
@@ -126,6 +126,9 @@ pub struct ServiceClaims {
     /// What becomes of its calls when their tokens expire.
     #[serde(default, skip_serializing_if = "ExpiryMode::is_finish")]
     pub on_expiry: ExpiryMode,
+    /// What becomes of calls of a paused agent.
+    #[serde(default, skip_serializing_if = "PauseMode::is_default")]
+    pub on_pause: PauseMode,
 }
 
 /// A route of an HTTP service.
@@ -213,8 +216,8 @@ impl BundleClaims {
     }
 
     /// The same without services of agents, prompts, resources and routes with a query, for a filter that does not know
-    /// them: it refuses what would ask for them. Nor does it know how to hold a call until its record is stored, or how to
-    /// end one with its token, so its calls do not wait and are not cut.
+    /// them: it refuses what would ask for them. Nor does it know how to hold a call until its record is stored or its
+    /// agent approved, or how to end one with its token, so its calls do not wait and are not cut.
     #[must_use]
     pub fn without_names(self) -> Self {
         let mut older = self.without_calls();
@@ -224,6 +227,7 @@ impl BundleClaims {
             service.resources.clear();
             service.record = RecordMode::Batched;
             service.on_expiry = ExpiryMode::Finish;
+            service.on_pause = PauseMode::Deny;
         }
         for agent in &mut older.agents {
             agent.prompts.clear();

@@ -21,6 +21,7 @@ use authz::state::StateList;
 use authz::successor::{MAX_OPERATIONS, Operation};
 
 use super::{Call, Calls};
+use crate::cache::Verified;
 use crate::host::Moment;
 use crate::vm::Standing;
 
@@ -119,22 +120,27 @@ impl Calls {
             let Some(operation) = call.operation().filter(|_| soon) else {
                 continue;
             };
-            let q = Question {
-                now: now.seconds(),
-                // Calls end with their tokens where they arrive, and nowhere else.
-                side: Side::Inbound,
-                workload: &standing.workload,
-                // INVARIANT: a call passed only if its token is its peer's.
-                peer: Some(&token.claims().sub),
-                token: Some(&token.token),
-                bundle: &standing.bundle.bundle,
-                state: &standing.state.list,
-                seconds_since_poll: standing.state.seconds_since_poll(now.monotonic),
-            };
+            let q = question(token, standing, now);
             for claims in by_operation.get(&operation).into_iter().flatten() {
                 lease.extend(&q, claims);
             }
         }
+    }
+}
+
+/// What a call that is here already is to be decided by again, now. Calls end with their tokens, and are held, where they
+/// arrive and nowhere else.
+pub(super) fn question<'a>(token: &'a Verified, standing: &'a Standing, now: Moment) -> Question<'a> {
+    Question {
+        now: now.seconds(),
+        side: Side::Inbound,
+        workload: &standing.workload,
+        // INVARIANT: a call is here only if its token is its peer's.
+        peer: Some(&token.claims().sub),
+        token: Some(&token.token),
+        bundle: &standing.bundle.bundle,
+        state: &standing.state.list,
+        seconds_since_poll: standing.state.seconds_since_poll(now.monotonic),
     }
 }
 

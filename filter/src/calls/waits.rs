@@ -56,9 +56,9 @@ impl Call {
 
     /// Where it stands; a call that waits for nothing has been delivered.
     pub(crate) fn wait(&self) -> Wait {
-        match self.awaited {
-            Some(_) => self.wait.get(),
-            None => Wait::Delivered,
+        match (self.awaited, &self.hold) {
+            (None, None) => Wait::Delivered,
+            (Some(_), _) | (_, Some(_)) => self.wait.get(),
         }
     }
 
@@ -88,8 +88,14 @@ impl Call {
             return Ok(());
         };
         let claims = token.claims();
-        decision::may_begin_by(told.agent.as_ref().ok_or_else(unavailable)?, claims)?;
-        decision::may_begin(list.ok_or_else(unavailable)?, claims)
+        let answer = told.agent.as_ref().ok_or_else(unavailable)?;
+        let begins = decision::may_begin_by(answer, claims)
+            .and_then(|()| decision::may_begin(list.ok_or_else(unavailable)?, claims));
+        match begins {
+            // A person may approve it yet.
+            Err(denial) if denial.code() == Code::AgentPaused && self.hold.is_some() => Ok(()),
+            begins => begins,
+        }
     }
 }
 
@@ -98,6 +104,9 @@ impl Calls {
     pub(crate) fn wait(&mut self, stream: u32, call: Rc<Call>) {
         if let Some(awaited) = &call.awaited {
             self.waiting.insert(awaited.seq, stream);
+        }
+        if call.hold.is_some() {
+            self.held.insert(stream);
         }
         self.begin(stream, call);
     }
@@ -124,9 +133,10 @@ impl Calls {
             let Some(call) = self.by_stream.get(&stream) else {
                 continue;
             };
-            match call.may_begin(told.get(&seq).copied(), list) {
-                Ok(()) => self.released.push(stream),
-                Err(denial) => {
+            match (call.may_begin(told.get(&seq).copied(), list), &call.hold) {
+                (Ok(()), Some(hold)) => hold.note_recorded(),
+                (Ok(()), None) => self.released.push(stream),
+                (Err(denial), _) => {
                     self.doomed.entry(stream).or_insert(denial);
                 }
             }

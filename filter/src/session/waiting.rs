@@ -1,4 +1,4 @@
-//! A call that is held with its permit until its record is stored.
+//! A call that is held with its permit until its record is stored, or until a person has approved its agent.
 //!
 //! Headers alone: the proxy holds them, and where it cannot hold headers while a body comes (`headers_stop_iteration`) the
 //! body with them, by its flow control. Where it can, what comes of the body meanwhile is buffered by it, and goes on with

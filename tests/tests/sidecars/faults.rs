@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::client::{Call, Client};
+use tests::client::{Answer, Call, Client};
 use tests::demo::{Stage as _, token_request};
 use tests::mesh::{Mesh, Options};
 use tests::wait;
+use tokio::task::JoinHandle;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -109,4 +110,50 @@ async fn two_who_change_an_agent_at_once_are_served_one_after_the_other() {
         );
     }
     assert_eq!(changes.last().unwrap()["from"], "active");
+}
+
+/// Begins calls of a paused agent until one is neither answered nor with the application: that is held.
+async fn held(mesh: &Mesh, token: &str, mark: &str) -> JoinHandle<Answer> {
+    let (_, call) = read(mesh, token);
+    let client = mesh.agent("analyst-7").unwrap().client().within(LIMIT);
+    let call = call.header("x-mark", mark);
+    loop {
+        let (client, call) = (client.clone(), call.clone());
+        let mut begun = tokio::spawn(async move { client.send(call).await.unwrap() });
+        match tokio::time::timeout(Duration::from_secs(2), &mut begun).await {
+            // The service's file has not reached both sidecars yet.
+            Ok(answer) => assert_eq!(answer.unwrap().denial(), Some("agent_paused")),
+            Err(_) => return begun,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_call_goes_on_once_a_person_approves_and_never_for_who_is_killed() {
+    let mesh = Mesh::start("held", &Options::default()).await.unwrap();
+    let token = mesh.token(&token_request()).await.unwrap();
+    let file = mesh.policy.join("service-warehouse.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{}\n  onPause: hold\n", text.trim_end())).unwrap();
+    let seen = |mark: &str| {
+        mesh.service("warehouse")
+            .unwrap()
+            .backend
+            .seen_with("x-mark", mark)
+            .len()
+    };
+
+    change(&mesh, "pause");
+    let call = held(&mesh, &token, "approved").await;
+    assert_eq!(seen("approved"), 0);
+    change(&mesh, "approve");
+    assert_eq!(call.await.unwrap().status, 200);
+    assert_eq!(seen("approved"), 1);
+
+    change(&mesh, "pause");
+    let call = held(&mesh, &token, "killed").await;
+    change(&mesh, "kill");
+    let answer = call.await.unwrap();
+    assert_eq!((answer.status, answer.denial()), (403, Some("agent_killed")));
+    assert_eq!(seen("killed"), 0);
 }

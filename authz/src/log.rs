@@ -8,12 +8,16 @@
 //! An [`export`] is the whole log in one file; a [`receipt`] is the records of one call with their proofs. Both are
 //! checked here, without a server, against a key that the reader has from elsewhere.
 //!
+//! Records name the policy that they were decided by; an export holds that too, signed, under keys that the log's key
+//! vouches for ([`policy`]).
+//!
 //! A chain of hashes alone proves an order to somebody who knows its head. The tree adds what an outsider needs: short
 //! proofs, and a signature over everything at once, so that dropping a source's last records shows too.
 
 pub mod checkpoint;
 pub mod export;
 pub mod note;
+pub mod policy;
 pub mod proof;
 pub mod receipt;
 pub mod tile;

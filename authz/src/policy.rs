@@ -121,6 +121,11 @@ impl BundleKeys {
         if fit { Ok(Self(keys)) } else { Err(PolicyError::Keys) }
     }
 
+    /// Takes however many keys have ever signed what is kept: who reads old policy decides nothing by it.
+    pub(crate) fn of_log(keys: Jwks) -> Self {
+        Self(keys)
+    }
+
     /// Verifies the compact form of a document of type `typ` and gives its payload, and the key that signed it.
     pub(crate) fn open(&self, compact: &str, typ: &str) -> Result<(Vec<u8>, Option<KeyId>), PolicyError> {
         let jws = CompactJws::parse(compact, typ, MAX_POLICY_BYTES)?;
@@ -179,6 +184,19 @@ pub enum PolicyError {
 #[derive(Debug, Clone, Copy)]
 pub struct RawBundle<'a>(&'a str);
 
+/// What a signed bundle says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundleHead {
+    /// The workload that it is for.
+    pub aud: SpiffeId,
+    /// Its version.
+    pub version: Version,
+    /// When it was signed, in seconds.
+    pub issued_at: u64,
+    /// The digests of its pages, ascending and each once; none in format 1.
+    pub pages: Vec<PageDigest>,
+}
+
 impl<'a> RawBundle<'a> {
     /// Takes the compact form; everything is checked by [`Self::verify`].
     #[must_use]
@@ -212,6 +230,25 @@ impl<'a> RawBundle<'a> {
         Ok(bundle?.signed_by(signed_by))
     }
 
+    /// Verifies the signature of a bundle that is of the past, and gives what it says of itself.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`].
+    pub fn head(self, keys: &BundleKeys) -> Result<BundleHead, PolicyError> {
+        let (payload, _) = keys.open(self.0, BUNDLE_TYPE)?;
+        match wire::format(&payload)? {
+            FORMAT => Ok(BundleHead::of(wire::read_checked::<BundleClaims>(&payload)?, |_| {
+                Vec::new()
+            })),
+            PAGED_FORMAT | NAMED_FORMAT | CALLS_FORMAT => {
+                let claims: BundleClaims<Option<PageDigest>> = wire::read_checked(&payload)?;
+                Ok(BundleHead::of(claims, |pages| pages.into_iter().flatten().collect()))
+            }
+            format => Err(PolicyError::Format(format)),
+        }
+    }
+
     /// Verifies and indexes a bundle that needs no pages beside it.
     ///
     /// # Errors
@@ -225,6 +262,23 @@ impl<'a> RawBundle<'a> {
         now: u64,
     ) -> Result<Bundle, PolicyError> {
         self.open(keys, aud, held, now)?.finish()
+    }
+}
+
+impl BundleHead {
+    fn of<A>(claims: BundleClaims<A>, pages: impl FnOnce(Vec<A>) -> Vec<PageDigest>) -> Self {
+        let mut pages = pages(claims.agents);
+        pages.sort_unstable();
+        pages.dedup();
+        Self {
+            aud: claims.aud,
+            version: Version {
+                epoch: claims.epoch,
+                counter: claims.version,
+            },
+            issued_at: claims.issued_at,
+            pages,
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! Past decisions made again, from what their records say and nothing else.
 //!
 //! A record holds the facts and the verified claims that were decided on. What led to them is not decided again: signatures
-//! were checked and requests were read by the sidecar that wrote the record. Nor is what a record cannot tell: the states of
-//! agents and the age of policy at that moment. Such a decision is [`Unplayed`], and says why.
+//! were checked and requests were read by the sidecar that wrote the record. Nor is what a record cannot tell, such as the
+//! age of policy at that moment. Such a decision is [`Unplayed`], and says why.
+//!
+//! It is decided by the bundle and the state list that the record names, where an export has them ([`KeptPolicy`]), or by
+//! files ([`Policy`]), which say nothing of the states of agents.
 //!
 //! With [`Facts::Recorded`] the facts are taken as they are, which tells whether the same policy still decides the same.
 //! With [`Facts::Read`] they are read again by services that may have been edited, as far as the record has what is needed:
@@ -24,10 +27,12 @@ use crate::state::{StateClaims, StateList};
 use crate::token::VerifiedToken;
 
 mod facts;
+mod kept;
 #[cfg(test)]
 mod tests;
 mod usage;
 
+pub use kept::KeptPolicy;
 pub use usage::{Removed, Usage};
 
 /// Bundles that are kept; a log names no more workloads, unless somebody made it up.
@@ -59,7 +64,7 @@ pub struct Replayed {
 pub enum Unplayed {
     /// It is of no single decision.
     NoDecision,
-    /// It was denied by the state of its agent or its token, which the record does not hold.
+    /// It was denied by the state of its agent or its token, which what it is decided by does not hold.
     State,
     /// It was denied before there were facts, or the facts that would be needed are not recorded.
     Unread,
@@ -67,11 +72,20 @@ pub enum Unplayed {
     Sidecar,
     /// The policy makes no bundle for its workload.
     Policy,
+    /// The bundle or the state list that it names was not kept.
+    NotKept,
 }
 
 impl Unplayed {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::NoDecision, Self::State, Self::Unread, Self::Sidecar, Self::Policy];
+    pub const ALL: [Self; 6] = [
+        Self::NoDecision,
+        Self::State,
+        Self::Unread,
+        Self::Sidecar,
+        Self::Policy,
+        Self::NotKept,
+    ];
 
     /// The word in answers.
     pub const fn as_str(self) -> &'static str {
@@ -81,6 +95,7 @@ impl Unplayed {
             Self::Unread => "unread",
             Self::Sidecar => "sidecar",
             Self::Policy => "policy",
+            Self::NotKept => "not_kept",
         }
     }
 }
@@ -107,10 +122,14 @@ impl<'m> Policy<'m> {
     ///
     /// [`Unplayed`] where it cannot be.
     pub fn replay(&mut self, record: &Record<'_>, facts: Facts) -> Result<Replayed, Unplayed> {
-        let recorded = recorded(record)?;
+        let recorded = outcome(record)?;
+        if is_of_state(recorded) {
+            return Err(Unplayed::State);
+        }
         let workload = identity(record.workload.as_deref())?;
         let bundle = self.bundle(&workload).ok_or(Unplayed::Policy)?;
-        let again = decide(record, &workload, bundle, facts)?;
+        let state = nobody(bundle, record.time_ms / 1000)?;
+        let again = decide(record, &workload, bundle, &state, facts)?;
         Ok(Replayed { recorded, again })
     }
 
@@ -127,16 +146,13 @@ impl<'m> Policy<'m> {
 }
 
 /// The verdict of a record that is worth deciding again.
-fn recorded(record: &Record<'_>) -> Result<Verdict, Unplayed> {
+fn outcome(record: &Record<'_>) -> Result<Verdict, Unplayed> {
     let verdict = match (record.kind, record.verdict, record.code) {
         (Kind::Decision, Some(Outcome::Permit), _) => return Ok(Ok(())),
         (Kind::Decision, Some(Outcome::Deny), Some(code)) => code,
         _ => return Err(Unplayed::NoDecision),
     };
     match verdict {
-        Code::AgentPaused | Code::AgentSuspended | Code::AgentKilled | Code::TokenRevoked | Code::TokenSuperseded => {
-            Err(Unplayed::State)
-        }
         Code::PolicyUnavailable | Code::WorkloadMismatch | Code::RecordsUnavailable | Code::InternalError => {
             Err(Unplayed::Sidecar)
         }
@@ -144,11 +160,26 @@ fn recorded(record: &Record<'_>) -> Result<Verdict, Unplayed> {
     }
 }
 
+/// Whether a call was denied by what a state list says.
+fn is_of_state(verdict: Verdict) -> bool {
+    use Code::{AgentKilled, AgentPaused, AgentSuspended, TokenRevoked, TokenSuperseded};
+    matches!(
+        verdict,
+        Err(AgentPaused | AgentSuspended | AgentKilled | TokenRevoked | TokenSuperseded)
+    )
+}
+
 fn identity(text: Option<&str>) -> Result<SpiffeId, Unplayed> {
     text.and_then(|text| text.parse().ok()).ok_or(Unplayed::Unread)
 }
 
-fn decide(record: &Record<'_>, workload: &SpiffeId, bundle: &Bundle, facts: Facts) -> Result<Verdict, Unplayed> {
+fn decide(
+    record: &Record<'_>,
+    workload: &SpiffeId,
+    bundle: &Bundle,
+    state: &StateList,
+    facts: Facts,
+) -> Result<Verdict, Unplayed> {
     let read = match facts {
         Facts::Recorded => Ok(facts::recorded(record).ok_or(Unplayed::Unread)?),
         Facts::Read => facts::read(record, bundle)?,
@@ -167,7 +198,7 @@ fn decide(record: &Record<'_>, workload: &SpiffeId, bundle: &Bundle, facts: Fact
         peer: peer.as_ref(),
         token: token.as_ref(),
         bundle,
-        state: &nobody(bundle, now)?,
+        state,
         seconds_since_poll: 0,
     };
     let decided = decision::decide(&question, &facts);

@@ -260,7 +260,7 @@ fn claims() -> Value {
     })
 }
 
-fn bundle(aud: &str) -> Value {
+pub(crate) fn bundle(aud: &str) -> Value {
     json!({
         "format": 1, "iss": POLICY_SERVER, "aud": aud, "epoch": 1, "version": 7, "issued_at": NOW - 100,
         "expires_at": NOW + 3500, "max_state_age_seconds": 60, "max_token_ttl_seconds": 300,
@@ -305,7 +305,7 @@ fn bundle(aud: &str) -> Value {
     })
 }
 
-fn state() -> Value {
+pub(crate) fn state() -> Value {
     json!({"format": 1, "iss": POLICY_SERVER, "epoch": 1, "version": 9, "issued_at": NOW - 5, "agents": {},
         "not_before": {}, "revoked": {}})
 }

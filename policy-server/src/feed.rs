@@ -1,7 +1,8 @@
 //! What sidecars are told: signed bundles, one a workload, and the signed state list, one for the mesh.
 //!
 //! A version is reserved durably before anything is signed with it, so that no version is ever signed twice with
-//! different content, whatever crashes. Reserving is done in blocks: a crash skips numbers.
+//! different content, whatever crashes. Reserving is done in blocks: a crash skips numbers. What is signed is kept
+//! ([`keeper`]) for those who read the log later.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use authz::identity::{AgentId, Issuer, SpiffeId};
 use authz::jwks::Jwks;
+use authz::log::policy::Kind;
 use authz::manifest::Mesh;
 use authz::policy::{
     BUNDLE_TYPE, ContentError, ExpiryMode, FORMAT, IssuerClaims, PageDigest, PolicyServerClaims, RecordMode,
@@ -24,15 +26,21 @@ use crate::keys::ring::{InForce as KeysInForce, Keyring};
 use crate::metrics::Metrics;
 use crate::policy;
 use crate::signer::SignerError;
+use crate::store::policy::SignedPolicy;
 use crate::store::{KeyChange, Store, StoreError, Stream};
 
 mod bundle;
+mod keeper;
 
 pub use bundle::Format;
 use bundle::{SignedBundle, Unsigned};
+use keeper::Keeper;
 
 /// How many versions are reserved at once.
 const BLOCK: u32 = 256;
+
+/// How long a state list waits until it is kept: a kill must not wait for a disk that hangs.
+const KEEP_STATE: Duration = Duration::from_millis(250);
 
 /// Why sidecars cannot be told anything new.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +164,7 @@ pub struct Feed {
     bundles: Mutex<Bundles>,
     state: RwLock<Option<Listed>>,
     state_versions: Mutex<Versions>,
+    keeper: Arc<Keeper>,
     changes: watch::Sender<u64>,
 }
 
@@ -177,6 +186,7 @@ impl Feed {
         Self {
             settings,
             keys,
+            keeper: Arc::new(Keeper::new(Arc::clone(&store))),
             store,
             metrics,
             clock,
@@ -282,8 +292,15 @@ impl Feed {
         Ok(None)
     }
 
-    /// The current bundle of a workload, signed anew if its content changed or half its lifetime is over.
+    /// The current bundle of a workload, kept for those who read the log later.
     async fn bundle(&self, workload: &SpiffeId, format: Format) -> Result<SignedBundle, FeedError> {
+        let bundle = self.current(workload, format).await?;
+        self.keeper.reach(bundle.ticket).await?;
+        Ok(bundle)
+    }
+
+    /// The current bundle of a workload, signed anew if its content changed or half its lifetime is over.
+    async fn current(&self, workload: &SpiffeId, format: Format) -> Result<SignedBundle, FeedError> {
         let mut bundles = self.bundles.lock().await;
         let in_force = self.in_force().ok_or(FeedError::NoPolicy)?;
         // A bundle by other keys than those that are stored would have a version that says it was signed by these.
@@ -330,7 +347,7 @@ impl Feed {
         let version = bundles.versions.next(&*self.store).await?;
         let lifetime = self.settings.bundle_lifetime_seconds;
         claims.stamp(version, now, now.saturating_add(lifetime));
-        let jws = keys.bundle.sign(BUNDLE_TYPE, &claims)?.into();
+        let jws: Arc<str> = keys.bundle.sign(BUNDLE_TYPE, &claims)?.into();
         tracing::info!(%workload, %version, agents, services, "bundle");
         if matches!(format, Format::Whole | Format::Paged) {
             if holds {
@@ -340,6 +357,14 @@ impl Feed {
                 tracing::warn!(%workload, "its filter is of the version before and cannot end calls with their tokens");
             }
         }
+        let pages = Arc::new(pages);
+        let ticket = self.keeper.queue(SignedPolicy {
+            kind: Kind::Bundle,
+            version,
+            signed_at: now,
+            jws: Arc::clone(&jws),
+            pages: Arc::clone(&pages),
+        });
         let bundle = SignedBundle {
             signed: Signed {
                 version,
@@ -350,7 +375,8 @@ impl Feed {
             generation,
             signed_by: keys.bundle.kid().to_owned(),
             content,
-            pages: Arc::new(pages),
+            pages,
+            ticket,
         };
         bundles.signed.insert(key, bundle.clone());
         Ok(bundle)
@@ -377,7 +403,8 @@ impl Feed {
             not_before: states.not_before,
             revoked: states.revoked,
         };
-        let jws = self.keys.in_force().bundle.sign(STATE_TYPE, &claims)?.into();
+        let jws: Arc<str> = self.keys.in_force().bundle.sign(STATE_TYPE, &claims)?.into();
+        self.keep_state(version, now, Arc::clone(&jws)).await;
         let listed = Listed {
             signed: Signed {
                 version,
@@ -392,6 +419,26 @@ impl Feed {
         self.wake();
         drop(versions);
         Ok(version)
+    }
+
+    /// Keeps a state list, if that can be done at once: what kills an agent matters more than what is read later.
+    async fn keep_state(&self, version: Version, signed_at: u64, jws: Arc<str>) {
+        let ticket = self.keeper.queue(SignedPolicy {
+            kind: Kind::State,
+            version,
+            signed_at,
+            jws,
+            pages: Arc::default(),
+        });
+        let (keeper, metrics) = (Arc::clone(&self.keeper), Arc::clone(&self.metrics));
+        // On its own, so that it goes on when nobody waits any more.
+        let kept = tokio::spawn(async move {
+            if let Err(error) = keeper.reach(ticket).await {
+                metrics.store_failures.inc();
+                tracing::error!(%error, %version, "a state list could not be kept; it is tried again with the next");
+            }
+        });
+        let _ = tokio::time::timeout(KEEP_STATE, kept).await;
     }
 
     /// Changes keys, durably, and tells every sidecar.

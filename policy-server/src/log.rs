@@ -17,12 +17,12 @@ use authz::digest::Digest;
 use authz::log::checkpoint::Checkpoint;
 use authz::log::note::KeyError as NoteKeyError;
 use authz::log::tree::Span;
-use authz::log::{proof, receipt};
+use authz::log::{policy, proof, receipt};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::keys::KeyError;
+use crate::keys::{KeyError, KeyKind};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError, StoredCheckpoint, StoredRecord, TreeHead};
 
@@ -253,6 +253,21 @@ impl Log {
         }
         text.push(b'\n');
         Ok(text)
+    }
+
+    /// The note by which the log's keys vouch for those that sign policy, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn policy_keys(&self) -> Result<String, LogError> {
+        let mut keys = self.store.keys().await?;
+        keys.retain(|key| key.kind == KeyKind::Bundle);
+        keys.sort_by_key(|key| std::cmp::Reverse(key.since));
+        let text = policy::keys_text(&self.origin, keys.iter().map(|key| &key.public));
+        let seconds = self.clock.seconds();
+        let lines = self.keys.iter().flat_map(|key| key.lines(&text, seconds));
+        Ok(format!("{text}\n{}", lines.collect::<String>()))
     }
 
     /// Signs what grows, until the server stops.

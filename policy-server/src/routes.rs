@@ -60,6 +60,8 @@ fn log_routes() -> Router<Arc<App>> {
         .route("/v1/log/keys", get(log::keys))
         .route("/v1/log/checkpoints", get(log::checkpoints))
         .route("/v1/log/tile/{*path}", get(log::tile))
+        .route("/v1/log/policy/keys", get(log::policy_keys))
+        .route("/v1/log/policy/{kind}/{name}", get(log::policy))
         .route("/v1/receipts/{call}", get(log::receipt))
         .route("/v1/traces/{txn}", get(traces::show))
         .route("/v1/findings", get(findings::list))

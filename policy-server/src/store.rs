@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod findings;
+pub mod policy;
 pub mod risk;
 pub mod sqlite;
 pub mod trace;
@@ -14,14 +15,16 @@ use std::pin::Pin;
 use authz::digest::Digest;
 use authz::identity::{AgentId, Jti, KeyId, SpiffeId};
 use authz::jwks::Jwk;
+use authz::log::policy::Kind;
 use authz::log::tree::Span;
-use authz::policy::Version;
+use authz::policy::{PageDigest, Version};
 use authz::state::AgentState;
 use authz::state::transition::TransitionError;
 use authz::successor::Operation;
 
 use agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked};
 use findings::{Judged, StoredFinding};
+use policy::SignedPolicy;
 use risk::{ReceivedRecord, Scored};
 use trace::Traced;
 use work::{EndWork, KnownToken, Work, WorkEnded};
@@ -141,8 +144,22 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
 
     /// Adds counts of readings of the log.
     fn log_read<'a>(&'a self, readings: &'a [Reading]) -> Answer<'a, ()>;
+
     /// The stored records after a position, in the order of acceptance.
     fn received(&self, after: u64, limit: u32) -> Answer<'_, Vec<ReceivedRecord>>;
+
+    /// Keeps signed policy; what is kept already stays as it is.
+    fn keep_policy<'a>(&'a self, documents: &'a [SignedPolicy]) -> Answer<'a, ()>;
+
+    /// A bundle or a state list that was kept, in its compact form.
+    fn kept_policy(&self, kind: Kind, version: Version) -> Answer<'_, Option<String>>;
+
+    /// A page of a bundle that was kept.
+    fn kept_page(&self, digest: PageDigest) -> Answer<'_, Option<String>>;
+
+    /// Deletes some of the policy that was signed before a second and that no record is noted to name
+    /// ([`save_traced`](Self::save_traced)); says how many documents.
+    fn forget_policy(&self, signed_before: u64) -> Answer<'_, u64>;
 
     /// All that is known of how agents behave, and as of which record.
     fn scored(&self) -> Answer<'_, Scored>;
@@ -153,7 +170,7 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// How far the index of user requests has come: the place of the last record that was looked at.
     fn traced(&self) -> Answer<'_, u64>;
 
-    /// Adds to the index of user requests as of a record, whose position never falls.
+    /// Adds to the index of user requests as of a record, whose position never falls, and notes what policy is named.
     fn save_traced<'a>(&'a self, traced: &'a Traced) -> Answer<'a, ()>;
 
     /// The records of a user request that the index names, in the order of acceptance, at most `limit`.

@@ -186,7 +186,7 @@ fn an_export_proves_itself_offline_and_a_changed_one_does_not() {
     fs::write(server.path("log.jsonl"), lines[..lines.len() - 2].concat()).unwrap();
     assert_eq!(server.run(&verify).code, 1);
     // A line without end is not read into memory.
-    fs::write(server.path("log.jsonl"), vec![b'{'; 10 << 20]).unwrap();
+    fs::write(server.path("log.jsonl"), vec![b'{'; 20 << 20]).unwrap();
     let run = server.run(&verify);
     assert_eq!(run.code, 1);
     assert!(run.stdout.contains("line 1: "), "{}", run.stdout);
@@ -371,6 +371,18 @@ fn the_log_of_a_server_is_replayed() {
     ]);
     assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{}", run.stdout);
     let told: Value = serde_json::from_str(&run.stdout).unwrap();
+    let by_its_own = server.run(&["audit", "replay", "--data", "data"]);
+    assert_eq!(
+        (by_its_own.code, by_its_own.stderr.as_str()),
+        (0, ""),
+        "{}",
+        by_its_own.stdout
+    );
+    assert!(
+        by_its_own.stdout.contains("the policy is that of the log"),
+        "{}",
+        by_its_own.stdout
+    );
     // These records hold neither verdicts nor facts.
     assert_eq!((&told["same"], &told["now_denied"]), (&0.into(), &0.into()), "{told}");
 }

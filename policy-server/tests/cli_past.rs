@@ -121,6 +121,14 @@ const AGAINST: [&str; 4] = ["check", "policy", "--against-log", "log.jsonl"];
 const SHRINK: [&str; 5] = ["shrink", "analyst-7", "policy", "--log", "log.jsonl"];
 
 #[test]
+fn a_log_without_policy_is_replayed_by_files_alone() {
+    let place = Place::new();
+    let run = place.run(&REPLAY[..3]);
+    assert_eq!((run.code, run.stdout.as_str()), (2, ""));
+    assert!(run.stderr.contains("holds no policy"), "{}", run.stderr);
+}
+
+#[test]
 fn a_log_is_replayed_and_a_verdict_that_differs_is_a_finding() {
     let place = Place::new();
     let run = place.run(&REPLAY);
@@ -128,7 +136,7 @@ fn a_log_is_replayed_and_a_verdict_that_differs_is_a_finding() {
     for words in [
         "3 decided as they were",
         "1 denied by the state of an agent",
-        "signatures and the reading of requests are not replayed",
+        "signatures of tokens and the reading of requests are not replayed",
     ] {
         assert!(run.stdout.contains(words), "{words:?} is not in {}", run.stdout);
     }

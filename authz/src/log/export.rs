@@ -3,12 +3,16 @@
 //! Lines of JSON, each in the one spelling that is written here:
 //!
 //! 1. a header: format, the log's name and keys, and how many records there are;
-//! 2. before each 256 records their tile, the hashes of these leaves in the tree;
+//! 2. before each 256 records the policy that none before them names, signed, and their tile, the hashes of these leaves
+//!    in the tree;
 //! 3. the records, in the order in which they were accepted, as sidecars send them;
 //! 4. among them checkpoints, each where the log had as many records; the last is that of all;
 //! 5. an end, which counts both.
 //!
-//! The checkpoints' signatures are all that is believed. The tiles are there to tell the place: a record that was changed
+//! Of policy, first the pages of agents, then the bundles, then the state lists, then which of both were not kept; each in
+//! order and once. A file of version 1 has none.
+//!
+//! The log's signatures are all that is believed, of checkpoints and of the keys that sign policy. The tiles are there to tell the place: a record that was changed
 //! together with its hash, or dropped from the end of its source's chain, differs from its tile at once, and from nothing
 //! else before the next checkpoint.
 
@@ -16,23 +20,29 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::note::NoteKey;
-use crate::audit::MAX_LINE_BYTES;
+use super::policy::PolicyKeys;
 use crate::digest::Digest;
+use crate::jws::MAX_POLICY_BYTES;
 
 mod finding;
+mod policy;
 mod verifier;
 
 #[cfg(test)]
 mod tests;
 
 pub use finding::{Fault, Finding, Named};
+pub use policy::{PolicyLine, PolicyProven};
 pub use verifier::{Completeness, Proven, Verifier};
 
 /// The format's name.
-pub const FORMAT: &str = "ostiary.dev/audit-export/v1";
+pub const FORMAT: &str = "ostiary.dev/audit-export/v2";
 
-/// The longest line of an export or a receipt, its line feed among it. Records are the longest.
-pub const MAX_EXPORT_LINE_BYTES: usize = MAX_LINE_BYTES + 1;
+/// The format without policy, of servers that kept none.
+pub const FORMAT_WITHOUT_POLICY: &str = "ostiary.dev/audit-export/v1";
+
+/// The longest line of an export or a receipt, its line feed among it. Bundles and state lists are the longest.
+pub const MAX_EXPORT_LINE_BYTES: usize = MAX_POLICY_BYTES + 64;
 
 /// The first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +51,8 @@ struct Header {
     export: String,
     keys: Vec<String>,
     origin: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    policy: Option<String>,
     size: u64,
 }
 
@@ -72,14 +84,28 @@ pub struct End {
     pub records: u64,
 }
 
-/// The line that an export begins with, without its line feed.
-pub fn header_line(keys: &[NoteKey], origin: &str, size: u64) -> Vec<u8> {
+/// The line that an export begins with, without its line feed. `policy` is the note of the keys that sign policy; without
+/// one, the export holds none.
+pub fn header_line(keys: &[NoteKey], origin: &str, policy: Option<&str>, size: u64) -> Vec<u8> {
+    let format = if policy.is_some() {
+        FORMAT
+    } else {
+        FORMAT_WITHOUT_POLICY
+    };
     write(&Header {
-        export: FORMAT.to_owned(),
+        export: format.to_owned(),
         keys: keys.iter().map(ToString::to_string).collect(),
         origin: origin.to_owned(),
+        policy: policy.map(str::to_owned),
         size,
     })
+}
+
+/// The keys that sign policy, by the first line of an export; None if that is none or tells of no policy. Nothing is
+/// verified.
+pub fn policy_keys(line: &[u8]) -> Option<PolicyKeys> {
+    let header: Header = read(line)?;
+    PolicyKeys::unverified(&header.policy?, &header.origin)
 }
 
 /// The line of a tile, without its line feed.

@@ -162,6 +162,9 @@ pub enum NoteError {
     /// The text is no checkpoint.
     #[error("it is no checkpoint: origin, size and root are expected")]
     Checkpoint,
+    /// The text is no list of keys that sign policy.
+    #[error("it is no list of the keys that sign policy")]
+    PolicyKeys,
     /// Another log's checkpoint.
     #[error("it names another log than the key does")]
     Origin,
@@ -183,7 +186,7 @@ pub struct Signed<'a> {
 ///
 /// # Errors
 ///
-/// [`NoteError`], never `Checkpoint` or `Origin`.
+/// [`NoteError`], never `Checkpoint`, `PolicyKeys` or `Origin`.
 pub fn verify<'a>(note: &'a str, keys: &'a [NoteKey]) -> Result<Signed<'a>, NoteError> {
     if note.len() > MAX_NOTE_BYTES {
         return Err(NoteError::TooLong);

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::audit::{RecordedClaims, RecordedFacts};
 use crate::identity::AgentId;
+use crate::log::export::PolicyLine;
 use crate::manifest::{AgentSpec, Manifests};
 
 const ANALYST: &str = "spiffe://cluster.local/ns/agents/sa/analyst-7";
@@ -330,4 +331,78 @@ fn the_smallest_file_is_what_was_used() {
     ];
     let (_, (same, removed)) = used(&all);
     assert_eq!((same, removed.len()), (spec.clone(), 0));
+}
+
+/// A mesh's policy as an export has it: the warehouse's bundle 1.1, state list 1.1, in which nobody is paused, and 1.2.
+fn kept(mesh: &Mesh) -> KeptPolicy {
+    use crate::log::policy::{PolicyKeys, keys_text};
+    use crate::manifest::BundleHeader;
+    use crate::policy::{BUNDLE_TYPE, PolicyServerClaims};
+    use crate::signing::TestKey;
+    use crate::state::STATE_TYPE;
+
+    let issuer = "spiffe://cluster.local/ns/ostiary/sa/policy-server";
+    let key = TestKey::new(7);
+    let note = format!("{}\nno signature is looked at", keys_text("log", &[key.jwk()]));
+    let header = BundleHeader {
+        iss: issuer.parse().unwrap(),
+        epoch: 1,
+        version: 1,
+        issued_at: NOW,
+        expires_at: NOW + 3600,
+        max_state_age_seconds: 60,
+        max_token_ttl_seconds: 300,
+        issuers: Vec::new(),
+        policy_server: PolicyServerClaims {
+            identity: issuer.parse().unwrap(),
+            hosts: Vec::new(),
+        },
+    };
+    let paged = mesh.compile(&WAREHOUSE.parse().unwrap(), header).calling().unwrap();
+    let state = |version: u64, agents: Value| {
+        let claims = json!({
+            "format": 1, "iss": issuer, "epoch": 1, "version": version, "issued_at": NOW, "agents": agents,
+            "not_before": {}, "revoked": {},
+        });
+        PolicyLine::State(key.sign(STATE_TYPE, &claims))
+    };
+    let mut kept = KeptPolicy::new(PolicyKeys::unverified(&note, "log").unwrap());
+    for page in paged.pages.texts() {
+        kept.take(PolicyLine::Page(page.to_owned())).unwrap();
+    }
+    kept.take(PolicyLine::Bundle(key.sign(BUNDLE_TYPE, &paged.head)))
+        .unwrap();
+    kept.take(state(1, json!({}))).unwrap();
+    kept.take(state(2, json!({"analyst-7": "paused"}))).unwrap();
+    kept
+}
+
+#[test]
+fn a_decision_is_made_again_by_the_bundle_and_the_state_list_that_its_record_names() {
+    let mesh = Files::new().mesh();
+    let kept = kept(&mesh);
+    let named = |record: Record<'static>, bundle: &'static str, state: &'static str| Record {
+        bundle: Some(bundle.into()),
+        state: Some(state.into()),
+        ..record
+    };
+    let paused = Err(Code::AgentPaused);
+    for (record, state, again) in [
+        (read_table("sales", Ok(())), "1.1", Ok(())),
+        (read_table("sales", paused), "1.2", paused),
+        (read_table("sales", Ok(())), "1.2", paused),
+        (read_table("sales", paused), "1.1", Ok(())),
+        (read_table("payroll", Ok(())), "1.1", Err(Code::ScopeNotInPolicy)),
+    ] {
+        let recorded = outcome(&record).unwrap();
+        let replayed = kept.replay(&named(record, "1.1", state)).unwrap();
+        assert_eq!((replayed.recorded, replayed.again), (recorded, again), "{state}");
+    }
+    for (bundle, state) in [("1.2", "1.1"), ("1.1", "1.3"), ("-", "1.1")] {
+        let record = named(read_table("sales", Ok(())), bundle, state);
+        assert_eq!(kept.replay(&record), Err(Unplayed::NotKept), "{bundle} {state}");
+    }
+    let mut others = named(read_table("sales", Ok(())), "1.1", "1.1");
+    others.workload = Some(MCP.into());
+    assert_eq!(kept.replay(&others), Err(Unplayed::Policy));
 }

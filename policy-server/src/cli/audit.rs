@@ -3,6 +3,7 @@
 mod export;
 mod filter;
 mod findings;
+mod policy;
 mod prove;
 mod remote;
 mod replay;
@@ -59,6 +60,8 @@ pub(super) enum AuditError {
     CheckpointOfReceipt(PathBuf),
     #[error("the server's log is not what it should be: {0}")]
     Log(&'static str),
+    #[error("the server keeps no policy: it is older; name the files that were in force (--policy)")]
+    NoPolicy,
     /// The server said no.
     #[error("the server refused")]
     Refused(Box<Refusal>),

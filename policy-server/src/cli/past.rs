@@ -12,7 +12,7 @@ use authz::replay::{Replayed, Unplayed, Verdict};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-pub(super) use log::{LogError, read};
+pub(super) use log::{Content, LogError, read, read_all};
 
 use super::check::{count, places};
 use super::keys::moment;
@@ -199,10 +199,11 @@ impl Past {
 fn words(why: Unplayed) -> &'static str {
     match why {
         Unplayed::NoDecision => "that are no decisions",
-        Unplayed::State => "denied by the state of an agent or a token, which records do not hold",
+        Unplayed::State => "denied by the state of an agent or a token, which files do not hold",
         Unplayed::Unread => "of requests that were not read, or not so far as these files ask",
         Unplayed::Sidecar => "denied because a sidecar had no current policy or no place for records",
-        Unplayed::Policy => "of workloads that these files make no policy for",
+        Unplayed::Policy => "of workloads that this policy is not for",
+        Unplayed::NotKept => "whose bundle or state list was not kept",
     }
 }
 

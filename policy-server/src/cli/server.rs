@@ -82,7 +82,7 @@ pub(super) struct Answer {
 /// A refusal (RFC 9457).
 #[derive(Debug)]
 pub(super) struct Refusal {
-    status: StatusCode,
+    pub(super) status: StatusCode,
     problem: Value,
 }
 

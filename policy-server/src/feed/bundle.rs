@@ -8,6 +8,7 @@ use authz::policy::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::keeper::Ticket;
 use super::{FeedError, Signed};
 
 /// How a bundle brings its agents.
@@ -57,6 +58,8 @@ pub(super) struct SignedBundle {
     pub(super) signed_by: String,
     pub(super) content: [u8; 32],
     pub(super) pages: Arc<PageTexts>,
+    /// It is told to nobody before it is kept.
+    pub(super) ticket: Ticket,
 }
 
 /// A bundle with version and times left zero.

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
+use authz::log::policy::Kind;
 use authz::log::tile::{self, Content, WIDTH};
+use authz::policy::{PageDigest, Version};
 use axum::extract::{FromRequestParts, Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
@@ -125,6 +127,45 @@ async fn read_tile(app: &App, path: &str) -> Result<Vec<u8>, Problem> {
             Ok(bundle)
         }
     }
+}
+
+/// The note that says which keys sign policy.
+pub async fn policy_keys(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    app.log.readings.count(&reader.0, "policy", "keys");
+    match app.log.policy_keys().await {
+        Ok(note) => body(MUTABLE, "text/plain; charset=utf-8", note),
+        Err(error) => failed(&app, &error).into_response(),
+    }
+}
+
+/// A bundle or a state list as it was signed, or a page of a bundle.
+pub async fn policy(
+    State(app): State<Arc<App>>,
+    Path((kind, name)): Path<(String, String)>,
+    reader: Reader,
+) -> Response {
+    app.log.readings.count(&reader.0, "policy", &name);
+    match read_policy(&app, &kind, &name).await {
+        Ok((kind, text)) => body(IMMUTABLE, kind, text),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn read_policy(app: &App, kind: &str, name: &str) -> Result<(&'static str, String), Problem> {
+    let absent = || Problem::new(StatusCode::NOT_FOUND, "policy_unknown", "no such policy was kept");
+    let (media, found) = match Kind::parse(kind) {
+        Some(kind) => {
+            let version = Version::parse(name).map_err(|_| absent())?;
+            ("application/jwt", app.store().kept_policy(kind, version).await)
+        }
+        None if kind == "page" => {
+            let digest = PageDigest::parse(name).map_err(|_| absent())?;
+            ("application/json", app.store().kept_page(digest).await)
+        }
+        None => return Err(absent()),
+    };
+    let found = found.map_err(|error| failed(app, &error.into()))?;
+    Ok((media, found.ok_or_else(absent)?))
 }
 
 /// The records of a call with the proofs that they are in the log.

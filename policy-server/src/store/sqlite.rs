@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use authz::digest::Digest;
 use authz::identity::{AgentId, Jti};
+use authz::log::policy::Kind;
 use authz::log::tree::{Span, leaf_hash};
-use authz::policy::Version;
+use authz::policy::{PageDigest, Version};
 use authz::state::transition::TransitionError;
 use authz::token::SKEW_SECONDS;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -19,6 +20,7 @@ use sqlx::{ConnectOptions, Connection, QueryBuilder, Row, SqlStr, Sqlite, Sqlite
 
 use super::agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked};
 use super::findings::{Judged, StoredFinding};
+use super::policy::SignedPolicy;
 use super::risk::{ReceivedRecord, Scored};
 use super::trace::Traced;
 use super::work::{EndWork, KnownToken, Work, WorkEnded};
@@ -31,6 +33,7 @@ mod agents;
 mod findings;
 mod keys;
 mod log;
+mod policy;
 mod risk;
 mod trace;
 mod tree;
@@ -38,13 +41,14 @@ mod webhooks;
 mod work;
 
 /// The schema's steps, in order; one that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "start", include_str!("../../migrations/0001_start.sql")),
     (2, "keys", include_str!("../../migrations/0002_keys.sql")),
     (3, "log", include_str!("../../migrations/0003_log.sql")),
     (4, "agents", include_str!("../../migrations/0004_agents.sql")),
     (6, "witnesses", include_str!("../../migrations/0006_witnesses.sql")),
     (7, "work", include_str!("../../migrations/0007_work.sql")),
+    (8, "kept_policy", include_str!("../../migrations/0008_kept_policy.sql")),
 ];
 
 /// SQLite takes so many rows of a multi-row insert at once that one statement holds a fair share of a batch.
@@ -489,6 +493,37 @@ impl Store for SqliteStore {
         Box::pin(async move {
             let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
             risk::received(&mut connection, after, limit).await
+        })
+    }
+
+    fn keep_policy<'a>(&'a self, documents: &'a [SignedPolicy]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            policy::keep(&mut transaction, documents).await?;
+            commit(transaction).await
+        })
+    }
+
+    fn kept_policy(&self, kind: Kind, version: Version) -> Answer<'_, Option<String>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            policy::document(&mut connection, kind, version).await
+        })
+    }
+
+    fn kept_page(&self, digest: PageDigest) -> Answer<'_, Option<String>> {
+        Box::pin(async move {
+            let mut connection = self.readers.acquire().await.map_err(StoreError::Failed)?;
+            policy::page(&mut connection, &digest).await
+        })
+    }
+
+    fn forget_policy(&self, signed_before: u64) -> Answer<'_, u64> {
+        Box::pin(async move {
+            let mut transaction = self.begin().await?;
+            let forgotten = policy::forget(&mut transaction, signed_before).await?;
+            commit(transaction).await?;
+            Ok(forgotten)
         })
     }
 

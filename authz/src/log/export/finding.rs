@@ -4,7 +4,9 @@ use std::fmt;
 
 use crate::audit::RecordError;
 use crate::log::note::{KeyError, NoteError};
+use crate::log::policy::Kind;
 use crate::log::proof::ProofError;
+use crate::policy::{PolicyError, Version};
 
 /// The first thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +117,38 @@ pub enum Fault {
         /// Where the checkpoint is.
         to_line: u64,
     },
+    /// The list of keys that sign policy is not good.
+    #[error("the list of keys that sign policy, in the first line, is not good: {0}")]
+    PolicyKeys(NoteError),
+    /// A bundle or a state list is not good.
+    #[error("the {kind} is not good: {error}")]
+    Policy {
+        /// Which.
+        kind: Kind,
+        /// What is wrong with it.
+        error: Box<PolicyError>,
+    },
+    /// A bundle names a page that is not there.
+    #[error("a page of the bundle is missing before this line")]
+    PolicyPage,
+    /// A line of policy is out of its place.
+    #[error("no such policy is expected here: each stands once, in order, before the tile whose records name it first")]
+    PolicyPlace,
+    /// Policy that nothing names.
+    #[error(
+        "no record of the tile that follows names this, nor any bundle: it was put here or moved, or records are missing"
+    )]
+    PolicyUnnamed,
+    /// A record names what is not there.
+    #[error(
+        "the {kind} {version} that the record names is not in the file, and nothing says that it was not kept: it was taken out"
+    )]
+    PolicyMissing {
+        /// Which.
+        kind: Kind,
+        /// Its version.
+        version: Version,
+    },
     /// There is more than the header says.
     #[error("the export ends before this line by its first line: it was added")]
     Surplus,
@@ -161,4 +195,11 @@ pub enum Fault {
     /// The proofs of a receipt lead to different checkpoints.
     #[error("the proof leads to another checkpoint than the one before")]
     Checkpoints,
+}
+
+impl Fault {
+    pub(super) fn policy(kind: Kind, error: PolicyError) -> Self {
+        let error = Box::new(error);
+        Self::Policy { kind, error }
+    }
 }

@@ -1,12 +1,17 @@
-//! Checks an export line by line, in memory that grows with the number of sources and with nothing else.
+//! Checks an export line by line, in memory that grows with the number of sources and of versions of policy, and with
+//! nothing else.
 
 use std::collections::HashMap;
 
-use super::{CheckpointLine, End, EndLine, FORMAT, Fault, Finding, Header, Named, read, read_tile};
+use super::policy::{PolicyCheck, PolicyLine, PolicyProven};
+use super::{
+    CheckpointLine, End, EndLine, FORMAT, FORMAT_WITHOUT_POLICY, Fault, Finding, Header, Named, read, read_tile,
+};
 use crate::audit::{self, Link, RecordError, SourceId, Verified};
 use crate::digest::Digest;
 use crate::log::checkpoint::SignedCheckpoint;
 use crate::log::note::NoteKey;
+use crate::log::policy::PolicyKeys;
 use crate::log::tile::WIDTH;
 use crate::log::tree::{Frontier, leaf_hash};
 
@@ -23,6 +28,8 @@ pub struct Proven {
     pub checkpoints: u64,
     /// When the last of them was signed, in seconds since 1970.
     pub seconds: u64,
+    /// The policy that the records name; None of an export of version 1, which has none.
+    pub policy: Option<PolicyProven>,
     /// Whether nothing was cut off.
     pub completeness: Completeness,
 }
@@ -57,6 +64,7 @@ pub struct Verifier {
     tree: Frontier,
     tile: Option<Tile>,
     sources: HashMap<SourceId, Last>,
+    policy: Option<PolicyCheck>,
     /// The first record that is not what its tile says, and that tile's line.
     differs: Option<(Finding, u64)>,
     signed: Option<SignedCheckpoint>,
@@ -94,6 +102,7 @@ impl Verifier {
             tree: Frontier::new(),
             tile: None,
             sources: HashMap::new(),
+            policy: None,
             differs: None,
             signed: None,
             checkpoints: 0,
@@ -124,9 +133,11 @@ impl Verifier {
         } else if content.starts_with(b"{\"checkpoint\":") {
             return self.checkpoint(content);
         } else if content.starts_with(b"{\"tile\":") {
-            self.tile(content)
+            return self.tile(content);
+        } else if PolicyLine::is(content) {
+            return self.policy(content);
         } else if content.starts_with(b"{\"end\":") {
-            self.end(content)
+            return self.end(content);
         } else {
             self.record(content)
         };
@@ -166,6 +177,7 @@ impl Verifier {
             sources: self.sources.len(),
             checkpoints: self.checkpoints,
             seconds: signed.seconds,
+            policy: self.policy.as_ref().map(PolicyCheck::proven),
             completeness,
         })
     }
@@ -188,7 +200,11 @@ impl Verifier {
 
     fn header(&mut self, line: &[u8]) -> Result<(), Fault> {
         let header: Header = read(line).ok_or(Fault::Header)?;
-        if header.export != FORMAT {
+        let format = match &header.policy {
+            Some(_) => FORMAT,
+            None => FORMAT_WITHOUT_POLICY,
+        };
+        if header.export != format {
             return Err(Fault::Header);
         }
         let mut known = false;
@@ -199,16 +215,68 @@ impl Verifier {
         if !known {
             return Err(Fault::OtherKeys);
         }
+        if let Some(note) = &header.policy {
+            let keys = PolicyKeys::verify(note, &self.keys, &header.origin).map_err(Fault::PolicyKeys)?;
+            self.policy = Some(PolicyCheck::new(keys));
+        }
         self.header = Some(header);
         self.compare_with_other()
     }
 
-    fn tile(&mut self, line: &[u8]) -> Result<(), Fault> {
-        let hashes = read_tile(line).ok_or(Fault::Line)?;
+    /// A line of policy stands where a tile is expected next.
+    fn policy(&mut self, line: &[u8]) -> Result<(), Finding> {
+        self.tile_ended()?;
+        let is_expected = self.tile_width().is_some();
+        let number = self.line;
+        let checked = match &mut self.policy {
+            Some(policy) if is_expected => policy.line(number, line),
+            Some(_) => Err(Fault::PolicyPlace),
+            None => Err(Fault::Line),
+        };
+        checked.map_err(|fault| self.first(fault, line))
+    }
+
+    /// How many hashes the next tile has, where one is expected.
+    fn tile_width(&self) -> Option<u64> {
         let first = self.tree.size();
         let again = self.tile.as_ref().is_some_and(|tile| tile.first == first);
         let width = WIDTH.min(self.size().saturating_sub(first));
-        if again || !first.is_multiple_of(WIDTH) || width == 0 || hashes.len() as u64 != width {
+        (!again && first.is_multiple_of(WIDTH) && width > 0).then_some(width)
+    }
+
+    /// If every record of the last tile has come, so has whatever names the policy before it.
+    fn tile_ended(&self) -> Result<(), Finding> {
+        let records = self.tree.size();
+        let is_whole = records.is_multiple_of(WIDTH) || records == self.size();
+        let has_begun = self.tile.as_ref().is_some_and(|tile| tile.first < records);
+        match &self.policy {
+            Some(policy) if is_whole && has_begun && !policy.awaits_tile() => self.at(policy.tile_ended()),
+            _ => Ok(()),
+        }
+    }
+
+    fn at(&self, checked: Result<(), (u64, Fault)>) -> Result<(), Finding> {
+        checked.map_err(|(line, fault)| {
+            let finding = self.first(fault, b"");
+            // What was wrong before counts first.
+            Finding {
+                line: if self.differs.is_some() { finding.line } else { line },
+                ..finding
+            }
+        })
+    }
+
+    fn tile(&mut self, line: &[u8]) -> Result<(), Finding> {
+        self.tile_ended()?;
+        self.read_tile(line).map_err(|fault| self.first(fault, line))?;
+        let checked = self.policy.as_mut().map_or(Ok(()), PolicyCheck::tile);
+        self.at(checked)
+    }
+
+    fn read_tile(&mut self, line: &[u8]) -> Result<(), Fault> {
+        let hashes = read_tile(line).ok_or(Fault::Line)?;
+        let first = self.tree.size();
+        if self.tile_width() != Some(hashes.len() as u64) {
             return Err(Fault::TilePlace);
         }
         self.tile = Some(Tile {
@@ -236,6 +304,9 @@ impl Verifier {
             self.differs = Some((self.first(Fault::Tile { tile_line }, line), tile_line));
         }
         self.tree.push(leaf);
+        if let Some(policy) = &mut self.policy {
+            policy.record(&verified.record)?;
+        }
         self.compare_with_other()
     }
 
@@ -288,15 +359,21 @@ impl Verifier {
         let (size, records) = (signed.checkpoint.size, self.tree.size());
         // Each size once, and never between a tile and its first record: a line that was moved shows.
         let before = self.signed.as_ref().map(|signed| signed.checkpoint.size);
-        let tile_just_read = self.tile.as_ref().is_some_and(|tile| tile.first == records);
+        let tile_just_read = self.tile.as_ref().is_some_and(|tile| tile.first == records)
+            || self.policy.as_ref().is_some_and(PolicyCheck::awaits_tile);
         if size != records || before.is_some_and(|before| before >= size) || tile_just_read {
             return Err(Fault::CheckpointPlace { size, records });
         }
         Ok(signed)
     }
 
+    fn end(&mut self, line: &[u8]) -> Result<(), Finding> {
+        self.tile_ended()?;
+        self.read_end(line).map_err(|fault| self.first(fault, line))
+    }
+
     /// Everything that the first line told of is there, and signed.
-    fn end(&mut self, line: &[u8]) -> Result<(), Fault> {
+    fn read_end(&mut self, line: &[u8]) -> Result<(), Fault> {
         let EndLine { end } = read(line).ok_or(Fault::Line)?;
         let (records, size) = (self.tree.size(), self.size());
         let signed = self.signed.as_ref().map(|signed| signed.checkpoint.size);

@@ -10,14 +10,17 @@ use authz::log::tile::WIDTH;
 use serde_json::json;
 
 use super::AuditError;
+use super::policy::Gathered;
 use super::remote::{Remote, Told};
 use crate::cli::keys::Running;
 use crate::cli::output::{Printer, Progress, printable};
 use crate::cli::{Error, Outcome, server};
 
-/// Writes the whole log, up to its newest checkpoint, to one file: records, tiles, checkpoints and the log's keys.
+/// Writes the whole log, up to its newest checkpoint, to one file: records, tiles, checkpoints and the log's keys, and the
+/// signed bundles and state lists that the records name.
 ///
-/// `ostiary audit verify` checks it offline, as does anyone by docs/audit.md. The file appears when it is whole.
+/// `ostiary audit verify` checks it offline, as does anyone by docs/audit.md, and `ostiary audit replay` decides its calls
+/// again. The file appears when it is whole.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, group = clap::ArgGroup::new("where").args(["config", "data", "server", "unix"]).required(true))]
 pub(in crate::cli) struct Export {
@@ -101,13 +104,26 @@ impl Writer {
             next: VecDeque::new(),
         };
         let mut progress = Progress::new("exporting", newest.size);
-        self.line(&export::header_line(&remote.keys().await?, &newest.origin, newest.size))?;
+        let mut policy = Gathered::begin(remote, &newest.origin).await?;
+        let note = policy.as_ref().map(Gathered::note);
+        self.line(&export::header_line(
+            &remote.keys().await?,
+            &newest.origin,
+            note,
+            newest.size,
+        ))?;
         end.checkpoints += self.checkpoint(&mut checkpoints, 0).await?;
         for index in 0..newest.size.div_ceil(WIDTH) {
+            let records = remote.records(index, newest.size).await?;
+            if let Some(policy) = &mut policy {
+                for line in policy.before(remote, &records).await? {
+                    self.line(&line.write())?;
+                }
+            }
             let tile = remote.tile(0, index, newest.size).await?;
             self.line(&export::tile_line(&tile))?;
-            for record in remote.records(index, newest.size).await? {
-                self.line(&record)?;
+            for record in &records {
+                self.line(record)?;
                 end.records += 1;
                 end.checkpoints += self.checkpoint(&mut checkpoints, end.records).await?;
             }

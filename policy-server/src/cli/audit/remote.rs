@@ -5,12 +5,12 @@ use authz::digest::Digest;
 use authz::log::note::NoteKey;
 use authz::log::tile::{self, Content, Path, Run, WIDTH};
 use authz::log::tree::{Span, root_above};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 
 use super::AuditError;
 use crate::cli::server::{Server, Session};
 
-/// A bundle of the longest entries.
+/// A bundle of the longest entries, or the longest policy.
 const MAX_BUNDLE_BYTES: usize = 256 * (tile::MAX_ENTRY_BYTES + 2);
 
 /// A checkpoint of a server, as it came: believed only where that is said.
@@ -119,6 +119,32 @@ impl Remote {
     /// A receipt for a call.
     pub(super) async fn receipt(&self, call: &str) -> Result<Vec<u8>, AuditError> {
         self.get(&format!("/v1/receipts/{call}")).await
+    }
+
+    /// The note of the keys that sign policy; None if the server knows of none.
+    pub(super) async fn policy_keys(&self) -> Result<Option<String>, AuditError> {
+        self.find("/v1/log/policy/keys").await
+    }
+
+    /// A bundle, a state list or a page that was kept.
+    pub(super) async fn kept(&self, kind: &str, name: &str) -> Result<Option<String>, AuditError> {
+        self.find(&format!("/v1/log/policy/{kind}/{name}")).await
+    }
+
+    /// A text, if there is one.
+    async fn find(&self, path: &str) -> Result<Option<String>, AuditError> {
+        let answer = self
+            .session
+            .ask(Method::GET, path, None::<&()>, MAX_BUNDLE_BYTES)
+            .await?;
+        match answer.bytes()? {
+            Ok(bytes) => match String::from_utf8(bytes.to_vec()) {
+                Ok(text) => Ok(Some(text)),
+                Err(_) => Err(AuditError::Log("its policy is no text")),
+            },
+            Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Ok(None),
+            Err(refusal) => Err(refusal.into()),
+        }
     }
 
     async fn get(&self, path: &str) -> Result<Vec<u8>, AuditError> {

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use authz::log::checkpoint::SignedCheckpoint;
-use authz::log::export::{Completeness, Finding, MAX_EXPORT_LINE_BYTES, Proven, Verifier};
+use authz::log::export::{Completeness, Finding, MAX_EXPORT_LINE_BYTES, PolicyProven, Proven, Verifier};
 use authz::log::note::NoteKey;
 use authz::log::receipt::{self, Receipt};
 use serde_json::{Value, json};
@@ -21,8 +21,8 @@ const MAX_RECEIPT_BYTES: u64 = 32 << 20;
 /// Checks an export or a receipt against the log's public key, offline: nothing in the file is believed but what that
 /// key signed.
 ///
-/// Of an export: each record's form and hash, each source's chain from its first record on, and the Merkle tree under
-/// every checkpoint. A file cannot tell that nothing was cut off its end together with the newest checkpoints; a newer
+/// Of an export: each record's form and hash, each source's chain from its first record on, the Merkle tree under every
+/// checkpoint, and the signatures of the bundles and state lists that the records name. A file cannot tell that nothing was cut off its end together with the newest checkpoints; a newer
 /// checkpoint that came another way (a mirror, a witness, another auditor) can.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -174,7 +174,46 @@ fn describe(proven: &Proven, printer: &Printer) -> String {
             printer.strong("not shown:"),
         ),
     };
-    format!("{proof}\n{rest}")
+    let policy = proven
+        .policy
+        .map_or_else(String::new, |policy| describe_policy(&policy, printer));
+    format!("{proof}\n{policy}{rest}")
+}
+
+/// What is shown of the policy that records name.
+fn describe_policy(policy: &PolicyProven, printer: &Printer) -> String {
+    let mut text = format!(
+        "{} the policy that records name is here, {} bundles and {} state lists, each signed by a key that the log vouches for\n",
+        printer.good("proven:"),
+        policy.bundles,
+        policy.states,
+    );
+    if policy.missing > 0 {
+        text.push_str(&format!(
+            "{} {} bundles and state lists were not kept, by the file's own word: {} records name one of them\n",
+            printer.strong("not shown:"),
+            policy.missing,
+            policy.records_without,
+        ));
+    }
+    if policy.records_of_others > 0 {
+        text.push_str(&format!(
+            "{} {} records name the bundle of another workload than their own\n",
+            printer.strong("not shown:"),
+            policy.records_of_others,
+        ));
+    }
+    text
+}
+
+fn policy_value(policy: &PolicyProven) -> Value {
+    json!({
+        "bundles": policy.bundles,
+        "states": policy.states,
+        "not_kept": policy.missing,
+        "records_without": policy.records_without,
+        "records_of_other_workloads": policy.records_of_others,
+    })
 }
 
 fn value(proven: &Proven) -> Value {
@@ -191,6 +230,7 @@ fn value(proven: &Proven) -> Value {
         "checkpoints": proven.checkpoints,
         "signed_at": proven.seconds,
         "compared_with": other,
+        "policy": proven.policy.as_ref().map(policy_value),
     })
 }
 

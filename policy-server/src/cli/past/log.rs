@@ -20,6 +20,12 @@ pub(in crate::cli) enum LogError {
         line: u64,
         source: RecordError,
     },
+    #[error("the policy on line {line} of `{}` is not sound: {reason}", path.display())]
+    Policy { path: PathBuf, line: u64, reason: String },
+    #[error(
+        "`{}` holds no policy, which exports have since servers keep it: name the files that were in force (--policy)", .0.display()
+    )]
+    NoPolicy(PathBuf),
     #[error("line {line} of `{}` is longer than any of a log", path.display())]
     TooLong { path: PathBuf, line: u64 },
     #[error("`{}` holds no record of a log; `ostiary audit export` writes one that does", .0.display())]
@@ -35,6 +41,26 @@ pub(in crate::cli) struct Line<'a> {
 /// Reads every record of a file, each checked by its own hash; whether they are the log's is for `audit verify` to say.
 /// What stands between them (tiles, checkpoints, proofs) is passed over.
 pub(in crate::cli) fn read(path: &Path, mut each: impl FnMut(Line<'_>)) -> Result<(), LogError> {
+    read_all(path, |_, content| {
+        if let Content::Record(line) = content {
+            each(line);
+        }
+        Ok(())
+    })
+}
+
+/// A line of a file.
+pub(in crate::cli) enum Content<'a> {
+    Record(Line<'a>),
+    /// Whatever else, without its line feed.
+    Other(&'a [u8]),
+}
+
+/// Reads every line of a file that has records, as [`read`] does; `each` is given the line's number.
+pub(in crate::cli) fn read_all(
+    path: &Path,
+    mut each: impl FnMut(u64, Content<'_>) -> Result<(), LogError>,
+) -> Result<(), LogError> {
     let unread = |source| LogError::Read {
         path: path.to_owned(),
         source,
@@ -60,6 +86,7 @@ pub(in crate::cli) fn read(path: &Path, mut each: impl FnMut(Line<'_>)) -> Resul
         progress.show_of(done, bytes);
         let content = line.strip_suffix(b"\n").unwrap_or(&line);
         if !content.starts_with(b"{\"hash\":") {
+            each(number, Content::Other(content))?;
             continue;
         }
         let verified = audit::verify_line(content).map_err(|source| LogError::Record {
@@ -68,10 +95,8 @@ pub(in crate::cli) fn read(path: &Path, mut each: impl FnMut(Line<'_>)) -> Resul
             source,
         })?;
         records += 1;
-        each(Line {
-            number,
-            record: &verified.record,
-        });
+        let record = &verified.record;
+        each(number, Content::Record(Line { number, record }))?;
     }
     if records == 0 {
         return Err(LogError::Empty(path.to_owned()));

@@ -2,7 +2,7 @@
 
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
-use super::{ROWS_A_STATEMENT, log, rows, signed, unsigned};
+use super::{ROWS_A_STATEMENT, log, policy, rows, signed, unsigned};
 use crate::store::trace::Traced;
 use crate::store::{StoreError, StoredRecord};
 
@@ -36,6 +36,7 @@ pub(super) async fn save(connection: &mut SqliteConnection, traced: &Traced) -> 
         let query = query.build().persistent(false);
         query.execute(&mut *connection).await.map_err(StoreError::Failed)?;
     }
+    policy::name(connection, &traced.policy).await?;
     sqlx::query("UPDATE trace_progress SET position = max(position, ?)")
         .bind(signed(traced.position))
         .execute(connection)

@@ -15,12 +15,14 @@ use crate::client::{Answer, Call};
 use crate::mesh::Mesh;
 use crate::{forgery, mcp, wait};
 
+pub use proof::prove;
 pub use stage::{Caller, Stage};
 pub use verdict::{Expected, Row, head};
 use verdict::{ServiceLog, Try};
 
 mod changes;
 mod hijack;
+mod proof;
 mod stage;
 mod verdict;
 

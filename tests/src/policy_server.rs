@@ -194,6 +194,11 @@ impl PolicyServer {
         &self.config
     }
 
+    /// Where checkpoints of its log are mirrored, unless its options say otherwise.
+    pub fn mirror(&self) -> PathBuf {
+        self.config.with_extension("mirror")
+    }
+
     /// A client that goes around the sidecar, as only the sidecar should.
     pub fn direct(&self) -> Client {
         Client::unix(&self.socket).within(Duration::from_secs(5))
@@ -267,6 +272,7 @@ fn configuration(options: &Options, socket: &Path, data: &Path) -> Value {
         "listen": {"unix": socket},
         "data": data,
         "policy": options.policy,
+        "audit": {"mirror": data.with_extension("mirror")},
         "authentication": {"mode": "sidecar"},
         "roles": roles,
         // Tests are denied what no honest agent would try so often; those of the risk engine let it act.

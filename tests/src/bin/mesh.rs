@@ -76,7 +76,9 @@ async fn story() -> Result<bool> {
     println!("\nfrom here on scores act; the policy server is started again with `risk: {{ act: true }}`\n");
     mesh.policy_server.reconfigure(&demo::acting()).await?;
     mismatches += demo::tell_of_hijack(&mesh, &mut |row| println!("{}", row)).await?;
-    println!("\n{}", demo::foot(&mesh, mismatches, start.elapsed()));
+    println!("\nwhat is left of one user request, and what that proves:\n");
+    demo::prove(&mesh, &mut |said| println!("{said}")).await?;
+    println!("{}", demo::foot(&mesh, mismatches, start.elapsed()));
     Ok(mismatches == 0)
 }
 

@@ -5,7 +5,18 @@ use tests::mesh::{Mesh, Options};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_the_demo_is_as_expected() {
-    tell(&Options::default()).await;
+    let mesh = tell(&Options::default()).await;
+    let mut said = String::new();
+    demo::prove(&mesh, &mut |line| said.push_str(line)).await.unwrap();
+    for words in [
+        "4 calls of 1 agent, 2 denied",
+        "proven: the log had no more records",
+        "decided as they were",
+        "signed by a key that the log vouches for",
+        "not proven: line",
+    ] {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
 }
 
 /// Where the host does not let a filter hold headers back (`allow_on_headers_stop_iteration` off), verdicts are the same.
@@ -18,12 +29,13 @@ async fn every_verdict_is_the_same_where_headers_cannot_be_held() {
     tell(&options).await;
 }
 
-async fn tell(options: &Options) {
+async fn tell(options: &Options) -> Mesh {
     let mesh = Mesh::start("story", options).await.unwrap();
     let mut rows = Vec::new();
     let mismatches = demo::tell(&mesh, &mut |row| rows.push(row.to_string())).await.unwrap();
     assert_eq!(mismatches, 0, "{}\n{}", demo::head(), rows.join("\n"));
     assert!(rows.len() >= 46, "the story has {} lines", rows.len());
+    mesh
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@ use authz::log::policy::Kind;
 use authz::log::tree::{Span, leaf_hash};
 use authz::policy::{PageDigest, Version};
 use authz::state::transition::TransitionError;
+use authz::successor::Operation;
 use authz::token::SKEW_SECONDS;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
@@ -41,14 +42,15 @@ mod webhooks;
 mod work;
 
 /// The schema's steps, in order; one that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 8] = [
     (1, "start", include_str!("../../migrations/0001_start.sql")),
     (2, "keys", include_str!("../../migrations/0002_keys.sql")),
     (3, "log", include_str!("../../migrations/0003_log.sql")),
     (4, "agents", include_str!("../../migrations/0004_agents.sql")),
     (6, "witnesses", include_str!("../../migrations/0006_witnesses.sql")),
     (7, "work", include_str!("../../migrations/0007_work.sql")),
-    (8, "kept_policy", include_str!("../../migrations/0008_kept_policy.sql")),
+    (8, "live_claims", include_str!("../../migrations/0008_live_claims.sql")),
+    (9, "kept_policy", include_str!("../../migrations/0009_kept_policy.sql")),
 ];
 
 /// SQLite takes so many rows of a multi-row insert at once that one statement holds a fair share of a batch.

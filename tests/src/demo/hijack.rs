@@ -22,6 +22,9 @@ const MOST_ATTEMPTS: usize = 200;
 /// Attempts at once, when the instruction comes a second time and asks for haste.
 const AT_ONCE: usize = 50;
 
+/// What is tried, the code that denies it, and the service with the call.
+type Attempt = (&'static str, &'static str, (&'static str, Call));
+
 impl<S: Stage> Story<'_, S> {
     pub(super) async fn hijacked(&mut self) -> Result<()> {
         let token = self.token(&hijacked_request()).await?;
@@ -69,7 +72,7 @@ impl<S: Stage> Story<'_, S> {
     }
 
     /// What the instruction asks for, and how it is denied.
-    fn attempts(&self) -> Result<[(&'static str, &'static str, (&'static str, Call)); 3]> {
+    fn attempts(&self) -> Result<[Attempt; 3]> {
         Ok([
             ("lists secrets", "scope_not_granted", self.table("secrets")?),
             (

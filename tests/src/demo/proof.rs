@@ -90,8 +90,8 @@ impl Proof<'_> {
             let calls = trace.pointer("/agents/0/calls")?.as_array()?;
             let is_whole = calls.len() == CALLS && calls.iter().all(is_told);
             let attempts = calls.iter().filter_map(|call| call["attempts"].as_array()).flatten();
-            let places = attempts.flat_map(|attempt| [&attempt["index"], &attempt["ended"]["index"]]);
-            is_whole.then(|| places.filter_map(Value::as_u64).max())?
+            let places = attempts.flat_map(|attempt| [attempt.pointer("/index"), attempt.pointer("/ended/index")]);
+            is_whole.then(|| places.flatten().filter_map(Value::as_u64).max())?
         })
         .await?;
         self.shown(&["trace", txn], true)?.expect(0)?;

@@ -8,10 +8,11 @@
 //!   what the services serve;
 //! * [`mix`] are the calls with what each must be answered, and who makes them;
 //! * [`aborts`] breaks calls off at every point; [`ledger`] reads what the policy server stored;
-//! * [`memory`] watches how the sidecars grow.
+//! * [`memory`] watches how the sidecars grow; [`killed`] kills an agent meanwhile.
 
 pub mod aborts;
 pub mod application;
+pub mod killed;
 pub mod ledger;
 pub mod memory;
 pub mod mesh;

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::*;
-use crate::testing::{self, AGENT, BUNDLE_KEY, FakeHost, MCP_PORT, OTHER_AGENT, SERVICE, bearer, get_table};
+use crate::testing::{self, AGENT, BUNDLE_KEY, FakeHost, MCP_PORT, NOW, OTHER_AGENT, SERVICE, bearer, get_table};
 
 mod gates;
 

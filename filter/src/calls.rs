@@ -54,6 +54,8 @@ pub(crate) struct Call {
     mid_body: Cell<bool>,
     /// Whether an answer has begun, whosever it is: then no other can be given.
     answering: Cell<bool>,
+    /// Whether that answer is a stream of events.
+    events: Cell<bool>,
     cancelled: Cell<Option<Cancelled>>,
     /// What is to take the place of the next part of a stream of events.
     last_event: RefCell<Option<Vec<u8>>>,
@@ -90,6 +92,7 @@ impl Call {
             wait: Cell::default(),
             mid_body: Cell::default(),
             answering: Cell::new(false),
+            events: Cell::new(false),
             cancelled: Cell::new(None),
             last_event: RefCell::default(),
             lease: None,
@@ -106,9 +109,10 @@ impl Call {
         denial.render(self.form, self.rpc_id.as_deref(), self.trace_id.as_deref())
     }
 
-    /// Response headers have come by.
-    pub(crate) fn begins_to_answer(&self) {
+    /// Response headers have come by, of a stream of events or of anything else.
+    pub(crate) fn begins_to_answer(&self, events: bool) {
         self.answering.set(true);
+        self.events.set(events);
     }
 
     /// Whether our own answer is on its way: Envoy takes no second one, and the SDK would panic over its refusal.
@@ -217,7 +221,7 @@ impl Calls {
                     cancelled.answered = true;
                     call.cancelled.set(Some(cancelled));
                     answer(host, call, denial);
-                } else if before.is_none() && events::is_stream(host) {
+                } else if before.is_none() && call.events.get() {
                     *call.last_event.borrow_mut() = Some(event(call, denial));
                     cancelled.next = now + LAST_EVENT;
                     call.cancelled.set(Some(cancelled));

@@ -4,7 +4,7 @@ use authz::denial::Form;
 
 use crate::host::{Host, Message};
 
-/// Whether the answer of the stream at hand is a stream of events.
+/// Whether the answer is a stream of events whose headers are coming by.
 pub(crate) fn is_stream(host: &impl Host) -> bool {
     let media = host.header(Message::Response, "content-type").unwrap_or_default();
     let essence = media.split(|byte| *byte == b';').next().unwrap_or_default();

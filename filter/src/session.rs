@@ -24,6 +24,7 @@ use authz::token::VerifiedToken;
 
 use crate::calls::{Awaited, Call, Hold, Lease};
 use crate::connection::{self, Connection};
+use crate::events::{self, Tail};
 use crate::headers;
 use crate::host::{HeaderPair, Host, Message, Moment};
 use crate::known::Known;
@@ -33,7 +34,6 @@ use crate::vm::{Standing, Vm};
 
 mod waiting;
 
-use crate::events::Tail;
 use waiting::Waiting;
 
 /// Proxy-wasm hands over at most 1,024 pairs; a request with that many is no request.
@@ -592,7 +592,8 @@ impl Session {
                     if call.is_answered() && !from_upstream(host) {
                         passing.listing = None;
                     }
-                    call.begins_to_answer();
+                    // Once they have gone they cannot be read any more.
+                    call.begins_to_answer(!end && events::is_stream(host));
                 }
                 passing.response_ended |= end;
                 match &mut passing.listing {

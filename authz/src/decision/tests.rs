@@ -44,6 +44,25 @@ fn policy_and_state_must_be_current() {
 }
 
 #[test]
+fn a_pause_denies_at_the_service_and_at_the_caller_only_where_the_service_does_not_hold() {
+    let code = |world: World, mode: &str, state: &str| {
+        let changed = world.with(|w| {
+            w.state["agents"] = json!({"analyst-7": state});
+            for service in w.bundle["services"].as_array_mut().unwrap() {
+                service["on_pause"] = json!(mode);
+            }
+        });
+        changed.code()
+    };
+    for (mode, outbound) in [("deny", "agent_paused"), ("hold", "ok")] {
+        assert_eq!(code(World::outbound(), mode, "paused"), outbound);
+        assert_eq!(code(World::warehouse(), mode, "paused"), "agent_paused");
+        assert_eq!(code(World::mcp(), mode, "paused"), "agent_paused");
+        assert_eq!(code(World::outbound(), mode, "suspended"), "agent_suspended");
+    }
+}
+
+#[test]
 fn the_token_must_be_there_and_in_time() {
     let code = |change: fn(&mut World)| World::warehouse().with(change).code();
     assert_eq!(code(|w| w.claims = json!(null)), "token_missing");

@@ -146,11 +146,13 @@ pub struct Record<'a> {
     pub code: Option<Code>,
     pub count: Option<u64>,
     pub counts: Vec<(Code, u64)>,
+    pub drifted: Vec<Cow<'a, str>>,
     pub duration_us: Option<u64>,
     pub end: Option<Cow<'a, str>>,
     pub facts: Option<RecordedFacts<'a>>,
     pub jti: Option<Cow<'a, str>>,
     pub operation_id: Option<Cow<'a, str>>,
+    pub outcome: Option<Cow<'a, str>>,
     pub peer: Option<Cow<'a, str>>,
     pub previous_hash: Option<Digest>,
     pub previous_source: Option<SourceId>,
@@ -182,11 +184,13 @@ impl<'a> Record<'a> {
             code: None,
             count: None,
             counts: Vec::new(),
+            drifted: Vec::new(),
             duration_us: None,
             end: None,
             facts: None,
             jti: None,
             operation_id: None,
+            outcome: None,
             peer: None,
             previous_hash: None,
             previous_source: None,
@@ -232,6 +236,9 @@ impl<'a> Record<'a> {
             }
             counts.close();
         }
+        if !self.drifted.is_empty() {
+            object.texts("drifted", self.drifted.iter().map(|tool| &**tool));
+        }
         object.integer("duration_us", self.duration_us);
         object.text("end", self.end.as_deref());
         if let Some(facts) = &self.facts {
@@ -240,6 +247,7 @@ impl<'a> Record<'a> {
         object.text("jti", self.jti.as_deref());
         object.text("kind", Some(self.kind.as_str()));
         object.text("operation_id", self.operation_id.as_deref());
+        object.text("outcome", self.outcome.as_deref());
         object.text("peer", self.peer.as_deref());
         object.digest("prev_hash", link.prev_hash.as_ref());
         object.digest("previous_hash", self.previous_hash.as_ref());

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
 
+pub(crate) mod canonical;
 mod reader;
 mod string;
 

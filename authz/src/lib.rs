@@ -42,7 +42,7 @@
 //! | names and rights | [`identity`], [`scope`], [`resource`], [`claims`] |
 //! | who vouches | [`token`], [`policy`], [`state`], [`successor`] |
 //! | what people write | [`manifest`] |
-//! | what is asked | [`request`], [`protocol`] |
+//! | what is asked | [`request`], [`protocol`], [`session`], [`definition`] |
 //! | the verdict | [`decision`], [`denial`], [`case`] |
 //! | what is kept | [`digest`], [`audit`], [`log`] |
 //! | what is learnt from it | [`replay`], [`risk`], [`trace`], [`witness`] |
@@ -51,6 +51,7 @@ pub mod audit;
 pub mod case;
 pub mod claims;
 pub mod decision;
+pub mod definition;
 pub mod denial;
 pub mod digest;
 pub mod identity;
@@ -66,6 +67,7 @@ pub mod request;
 pub mod resource;
 pub mod risk;
 pub mod scope;
+pub mod session;
 pub mod state;
 pub mod successor;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::definition::OnDrift;
 use crate::policy::{ExpiryMode, PauseMode, RecordMode, Tasks};
 
 mod agent;
@@ -154,12 +155,15 @@ pub struct ServiceSpec {
     /// The tools that an MCP service offers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tools: BTreeMap<String, ToolSpec>,
+    /// What becomes of a tool whose definition is not the pinned one.
+    #[serde(default, skip_serializing_if = "OnDrift::is_default")]
+    pub on_drift: OnDrift,
     /// The prompts that an MCP service offers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub prompts: BTreeMap<String, ToolSpec>,
+    pub prompts: BTreeMap<String, NamedSpec>,
     /// The resources that an MCP service offers, by URI or template.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub resources: BTreeMap<String, ToolSpec>,
+    pub resources: BTreeMap<String, NamedSpec>,
     /// The endpoint of an MCP service, [`DEFAULT_MCP_PATH`] if absent, or of an A2A service's JSON-RPC,
     /// [`DEFAULT_A2A_PATH`] if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -252,13 +256,25 @@ pub struct ExemptSpec {
     pub path: String,
 }
 
-/// A tool, prompt or resource that an MCP service offers.
+/// A prompt or resource that an MCP service offers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedSpec {
+    /// The scope that it needs beside the name, with captures of its arguments or of the resource's template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+}
+
+/// A tool that an MCP service offers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ToolSpec {
-    /// The scope that a call needs beside the name, with captures of its arguments or of the resource's template.
+    /// The scope that a call needs beside the name, with captures of its arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// The definition that it is pinned to, as [`DefinitionDigest`](crate::definition::DefinitionDigest) writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<String>,
 }
 
 /// All agent and service files, in the order in which they were read.

@@ -60,6 +60,9 @@ pub const NAMED_FORMAT: u64 = 3;
 /// The format of paged bundles that may list services of agents (`a2a`), which filters before it know no protocol of.
 pub const CALLS_FORMAT: u64 = 4;
 
+/// The format of paged bundles that may hold keys of sessions, and pin definitions of tools.
+pub const BOUND_FORMAT: u64 = 5;
+
 /// The version of a bundle or a state list: only ever rises, within an epoch that only ever rises.
 ///
 /// Written `EPOCH.COUNTER`. A restored database takes a new epoch, so that it cannot repeat counters that were used.
@@ -222,7 +225,7 @@ impl<'a> RawBundle<'a> {
         let (payload, signed_by) = keys.open(self.0, BUNDLE_TYPE)?;
         let bundle = match wire::format(&payload)? {
             FORMAT => PendingBundle::whole(wire::read_checked(&payload)?, aud, held, now),
-            PAGED_FORMAT | NAMED_FORMAT | CALLS_FORMAT => {
+            PAGED_FORMAT | NAMED_FORMAT | CALLS_FORMAT | BOUND_FORMAT => {
                 PendingBundle::paged(wire::read_checked(&payload)?, aud, held, now)
             }
             format => Err(PolicyError::Format(format)),

@@ -64,7 +64,7 @@ pub struct Replayed {
 pub enum Unplayed {
     /// It is of no single decision.
     NoDecision,
-    /// It was denied by the state of its agent or its token, which what it is decided by does not hold.
+    /// It was denied by the state of its agent, its token, its session or its tool, which what it is decided by does not hold.
     State,
     /// It was denied before there were facts, or the facts that would be needed are not recorded.
     Unread,
@@ -153,6 +153,7 @@ fn outcome(record: &Record<'_>) -> Result<Verdict, Unplayed> {
         _ => return Err(Unplayed::NoDecision),
     };
     match verdict {
+        Code::SessionMismatch | Code::ToolDrifted => Err(Unplayed::State),
         Code::PolicyUnavailable | Code::WorkloadMismatch | Code::RecordsUnavailable | Code::InternalError => {
             Err(Unplayed::Sidecar)
         }

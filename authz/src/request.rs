@@ -184,7 +184,10 @@ pub fn extract(
                 ..Facts::new(head, Some(service.id()), Protocol::Http, found.right)
             }))
         }
-        Protocol::Mcp => mcp_pending(head, service, end_of_stream).map(Extraction::NeedsBody),
+        Protocol::Mcp => {
+            let bound = listener.side == Side::Outbound || !bundle.session_keys().is_empty();
+            mcp_extraction(head, service, bound, end_of_stream)
+        }
         Protocol::A2a => match a2a::check_head(head, service, end_of_stream)? {
             a2a::Reading::Ready(right) => Ok(Extraction::Ready(Facts::new(
                 head,
@@ -248,7 +251,14 @@ fn control_plane(head: &RequestHead<'_>) -> Result<Facts, Denial> {
     }
 }
 
-fn mcp_pending(head: &RequestHead<'_>, service: &Service, end_of_stream: bool) -> Result<Pending, Denial> {
+/// `bound` says that the ids of sessions are bound to their holders, here or where the request goes: only then may one end a
+/// session.
+fn mcp_extraction(
+    head: &RequestHead<'_>,
+    service: &Service,
+    bound: bool,
+    end_of_stream: bool,
+) -> Result<Extraction, Denial> {
     let is_endpoint = service
         .endpoint()
         .is_some_and(|endpoint| endpoint.captures(head.path()).is_some());
@@ -258,8 +268,16 @@ fn mcp_pending(head: &RequestHead<'_>, service: &Service, end_of_stream: bool) -
             "the path is not the service's MCP endpoint",
         ));
     }
+    if bound && mcp::ends_session(head, end_of_stream)? {
+        let facts = Facts::new(head, Some(service.id()), Protocol::Mcp, Right::Session);
+        return Ok(Extraction::Ready(facts));
+    }
     let headers = mcp::check_head(head, service.body_limit_bytes(), end_of_stream)?;
-    Ok(Pending::new(head, service, Expected::Mcp(headers)))
+    Ok(Extraction::NeedsBody(Pending::new(
+        head,
+        service,
+        Expected::Mcp(headers),
+    )))
 }
 
 impl Facts {

@@ -31,11 +31,13 @@ pub enum Mismatch {
     CallerOnly,
     /// The sides saw different calls or different bytes.
     Differs,
+    /// The service's side saw it define tools otherwise than they are pinned.
+    Drifted,
 }
 
 impl Mismatch {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::ServiceOnly, Self::CallerOnly, Self::Differs];
+    pub const ALL: [Self; 4] = [Self::ServiceOnly, Self::CallerOnly, Self::Differs, Self::Drifted];
 
     /// The word in findings and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -43,6 +45,7 @@ impl Mismatch {
             Self::ServiceOnly => "service_only",
             Self::CallerOnly => "caller_only",
             Self::Differs => "differs",
+            Self::Drifted => "drifted",
         }
     }
 

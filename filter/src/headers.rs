@@ -3,6 +3,7 @@
 use authz::denial::{Code, Denial};
 use authz::policy::Service;
 use authz::request::Side;
+use authz::session::SESSION_HEADER;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -75,7 +76,8 @@ pub(crate) fn strip_trailers(known: &Known, host: &impl Host) -> bool {
     for (name, _) in &trailers {
         // As in headers, an underscore counts as a hyphen.
         let read = name.replace('_', "-");
-        if read.starts_with(INTERNAL_PREFIX) || token_header == Some(read.as_str()) {
+        let names_session = read == SESSION_HEADER && known.side == Some(Side::Inbound);
+        if read.starts_with(INTERNAL_PREFIX) || token_header == Some(read.as_str()) || names_session {
             host.remove_request_trailer(name);
         }
     }

@@ -9,6 +9,7 @@ use authz::digest::Digest;
 use authz::identity::{ServiceId, SpiffeId};
 use authz::policy::{Bundle, Protocol, Service, ServiceIndex};
 use authz::request::{self, Facts, RequestHead, Side};
+use authz::session::Holder;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -100,6 +101,19 @@ impl Known {
         self.standing
             .as_ref()
             .ok_or_else(|| Denial::new(Code::InternalError, "nothing to decide on"))
+    }
+
+    /// Whether the service speaks MCP.
+    pub(crate) fn is_mcp(&self) -> bool {
+        self.protocol == Some(Protocol::Mcp)
+    }
+
+    /// Whose a session is that this request opens or goes on with; none without a capability.
+    pub(crate) fn holder(&self) -> Option<Holder<'_>> {
+        Some(Holder {
+            service: self.service_id.as_ref()?,
+            claims: self.token.as_deref()?.claims(),
+        })
     }
 
     /// Whether the token was verified and belongs to the peer.

@@ -6,7 +6,7 @@
 //!
 //! - `root`, `http`: Envoy's callbacks, handed on as they are.
 //! - `session`: one request, from its first byte to its last; `known`, `connection`, `trace`: what is known of it;
-//!   `headers`: what becomes of its headers; `response`: what becomes of an answer that the caller may not see all of.
+//!   `headers`: what becomes of its headers; `bound`: of the ids of sessions in them; `response`: what becomes of an answer that the caller may not see all of; `reading`: how an answer ends a call.
 //! - `vm`: what all requests of one Wasm VM share. `poll`, `policy`: the bundle and state list and how they arrive.
 //!   `cache`, `signature`: verified tokens. `calls`: those on their way, which a suspension or kill ends. `records`, `slots`: the audit records and how they leave.
 //! - `host`: all that is asked of the proxy. Only `host`, `http` and `root` know that it is Envoy.
@@ -14,6 +14,7 @@
 //! A panic would take the whole VM down with every request in it, so nothing here may panic; the lints see to that.
 
 mod backoff;
+mod bound;
 mod cache;
 mod calls;
 mod config;
@@ -26,6 +27,7 @@ mod known;
 mod meters;
 mod policy;
 mod poll;
+mod reading;
 mod records;
 mod response;
 mod root;

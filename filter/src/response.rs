@@ -9,9 +9,14 @@
 //! that cannot be filtered becomes a 502. Where it does not, they go ahead of the body, already without its length: then the
 //! error comes under the status of the service. Either way no byte of the body goes on before it is filtered whole.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use authz::decision::{self, Question};
 use authz::denial::{Code, DENIAL_HEADER, Denial, Form};
 use authz::digest::Hasher;
+use authz::identity::ToolName;
+use authz::json::Value;
 use authz::protocol::list::{self, List, MAX_LIST_BYTES, Media};
 use authz::request::Facts;
 
@@ -35,6 +40,9 @@ const OF_THE_BODY: [&str; 11] = [
     "repr-digest",
 ];
 
+/// The most tools that the record of one list names.
+const MOST_DRIFTED: usize = 24;
+
 /// Sees to it that the service does not encode what has to be read.
 pub(crate) fn forgo_encoding(host: &impl Host) {
     host.remove_request_header("accept-encoding");
@@ -48,6 +56,8 @@ pub(crate) struct Listing {
     /// Whether the headers wait for the body.
     headers_held: bool,
     stage: Stage,
+    /// Tools that the service defines otherwise than its file pins them.
+    drifted: Vec<ToolName>,
 }
 
 #[derive(Debug)]
@@ -77,6 +87,7 @@ impl Listing {
             rpc_id: facts.rpc_id.clone()?,
             headers_held,
             stage: Stage::Expected,
+            drifted: Vec::new(),
         })
     }
 
@@ -86,6 +97,11 @@ impl Listing {
             Stage::Settled(code) => code,
             Stage::Expected | Stage::Holding { .. } | Stage::Through => None,
         }
+    }
+
+    /// The tools that the answer defined otherwise than they are pinned, at most [`MOST_DRIFTED`].
+    pub(crate) fn drifted(&self) -> impl Iterator<Item = &str> {
+        self.drifted.iter().map(ToolName::as_str)
     }
 
     /// Whether bytes of the body are ours to hold.
@@ -159,7 +175,7 @@ impl Listing {
     }
 
     fn filtered(
-        &self,
+        &mut self,
         host: &impl Host,
         known: &Known,
         now: Moment,
@@ -191,8 +207,29 @@ impl Listing {
             seconds_since_poll: standing.state.seconds_since_poll(now.monotonic),
         };
         let admitted = decision::admit(&question, service)?;
-        let is_told = |name: &str| admitted.is_told(self.list, name);
-        list::filter(&body, media, self.list, &self.rpc_id, &is_told).map_err(|error| withheld(error.to_string()))
+        let seen = RefCell::new(BTreeMap::new());
+        let is_told = |name: &str, entry: Value<'_>| {
+            let drifts = admitted.drifts(self.list, name, entry).is_some_and(|(tool, drifts)| {
+                // A tool that is listed twice is what is worse of the two.
+                if let Ok(mut seen) = seen.try_borrow_mut() {
+                    *seen.entry(tool).or_default() |= drifts;
+                }
+                drifts
+            });
+            admitted.is_told(self.list, name) && !(drifts && admitted.is_denied_if_it_drifts(name))
+        };
+        let filtered = list::filter(&body, media, self.list, &self.rpc_id, &is_told);
+        let filtered = filtered.map_err(|error| withheld(error.to_string()))?;
+        let seen: BTreeMap<&ToolName, bool> = seen.into_inner();
+        if !seen.is_empty()
+            && let Ok(mut drifts) = standing.drifts.try_borrow_mut()
+        {
+            let seen = seen.iter().map(|(tool, drifts)| (*tool, *drifts));
+            drifts.note(&standing.bundle.bundle, admitted.service(), seen);
+        }
+        let drifted = seen.into_iter().filter(|(_, drifts)| *drifts);
+        self.drifted = drifted.take(MOST_DRIFTED).map(|(tool, _)| tool.clone()).collect();
+        Ok(filtered)
     }
 
     /// What the caller gets in place of an answer that is withheld.
@@ -212,7 +249,7 @@ impl Listing {
 }
 
 /// What the body is, by headers that can be read in one way only.
-fn media(host: &impl Host) -> Result<Media, &'static str> {
+pub(crate) fn media(host: &impl Host) -> Result<Media, &'static str> {
     let headers = host.response_headers().ok_or("the answer's headers cannot be read")?;
     let mut types = headers.iter().filter(|(name, _)| name == "content-type");
     let mut encodings = headers.iter().filter(|(name, _)| name == "content-encoding");

@@ -22,12 +22,14 @@ use authz::policy::Service;
 use authz::request::{self, Extraction, Facts, Pending, RequestHead, Side};
 use authz::token::VerifiedToken;
 
+use crate::bound;
 use crate::calls::{Awaited, Call, Hold, Lease};
 use crate::connection::{self, Connection};
 use crate::events::{self, Tail};
 use crate::headers;
 use crate::host::{HeaderPair, Host, Message, Moment};
 use crate::known::Known;
+use crate::reading::Reading;
 use crate::response::{self, Listing};
 use crate::slots::Reservation;
 use crate::vm::{Standing, Vm};
@@ -111,6 +113,8 @@ struct Passing {
     listing: Option<Listing>,
     /// The end of what has gone to the caller.
     tail: Tail,
+    /// Where the answer is read, on its way, for how the call ended.
+    reading: Option<Reading>,
 }
 
 /// The trace of a [`Permit`], which borrows what it rests on and so cannot be kept.
@@ -199,6 +203,7 @@ impl Session {
                 let verdict = self.decide(&connection, &facts);
                 self.known.facts = Some(Rc::new(facts));
                 let permit = verdict?;
+                bound::open(&self.known, host, &pairs)?;
                 headers::rewrite(&self.known, host, &pairs)?;
                 let reservation = self.reserve(vm)?;
                 self.pass(vm, host, permit, reservation, None)
@@ -214,6 +219,7 @@ impl Session {
                     ),
                     pending.service(),
                 )?;
+                bound::open(&self.known, host, &pairs)?;
                 headers::rewrite(&self.known, host, &pairs)?;
                 let reservation = self.reserve(vm)?;
                 self.phase = Phase::Held(Box::new(HeldBody {
@@ -383,10 +389,12 @@ impl Session {
         self.known.standing = Some(standing.clone());
         let pending = if changed {
             // Policy changed while the body came: nothing that the old bundle said of this request holds any more.
-            match self.read_head(vm, host, connection, pairs, false)? {
+            let pending = match self.read_head(vm, host, connection, pairs, false)? {
                 Extraction::NeedsBody(pending) => pending,
                 Extraction::Ready(_) => return Err(internal("the policy changed while the request came")),
-            }
+            };
+            bound::opened(&self.known, pairs)?;
+            pending
         } else {
             pending
         };
@@ -403,13 +411,21 @@ impl Session {
         let standing = self.known.standing()?;
         let token = self.known.token.as_deref().map(|known| &known.token);
         let question = question(self.now, standing, connection, token);
-        decision::decide(&question, facts)
-            .map(Permitted::from)
-            .or_else(|denial| {
-                let held = Some(&denial).filter(|denial| denial.code() == Code::AgentPaused);
-                let held = held.and_then(|_| decision::hold(&question, facts));
-                held.map(Permitted::from).ok_or(denial)
-            })
+        let (service, permitted) = match decision::decide(&question, facts) {
+            Ok(permit) => (permit.service(), Permitted::from(permit)),
+            Err(denial) if denial.code() == Code::AgentPaused => {
+                let held = decision::hold(&question, facts).ok_or(denial)?;
+                (Some(held.service()), Permitted::from(held))
+            }
+            Err(denial) => return Err(denial),
+        };
+        if let Some(service) = service {
+            let drifts = standing.drifts.try_borrow();
+            drifts
+                .map_err(|_| internal("what is known of definitions cannot be read"))?
+                .check(service, &facts.right)?;
+        }
+        Ok(permitted)
     }
 
     fn reserve(&self, vm: &mut Vm) -> Result<Reservation, Denial> {
@@ -484,6 +500,7 @@ impl Session {
             response_ended: false,
             listing,
             tail: Tail::default(),
+            reading: Reading::of(&self.known),
         });
         let mut call = self.own_call(cuts);
         if waits {
@@ -590,10 +607,14 @@ impl Session {
                 if let Some(call) = &self.call {
                     // What comes by is our denial, and no list of the service.
                     if call.is_answered() && !from_upstream(host) {
-                        passing.listing = None;
+                        (passing.listing, passing.reading) = (None, None);
                     }
                     // Once they have gone they cannot be read any more.
                     call.begins_to_answer(!end && events::is_stream(host));
+                }
+                bound::seal(&self.known, host);
+                if let Some(reading) = &mut passing.reading {
+                    reading.headers(host);
                 }
                 passing.response_ended |= end;
                 match &mut passing.listing {
@@ -690,8 +711,9 @@ impl Session {
             response_ended,
             listing,
             tail: _,
+            reading,
         } = passing;
-        let withheld = listing.and_then(|listing| listing.withheld());
+        let withheld = listing.as_ref().and_then(Listing::withheld);
         let end = match (withheld, response_ended) {
             (Some(_), _) => "withheld",
             (None, true) => "complete",
@@ -707,6 +729,10 @@ impl Session {
             response_digest: (response_bytes > 0).then(|| response.finish()),
             response_bytes: Some(response_bytes),
             code: withheld,
+            outcome: reading
+                .and_then(Reading::outcome)
+                .map(|outcome| outcome.as_str().into()),
+            drifted: listing.iter().flat_map(Listing::drifted).map(Into::into).collect(),
             end: Some(ended.unwrap_or(end).into()),
             ..self.completion(request, request_bytes, status)
         };
@@ -746,6 +772,9 @@ impl Passing {
             Some(chunk) => {
                 self.tail.push(&chunk);
                 self.response.update(&chunk);
+                if let Some(reading) = &mut self.reading {
+                    reading.add(&chunk);
+                }
             }
             None => log::warn!("a part of a response could not be read"),
         }

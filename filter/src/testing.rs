@@ -339,7 +339,10 @@ impl Host for FakeHost {
     }
 
     fn header(&self, of: Message, name: &str) -> Option<Vec<u8>> {
-        assert!(matches!(name, ":status" | "content-length" | "content-type"), "{name}");
+        assert!(
+            matches!(name, ":status" | "content-length" | "content-type" | "mcp-session-id"),
+            "{name}"
+        );
         let inner = self.0.borrow();
         match of {
             Message::Answer => inner.answer_status.map(|status| status.to_string().into_bytes()),

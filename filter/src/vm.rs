@@ -3,10 +3,12 @@
 //! Envoy runs a VM a worker and one on the main thread, each with its own memory. Two plugins with the same module
 //! share a VM and so share this: one policy, one poller, one chain of records.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use authz::audit::{SourceId, WAITING_HEADER};
+use authz::definition::Drifts;
 use authz::denial::{Code, Denial};
 use authz::identity::SpiffeId;
 use authz::jws::KeyTables;
@@ -60,6 +62,7 @@ pub(crate) struct Vm {
     tokens: TokenCache,
     key_tables: KeyTables,
     pub(crate) records: Records,
+    drifts: Rc<RefCell<Drifts>>,
     meters: Meters,
     last_housekeeping: Duration,
 }
@@ -70,6 +73,8 @@ pub(crate) struct Standing {
     pub(crate) workload: SpiffeId,
     pub(crate) bundle: Rc<BundleInUse>,
     pub(crate) state: Rc<StateInUse>,
+    /// What the VM has seen services define otherwise than it is pinned.
+    pub(crate) drifts: Rc<RefCell<Drifts>>,
 }
 
 impl Default for Vm {
@@ -89,6 +94,7 @@ impl Default for Vm {
             tokens: TokenCache::new(1),
             key_tables: KeyTables::default(),
             records: Records::new(0),
+            drifts: Rc::default(),
             meters: Meters::default(),
             last_housekeeping: Duration::ZERO,
         }
@@ -161,6 +167,7 @@ impl Vm {
             workload,
             bundle: Rc::clone(bundle),
             state: Rc::clone(state),
+            drifts: Rc::clone(&self.drifts),
         })
     }
 

@@ -12,6 +12,7 @@ mod issue;
 mod keys;
 mod output;
 mod past;
+mod pin;
 mod render;
 mod review;
 mod revoke;
@@ -76,6 +77,8 @@ enum Command {
     State(state::State),
     /// Check agent and service files before they are applied
     Check(check::Check),
+    /// Pin what a service tells of its tools
+    Pin(pin::Pin),
     /// Propose the smallest file of an agent that explains a log
     Shrink(shrink::Shrink),
     /// Write the NetworkPolicies and Istio policies that agent and service files stand for
@@ -157,6 +160,8 @@ enum Error {
     #[error(transparent)]
     Past(#[from] past::PastError),
     #[error(transparent)]
+    Pin(#[from] pin::PinError),
+    #[error(transparent)]
     Render(#[from] render::RenderError),
     #[error(transparent)]
     Decide(#[from] decide::DecideError),
@@ -200,6 +205,7 @@ fn dispatch(command: Command, printer: &mut Printer) -> Result<Outcome, Error> {
         Command::Revoke(revoke) => revoke.run(printer)?,
         Command::State(state) => state.run(printer)?,
         Command::Check(check) => check.run(printer)?,
+        Command::Pin(pin) => pin.run(printer)?,
         Command::Shrink(shrink) => shrink.run(printer)?,
         Command::Render(render) => render.run(printer)?,
         Command::Decide(decide) => decide.run(printer)?,

@@ -13,7 +13,7 @@ use authz::jwks::Jwks;
 use authz::log::policy::Kind;
 use authz::manifest::Mesh;
 use authz::policy::{
-    BUNDLE_TYPE, ContentError, ExpiryMode, FORMAT, IssuerClaims, PageDigest, PolicyServerClaims, RecordMode,
+    BUNDLE_TYPE, ContentError, ExpiryMode, FORMAT, IssuerClaims, PageDigest, PolicyServerClaims, Protocol, RecordMode,
     ServiceClaims, Version,
 };
 use authz::state::{AgentState, STATE_TYPE, StateClaims};
@@ -315,7 +315,7 @@ impl Feed {
         {
             return Ok(bundle.clone());
         }
-        let Some(claims) = policy::compile(
+        let Some(mut claims) = policy::compile(
             workload,
             &in_force.mesh,
             &self.settings,
@@ -324,6 +324,10 @@ impl Feed {
             bundles.signed.remove(&key);
             return Err(FeedError::WorkloadUnknown);
         };
+        let has_sessions = |service: &ServiceClaims| service.identity == *workload && service.protocol == Protocol::Mcp;
+        if claims.services.iter().any(has_sessions) {
+            claims.session_keys = keys.session_keys(workload);
+        }
         let (agents, services) = (claims.agents.len(), claims.services.len());
         let own = |service: &&ServiceClaims| service.identity == *workload;
         let (mut holds, mut cuts) = (false, false);
@@ -349,20 +353,22 @@ impl Feed {
         claims.stamp(version, now, now.saturating_add(lifetime));
         let jws: Arc<str> = keys.bundle.sign(BUNDLE_TYPE, &claims)?.into();
         tracing::info!(%workload, %version, agents, services, "bundle");
-        if matches!(format, Format::Whole | Format::Paged) {
-            if holds {
-                tracing::warn!(%workload, "its filter is of the version before and cannot hold calls until they are recorded");
-            }
-            if cuts {
-                tracing::warn!(%workload, "its filter is of the version before and cannot end calls with their tokens");
-            }
+        if holds && matches!(format, Format::Whole | Format::Paged) {
+            tracing::warn!(%workload, "its filter is of an older version and cannot hold calls until they are recorded");
+        }
+        if cuts && format != Format::Bound {
+            tracing::warn!(%workload, "its filter is of an older version and cannot end calls with their tokens");
         }
         let pages = Arc::new(pages);
+        let kept = match claims.without_secrets() {
+            Some(claims) => keys.bundle.sign(BUNDLE_TYPE, &claims)?.into(),
+            None => Arc::clone(&jws),
+        };
         let ticket = self.keeper.queue(SignedPolicy {
             kind: Kind::Bundle,
             version,
             signed_at: now,
-            jws: Arc::clone(&jws),
+            jws: kept,
             pages: Arc::clone(&pages),
         });
         let bundle = SignedBundle {

@@ -13,12 +13,13 @@ use authz::audit::{self, Record};
 use authz::identity::SpiffeId;
 use authz::manifest::Mesh;
 use authz::request::Side;
-use authz::witness::{self, Candidate, Judgement, Matcher, Mismatch, Sighting};
+use authz::witness::{self, Candidate, Judgement, Matcher, Mismatch, Phase, Sighting};
 use tokio::sync::watch;
 
 use crate::app::App;
 use crate::store::StoreError;
 use crate::store::findings::{Finding, Judged};
+use crate::store::risk::ReceivedRecord;
 
 /// Records read in one step.
 const RECORDS: u32 = 1024;
@@ -43,6 +44,9 @@ const SAVE_EVERY_MS: u64 = 5_000;
 
 /// Between two lines in the log of one finding.
 const BETWEEN_LINES_MS: u64 = 60_000;
+
+/// What stands in a record that names tools whose definitions drifted.
+const DRIFTED: &[u8] = b"\"drifted\":[";
 
 /// Judges what is stored until the server stops.
 pub(crate) async fn run(app: Arc<App>, mut stop: watch::Receiver<bool>) {
@@ -125,9 +129,11 @@ async fn step(app: &App, reader: &mut Option<Reader>, started_ms: u64) -> Result
     let now_ms = app.clock.millis();
     let received = app.store().received(reader.read, RECORDS).await?;
     let mut at_ms = now_ms;
+    let mut findings = Vec::new();
     for record in &received {
         reader.read = record.position;
         at_ms = record.received_at_ms;
+        findings.extend(drift(record));
         if let Some(sighting) = Sighting::read(&record.canonical) {
             // Sidecars that could not reach this server while it was down send what they held when it is back.
             let since_ms = record.received_at_ms.max(started_ms);
@@ -143,7 +149,6 @@ async fn step(app: &App, reader: &mut Option<Reader>, started_ms: u64) -> Result
         due.push(candidate);
     }
     let mut unjudged = reader.matcher.take_dropped();
-    let mut findings = Vec::new();
     for (place, candidate) in due.into_iter().enumerate() {
         match judge(app, &candidate).await? {
             Outcome::Fine => {}
@@ -181,11 +186,49 @@ async fn save(app: &App, reader: &mut Reader, findings: Vec<Finding>, now_ms: u6
                 call = finding.call,
                 position = finding.position,
                 why = finding.why,
-                "an unobserved path"
+                "{}",
+                headline(finding.mismatch)
             );
         }
     }
     Ok(())
+}
+
+/// What a finding is called.
+pub(crate) fn headline(mismatch: Mismatch) -> &'static str {
+    match mismatch {
+        Mismatch::ServiceOnly | Mismatch::CallerOnly | Mismatch::Differs => "an unobserved path",
+        Mismatch::Drifted => "a changed definition",
+    }
+}
+
+/// Tools that a service has defined otherwise than its file pins them, as its own side saw in a list.
+fn drift(received: &ReceivedRecord) -> Option<Finding> {
+    // Nearly no record has it.
+    received
+        .canonical
+        .windows(DRIFTED.len())
+        .find(|bytes| *bytes == DRIFTED)?;
+    let (_, record) = audit::read(&received.canonical).ok()?;
+    if record.side != Some(Side::Inbound) || record.drifted.is_empty() {
+        return None;
+    }
+    let judgement = Judgement {
+        mismatch: Mismatch::Drifted,
+        why: "it defines tools otherwise than its file pins them",
+    };
+    let tools: Vec<String> = record.drifted.iter().map(|tool| format!("`{tool}`")).collect();
+    let candidate = Candidate {
+        position: received.position,
+        call: record.call.as_deref().map(str::to_owned),
+        caller: record.peer.as_deref()?.to_owned(),
+        phase: Phase::Ended,
+    };
+    let callee = record.workload.as_deref()?.parse().ok()?;
+    Some(Finding {
+        why: format!("{}: {}", judgement.why, tools.join(", ")),
+        ..finding(&candidate, &callee, judgement, &record)
+    })
 }
 
 impl Lines {
@@ -264,7 +307,7 @@ fn told<'r>(
 ) -> Option<(SpiffeId, &'r Record<'static>)> {
     let side = match judgement.mismatch {
         Mismatch::CallerOnly => Side::Outbound,
-        Mismatch::ServiceOnly | Mismatch::Differs => Side::Inbound,
+        Mismatch::ServiceOnly | Mismatch::Differs | Mismatch::Drifted => Side::Inbound,
     };
     let told = records.iter().rfind(|record| record.side == Some(side))?;
     let callee = match side {

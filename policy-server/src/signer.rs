@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use authz::json::{self, Limits};
 use authz::jwks::{Jwk, Jwks};
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use jwt_simple::algorithms::{Ed25519KeyPair, EdDSAKeyPairLike};
 use jwt_simple::claims::JWTClaims;
 use jwt_simple::prelude::HeaderOptions;
 use serde::Serialize;
+use sha2::Sha256;
 
 use crate::secret::{self, Readers, SecretError};
 
@@ -128,6 +130,18 @@ impl Signer {
     /// Signs bytes as they are (RFC 8032); what they are must show in them, or one signature could be taken for another.
     pub fn sign_bytes(&self, message: &[u8]) -> [u8; 64] {
         *self.pair.key_pair().as_ref().sk.sign(message, None)
+    }
+
+    /// A secret of 32 bytes for `purpose`, within `domain`, which tells nothing of the key (HMAC-SHA-256 under its seed).
+    /// Who has the key has the secret too: it could sign any policy anyway. None never happens.
+    pub fn derive(&self, domain: &str, purpose: &str) -> Option<[u8; 32]> {
+        let seed = self.pair.key_pair().as_ref().sk.seed();
+        // INVARIANT: HMAC takes a key of any length.
+        let mut mac = Hmac::<Sha256>::new_from_slice(&*seed).ok()?;
+        mac.update(domain.as_bytes());
+        mac.update(b"\n");
+        mac.update(purpose.as_bytes());
+        Some(mac.finalize().into_bytes().into())
     }
 
     /// The key's id: its RFC 7638 thumbprint.

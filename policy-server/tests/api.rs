@@ -232,7 +232,7 @@ async fn a_workload_is_told_its_own_policy_and_no_other() {
         (answer.status.as_u16(), answer.code().as_str()),
         (404, "workload_unknown")
     );
-    let answer = server.poll(WAREHOUSE, "formats=5").await;
+    let answer = server.poll(WAREHOUSE, "formats=6").await;
     assert_eq!(answer.code(), "format_unsupported");
     server.stop().await;
 }

@@ -40,6 +40,7 @@ const COMMANDS: &[&[&str]] = &[
     &["state", "new-epoch"],
     &["check"],
     &["shrink"],
+    &["pin"],
     &["render"],
     &["decide"],
     &["completion"],

@@ -16,10 +16,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use authz::claims::{ServiceRef, ToolGrant};
+use authz::definition::{DefinitionDigest, OnDrift};
 use authz::identity::{AgentId, ServiceId, SpiffeId, ToolName, is_label};
 use authz::manifest::{
-    AgentManifest, AgentSpec, ExemptSpec, MayRefresh, Metadata, ProtocolName, RouteSpec, ServiceManifest, ServiceSpec,
-    ToolSpec, bounds,
+    AgentManifest, AgentSpec, ExemptSpec, MayRefresh, Metadata, NamedSpec, ProtocolName, RouteSpec, ServiceManifest,
+    ServiceSpec, ToolSpec, bounds,
 };
 use authz::policy::{HeaderName, MAX_BODY_LIMIT_BYTES, Method, PathTemplate, PathTemplateError, QueryCapture, Tasks};
 use authz::resource::{ResourceError, ResourceGrant};
@@ -111,13 +112,16 @@ fn http() -> Value {
     })
 }
 
+const DEFINITION: &str = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+
 fn mcp() -> Value {
     json!({
         "apiVersion": "ostiary.dev/v1alpha1", "kind": "Service",
         "metadata": {"name": "mcp", "namespace": "tools"},
         "spec": {
             "serviceAccount": "mcp", "hosts": ["mcp.tools.svc.cluster.local"], "ports": [8080],
-            "protocol": "mcp", "path": "/mcp", "tools": {"pandas": {"scope": "read:data.{arguments./table}"}, "bash": {}},
+            "protocol": "mcp", "path": "/mcp", "onDrift": "deny",
+            "tools": {"pandas": {"scope": "read:data.{arguments./table}", "definition": DEFINITION}, "bash": {}},
             "prompts": {"summary": {"scope": "read:data.{arguments./table}"}}, "resources": {"memo:a": {"scope": "read:memo.a"}},
         },
     })
@@ -155,8 +159,8 @@ fn the_schemas_have_the_fields_of_the_reader() {
         ("services.spec.routes[]", names::<RouteSpec>()),
         ("services.spec.exempt[]", names::<ExemptSpec>()),
         ("services.spec.tools{}", names::<ToolSpec>()),
-        ("services.spec.prompts{}", names::<ToolSpec>()),
-        ("services.spec.resources{}", names::<ToolSpec>()),
+        ("services.spec.prompts{}", names::<NamedSpec>()),
+        ("services.spec.resources{}", names::<NamedSpec>()),
     ] {
         assert_eq!(properties(place), fields, "{place}");
     }
@@ -167,6 +171,7 @@ fn the_schemas_have_the_fields_of_the_reader() {
     );
     assert_eq!(words(&at("agents.spec.mayRefresh")["enum"]), names::<MayRefresh>());
     assert_eq!(words(&at("services.spec.tasks")["enum"]), names::<Tasks>());
+    assert_eq!(words(&at("services.spec.onDrift")["enum"]), names::<OnDrift>());
     let served = names::<ProtocolName>().into_iter().filter(|name| {
         told(1, |service| service["spec"]["protocol"] = json!(name))
             .iter()
@@ -290,6 +295,7 @@ fn takes(place: &str, text: &str) -> bool {
         "services.spec.tools{}.scope" | "services.spec.prompts{}.scope" => {
             template(text, |capture| matches!(capture, Capture::Argument(_)))
         }
+        "services.spec.tools{}.definition" => text.parse::<DefinitionDigest>().is_ok(),
         "services.spec.tokenHeader" => HeaderName::parse(text).is_some(),
         other => panic!("nothing is known of {other}"),
     }
@@ -318,6 +324,7 @@ fn texts() -> BTreeSet<String> {
         "read:{a}.b.{c}",
         "read:x.{arguments./a/b-c}",
         "x-capability",
+        DEFINITION,
         "namespace",
         "memo://{a}/b",
         "{table}",
@@ -389,7 +396,7 @@ fn a_text_that_fits_its_pattern_is_one_that_the_reader_takes() {
         assert!(taken > 5 && taken < texts.len(), "{place}: {taken}");
         patterns += 1;
     }
-    assert_eq!(patterns, 26);
+    assert_eq!(patterns, 27);
 }
 
 /// The rules of a schema, with their messages.

@@ -211,6 +211,38 @@ async fn a_call_that_was_open_at_a_restart_is_found_once() {
 }
 
 #[tokio::test]
+async fn a_definition_that_drifted_is_found_once_a_list() {
+    let place = Place::new();
+    let server = Server::start(&place).await;
+    let (mut analyst, mut warehouse) = (Sidecar::new(1, ANALYST), Sidecar::new(2, WAREHOUSE));
+    let lists = |side, call| Record {
+        drifted: vec!["bash".into(), "pandas".into()],
+        ..record(Kind::Completion, side, ANALYST, call)
+    };
+    // The caller's side alone proves nothing of the service.
+    analyst
+        .tell(&server, &[let_out("one"), lists(Side::Outbound, "one")])
+        .await;
+    warehouse
+        .tell(&server, &[arrived("one"), lists(Side::Inbound, "one")])
+        .await;
+    let told = until(&server, "it is found", |_, told| !found(told).is_empty()).await;
+    assert_eq!(found(&told), [("drifted", "one")]);
+    let finding = &told["findings"][0];
+    assert_eq!(
+        (&finding["caller"], &finding["callee"]),
+        (&ANALYST.into(), &WAREHOUSE.into())
+    );
+    let why = "it defines tools otherwise than its file pins them: `bash`, `pandas`";
+    assert_eq!((&finding["why"], &finding["count"]), (&why.into(), &1.into()));
+    warehouse
+        .tell(&server, &[arrived("two"), lists(Side::Inbound, "two")])
+        .await;
+    until(&server, "the next", |_, told| told["findings"][0]["count"] == 2).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn only_auditors_read_findings() {
     let place = Place::new();
     let server = Server::start(&place).await;

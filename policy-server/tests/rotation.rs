@@ -21,7 +21,7 @@ use policy_server::clock::Clock;
 use policy_server::config::Config;
 use policy_server::keys::{KeyError, KeyKind, KeyState};
 use serde_json::{Value, json};
-use support::{ANALYST, Answer, NOW, ORCHESTRATOR, Place, Server, WAREHOUSE, answer, poll, post};
+use support::{ANALYST, Answer, MCP, NOW, ORCHESTRATOR, Place, Server, WAREHOUSE, answer, poll, post};
 use tokio::task::JoinHandle;
 
 const OPERATOR: &str = "spiffe://cluster.local/ns/platform/sa/operator";
@@ -405,6 +405,54 @@ async fn a_bundle_key_signs_once_every_live_source_is_configured_with_it() {
         lacking(&json!({"sources": get(&server, "/v1/keys").await.json()["bundle"]})),
         []
     );
+    server.stop().await;
+}
+
+/// What the claims of a workload's bundle hold of keys of sessions.
+async fn session_keys(server: &Server, workload: &str, formats: &str) -> Vec<String> {
+    let answer = server.poll(workload, &format!("formats={formats}")).await;
+    let bundle = answer.text("bundle").unwrap();
+    let payload = URL_SAFE_NO_PAD.decode(bundle.split('.').nth(1).unwrap()).unwrap();
+    let claims: Value = serde_json::from_slice(&payload).unwrap();
+    let keys = claims.get("session_keys").cloned().unwrap_or(json!([]));
+    serde_json::from_value(keys).unwrap()
+}
+
+/// Every replica of the server has the same: they are derived of what it signs with.
+#[tokio::test]
+async fn keys_of_sessions_turn_with_the_bundle_keys_and_are_told_to_the_service_alone() {
+    let place = place();
+    let server = started(&place).await;
+    let [old] = <[String; 1]>::try_from(session_keys(&server, MCP, "1,2,3,4,5").await).unwrap();
+    assert_eq!(
+        session_keys(&server, MCP, "1,2,3,4").await,
+        [""; 0],
+        "a filter of the version before"
+    );
+    for workload in [ANALYST, WAREHOUSE] {
+        assert_eq!(
+            session_keys(&server, workload, "1,2,3,4,5").await,
+            [""; 0],
+            "{workload}"
+        );
+    }
+    rotate(&server, KeyKind::Bundle).await;
+    let told = session_keys(&server, MCP, "5").await;
+    let [first, next] = <[String; 2]>::try_from(told).unwrap();
+    assert_eq!(first, old, "the next key only opens");
+    assert_ne!(next, old);
+    assert_eq!(rotate(&server, KeyKind::Bundle).await["stage"], "switched");
+    assert_eq!(session_keys(&server, MCP, "5").await, [next.clone(), old.clone()]);
+    server.stop().await;
+    let server = started(&place).await;
+    assert_eq!(
+        session_keys(&server, MCP, "5").await,
+        [next.clone(), old],
+        "after a restart"
+    );
+    let retiring = kid(&server, KeyKind::Bundle, KeyState::Retiring).unwrap();
+    retire(&server, &retiring, true).await;
+    assert_eq!(session_keys(&server, MCP, "5").await, [next]);
     server.stop().await;
 }
 

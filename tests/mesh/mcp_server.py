@@ -1,6 +1,6 @@
 """The tool service of the mini mesh: an MCP server on the official SDK, which logs every request that reaches it.
 
-usage: mcp_server.py SOCKET LOGFILE, or mcp_server.py ADDRESS:PORT LOGFILE
+usage: mcp_server.py SOCKET LOGFILE [sessions], or mcp_server.py ADDRESS:PORT LOGFILE [sessions]
 """
 
 import sys
@@ -80,12 +80,14 @@ def staff(table: str) -> str:
 
 
 def main():
-    listen, log = sys.argv[1:]
+    listen, log, *sessions = sys.argv[1:]
     address, _, port = listen.rpartition(":")
     where = {"host": address, "port": int(port)} if address else {"uds": listen}
     # Its sidecar stands in front of it, so the Host is whatever callers of the mesh use.
     security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    application = server.streamable_http_app(json_response=True, stateless_http=True, transport_security=security)
+    application = server.streamable_http_app(
+        json_response=True, stateless_http=not sessions, transport_security=security
+    )
     uvicorn.run(RequestLog(application, log), **where, log_level="warning")
 
 

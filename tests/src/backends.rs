@@ -301,13 +301,14 @@ impl Backend {
         Self::start(name, run, Arc::new(|seen| axum::Json(seen.to_json()).into_response()))
     }
 
-    /// The MCP server, on the official Python SDK. It takes a while to start: see [`Backend::ready`].
+    /// The MCP server, on the official Python SDK, with or without sessions. It takes a while to start: see [`Backend::ready`].
     ///
     /// # Errors
     ///
     /// When set-up has not made its virtual environment.
-    pub fn mcp(run: &RunDirectory) -> Result<Self> {
-        Self::python("mcp", "mcp_server.py", &[], run)
+    pub fn mcp(run: &RunDirectory, sessions: bool) -> Result<Self> {
+        let more: &[&str] = if sessions { &["sessions"] } else { &[] };
+        Self::python("mcp", "mcp_server.py", more, run)
     }
 
     /// An agent that others call, on the official A2A SDK; its card says that it is at `authority`. As for [`Backend::mcp`],

@@ -47,6 +47,8 @@ pub struct Options {
     pub policy_server: Value,
     /// Whether the policy server is stopped (its keys made) before the sidecars start.
     pub without_policy_server: bool,
+    /// Whether the MCP server keeps sessions, as those before 2026-07-28 do.
+    pub mcp_sessions: bool,
     /// Adds an agent that others call, `scribe`, with these lines added to its service's file; the other agents' files then
     /// are those of `tests/mesh/a2a`.
     pub called: Option<&'static str>,
@@ -64,6 +66,7 @@ impl Default for Options {
             headers_stop_iteration: true,
             policy_server: json!({}),
             without_policy_server: false,
+            mcp_sessions: false,
             called: None,
             memory: false,
         }
@@ -356,7 +359,7 @@ impl Plan<'_> {
     fn services(&self) -> Result<BTreeMap<String, Service>> {
         let warehouse = self.service("data", 21, Backend::warehouse(self.run)?)?;
         let reports = self.service("data", 22, Backend::reports(self.run)?)?;
-        let mcp = self.service("tools", 23, Backend::mcp(self.run)?)?;
+        let mcp = self.service("tools", 23, Backend::mcp(self.run, self.options.mcp_sessions)?)?;
         let called = self.options.called.map(|_| {
             let authority = format!("{CALLED}.agents.svc.cluster.local:{SERVICE_PORT}");
             self.service("agents", 24, Backend::a2a(CALLED, &authority, self.run)?)

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::digest::Digest;
-use crate::json;
+use crate::json::canonical::string;
 
 /// Above this an integer is no longer exact as a JSON number (RFC 7493, section 2.2).
 pub(super) const MAX_INTEGER: u64 = (1 << 53) - 1;
@@ -126,55 +126,11 @@ fn integer(value: u64, out: &mut Vec<u8>) {
     out.extend(buffer.iter().skip(20 - length));
 }
 
-/// RFC 8785, section 3.2.2.2: only what JSON must escape, in the shortest form.
-fn string(text: &str, out: &mut Vec<u8>) {
-    out.push(b'"');
-    let mut rest = text.as_bytes();
-    while let Some(position) = json::find_special(rest) {
-        let (plain, tail) = rest.split_at(position);
-        out.extend_from_slice(plain);
-        let Some((&byte, tail)) = tail.split_first() else {
-            break;
-        };
-        escape(byte, out);
-        rest = tail;
-    }
-    out.extend_from_slice(rest);
-    out.push(b'"');
-}
-
-fn escape(byte: u8, out: &mut Vec<u8>) {
-    let short = match byte {
-        0x08 => b'b',
-        b'\t' => b't',
-        b'\n' => b'n',
-        0x0c => b'f',
-        b'\r' => b'r',
-        b'"' | b'\\' => byte,
-        _ => {
-            let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 0xf)]);
-            return;
-        }
-    };
-    out.extend_from_slice(&[b'\\', short]);
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-
-    #[test]
-    fn strings_follow_rfc_8785() {
-        let mut out = Vec::new();
-        string("€$\u{f}\nA'B\"\\\\\"/\u{7f}\u{1f}", &mut out);
-        assert_eq!(
-            String::from_utf8(out).unwrap(),
-            "\"€$\\u000f\\nA'B\\\"\\\\\\\\\\\"/\u{7f}\\u001f\""
-        );
-    }
 
     #[test]
     fn integers_are_plain_and_bounded() {

@@ -24,12 +24,14 @@ pub(super) fn record(root: Value<'_>) -> Result<(Link, Record<'static>), RecordE
             "code" => record.code = Some(word(value, "code", |word| word.parse().ok())?),
             "count" => record.count = Some(integer(value, "count")?),
             "counts" => record.counts = counts(value)?,
+            "drifted" => record.drifted = list(value, "drifted")?,
             "duration_us" => record.duration_us = Some(integer(value, "duration_us")?),
             "end" => record.end = Some(text(value, "end")?),
             "facts" => record.facts = Some(facts(value)?),
             "jti" => record.jti = Some(text(value, "jti")?),
             "kind" => kind = Some(word(value, "kind", Kind::from_word)?),
             "operation_id" => record.operation_id = Some(text(value, "operation_id")?),
+            "outcome" => record.outcome = Some(text(value, "outcome")?),
             "peer" => record.peer = Some(text(value, "peer")?),
             "prev_hash" => prev_hash = Some(digest(value, "prev_hash")?),
             "previous_hash" => record.previous_hash = Some(digest(value, "previous_hash")?),
@@ -96,6 +98,14 @@ fn texts(value: Value<'_>, field: &'static str) -> Result<Vec<(Text, Text)>, Rec
         .entries()
         .ok_or(RecordError::Field(field))?
         .map(|(name, value)| Ok((Cow::Owned(name.into_owned()), text(value, field)?)))
+        .collect()
+}
+
+fn list(value: Value<'_>, field: &'static str) -> Result<Vec<Text>, RecordError> {
+    value
+        .as_array()
+        .ok_or(RecordError::Field(field))?
+        .map(|value| text(value, field))
         .collect()
 }
 

@@ -1,12 +1,14 @@
 //! What a caller is told of in a service's lists: what some call of it would be permitted.
 
 use super::{Admitted, check_resource, check_tool};
+use crate::definition::DefinitionDigest;
 use crate::identity::ToolName;
-use crate::policy::{ResourceRule, ToolRule};
+use crate::json::Value;
+use crate::policy::{ResourceRule, Service, ToolRule};
 use crate::protocol::{list::List, mcp};
 use crate::scope::ScopeTemplate;
 
-impl Admitted<'_> {
+impl<'a> Admitted<'a> {
     /// Whether the caller is told of an entry of a list, by its name, URI or template.
     ///
     /// By the same checks as a call. Where the scope that a call needs is made of its arguments, one that the caller holds
@@ -24,6 +26,26 @@ impl Admitted<'_> {
                 .resource_template(name)
                 .is_some_and(|rule| self.may_read_some(rule)),
         }
+    }
+
+    /// Whether a service defines a tool otherwise in this entry of a list than its file pins it; None of what is not pinned.
+    #[must_use]
+    pub fn drifts(&self, list: List, name: &str, entry: Value<'_>) -> Option<(&'a ToolName, bool)> {
+        let rule = self.service.tool(name).filter(|_| list == List::Tools)?;
+        let pinned = rule.definition?;
+        Some((&rule.name, pinned != DefinitionDigest::of(entry)))
+    }
+
+    /// Whether a tool that drifts is left out of lists.
+    #[must_use]
+    pub fn is_denied_if_it_drifts(&self, name: &str) -> bool {
+        self.service.denied_if_not(name).is_some()
+    }
+
+    /// The service that may be called.
+    #[must_use]
+    pub fn service(&self) -> &'a Service {
+        self.service
     }
 
     fn may_call(&self, rule: &ToolRule) -> bool {

@@ -94,6 +94,7 @@ codes! {
     ToolNotGranted "tool_not_granted" 403 "The token does not grant the tool"
     ToolNotInPolicy "tool_not_in_policy" 403 "The agent's policy does not grant the tool"
     ToolNotOffered "tool_not_offered" 403 "The service does not offer the tool"
+    ToolDrifted "tool_drifted" 403 "The tool's definition is not the pinned one"
     PromptNotInPolicy "prompt_not_in_policy" 403 "The agent's policy does not grant the prompt"
     PromptNotOffered "prompt_not_offered" 403 "The service does not offer the prompt"
     ResourceNotInPolicy "resource_not_in_policy" 403 "The agent's policy does not grant the resource"
@@ -104,6 +105,7 @@ codes! {
     EndpointRefused "endpoint_refused" 403 "The endpoint is not open to applications"
     DirectionUnknown "direction_unknown" 403 "The listener is neither inbound nor outbound"
 
+    SessionMismatch "session_mismatch" 404 "The session is not this caller's"
     MethodNotAllowed "method_not_allowed" 405 "The method is not allowed"
     BodyTooLarge "body_too_large" 413 "The body is too large"
     MediaTypeRefused "media_type_refused" 415 "The media type is refused"

@@ -19,7 +19,7 @@ fn every_code_has_its_own_word_and_a_status_of_denials() {
     for code in Code::ALL {
         assert_eq!(code.as_str().parse::<Code>().unwrap(), *code);
         assert!(
-            [400, 401, 403, 405, 413, 415, 421, 500, 502, 503].contains(&code.status()),
+            [400, 401, 403, 404, 405, 413, 415, 421, 500, 502, 503].contains(&code.status()),
             "{code}"
         );
         assert_eq!(code.retry_after_seconds().is_some(), code.status() == 503, "{code}");

@@ -65,6 +65,7 @@ impl Mesh {
             max_token_ttl_seconds,
             issuers,
             policy_server,
+            session_keys: Vec::new(),
             agents: self.agents_of(workload, &services),
             services,
         }

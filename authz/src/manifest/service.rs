@@ -8,6 +8,7 @@ use super::{
     problem::{Report, pointer_token},
 };
 use crate::{
+    definition::DefinitionDigest,
     identity::{AgentId, NameError, ServiceId, SpiffeId, ToolName},
     policy::{
         self, ContentError, ExemptClaims, ExpiryMode, Fault, Protocol, RecordMode, RouteClaims, Service, ServiceClaims,
@@ -29,8 +30,17 @@ pub(super) fn check(manifest: &ServiceManifest, trust_domain: &str, report: &mut
     let id = service_id(&manifest.metadata, report);
     let identity = identity(trust_domain, &manifest.metadata, &spec.service_account, report);
     let protocol = protocol(spec.protocol, report);
-    let tools = named("tools", &spec.tools, "write the exact name of one tool", report);
-    let prompts = named("prompts", &spec.prompts, "write the exact name of one prompt", report);
+    let tools = named("tools", &spec.tools, tool, "write the exact name of one tool", report);
+    let prompt = |_: &str, spec: &NamedSpec, _: &mut Report<'_>| unpinned(spec);
+    let prompts = named(
+        "prompts",
+        &spec.prompts,
+        prompt,
+        "write the exact name of one prompt",
+        report,
+    );
+    // What is wrong with one is told when it is compiled.
+    let resources = spec.resources.iter().map(|(uri, spec)| (uri.clone(), unpinned(spec)));
     let agent = spec.agent.as_deref().map(|name| agent(name, report));
     let (id, identity, protocol) = (id?, identity?, protocol?);
     let (default_path, default_rest) = match protocol {
@@ -55,8 +65,9 @@ pub(super) fn check(manifest: &ServiceManifest, trust_domain: &str, report: &mut
         exempt: exempt(&spec.exempt, &identity, report),
         identity,
         tools,
+        on_drift: spec.on_drift,
         prompts,
-        resources: resources(&spec.resources),
+        resources: resources.collect(),
         token_header: spec
             .token_header
             .clone()
@@ -140,31 +151,42 @@ fn agent(name: &str, report: &mut Report<'_>) -> Option<AgentId> {
 }
 
 /// Tools or prompts, by their names.
-fn named(
+fn named<S>(
     list: &str,
-    specs: &BTreeMap<String, ToolSpec>,
+    specs: &BTreeMap<String, S>,
+    claims: impl Fn(&str, &S, &mut Report<'_>) -> ToolClaims,
     advice: &str,
     report: &mut Report<'_>,
 ) -> BTreeMap<ToolName, ToolClaims> {
     let mut named = BTreeMap::new();
     for (name, spec) in specs {
         let field = format!("/spec/{list}/{}", pointer_token(name));
+        let claims = claims(&field, spec, report);
         if let Some(name) = report.take(field, name, ToolName::parse(name), advice) {
-            named.insert(name, claims(spec));
+            named.insert(name, claims);
         }
     }
     named
 }
 
-/// Resources as they are written; what is wrong with one is told when it is compiled.
-fn resources(specs: &BTreeMap<String, ToolSpec>) -> BTreeMap<String, ToolClaims> {
-    let resources = specs.iter();
-    resources.map(|(uri, spec)| (uri.clone(), claims(spec))).collect()
-}
-
-fn claims(spec: &ToolSpec) -> ToolClaims {
+fn tool(field: &str, spec: &ToolSpec, report: &mut Report<'_>) -> ToolClaims {
+    let definition = spec.definition.as_deref().and_then(|text| {
+        let parsed = text.parse::<DefinitionDigest>();
+        let advice = "write what `ostiary pin` prints for it";
+        parsed
+            .map_err(|error| report.add(format!("{field}/definition"), error.to_string(), advice))
+            .ok()
+    });
     ToolClaims {
         scope: spec.scope.clone(),
+        definition,
+    }
+}
+
+fn unpinned(spec: &NamedSpec) -> ToolClaims {
+    ToolClaims {
+        scope: spec.scope.clone(),
+        definition: None,
     }
 }
 
@@ -250,6 +272,7 @@ fn pointer(field: &str) -> String {
     match field {
         "token_header" => "/spec/tokenHeader".to_owned(),
         "rest_path" => "/spec/restPath".to_owned(),
+        "on_drift" => "/spec/onDrift".to_owned(),
         "body_limit_bytes" => "/spec/bodyLimitBytes".to_owned(),
         field => format!("/spec/{field}"),
     }

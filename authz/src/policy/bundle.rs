@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     identity::{Issuer, KeyId, ServiceId, SpiffeId},
+    session::{SessionKey, SessionKeys},
     token::{Issuers, SKEW_SECONDS, TokenLimits},
 };
 
@@ -40,6 +41,7 @@ pub struct Bundle {
     limits: TokenLimits,
     issuers: Issuers,
     policy_server: PolicyServer,
+    session_keys: SessionKeys,
     /// Sorted by id.
     services: Box<[Service]>,
     /// Service and place among its hosts, sorted by host.
@@ -124,6 +126,7 @@ impl Bundle {
             },
             issuers,
             policy_server: policy_server(claims.policy_server, faults),
+            session_keys: session_keys(&claims.session_keys, faults),
             hosts: host_index(&services, faults),
             ports: port_index(&services, &claims.aud, faults),
             workload: claims.aud,
@@ -191,6 +194,12 @@ impl Bundle {
     #[must_use]
     pub fn policy_server(&self) -> &PolicyServer {
         &self.policy_server
+    }
+
+    /// The keys that seal ids of sessions at this workload; none from a policy server that does not know of them.
+    #[must_use]
+    pub fn session_keys(&self) -> &SessionKeys {
+        &self.session_keys
     }
 
     /// The services, by id.
@@ -328,6 +337,11 @@ fn services(claims: &[ServiceClaims], faults: &mut Faults) -> Box<[Service]> {
         faults.add("services", ContentError::Twice);
     }
     services.into()
+}
+
+fn session_keys(keys: &[SessionKey], faults: &mut Faults) -> SessionKeys {
+    let keys = SessionKeys::new(keys).ok_or(ContentError::TooMany);
+    faults.take(|| "session_keys".to_owned(), keys).unwrap_or_default()
 }
 
 fn host_index(services: &[Service], faults: &mut Faults) -> Box<[(ServiceIndex, u16)]> {

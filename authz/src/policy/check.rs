@@ -39,6 +39,7 @@ pub(crate) fn service(claims: &ServiceClaims, faults: &mut Faults) -> Option<Ser
         protocol: claims.protocol,
         exempt: exempt(claims, faults),
         tools: tools("tools", &claims.tools, faults),
+        on_drift: claims.on_drift,
         prompts: tools("prompts", &claims.prompts, faults),
         resources: resources(&claims.resources, faults),
         routes,
@@ -106,6 +107,7 @@ fn check_protocol(claims: &ServiceClaims, faults: &mut Faults) {
     for (field, belongs, is_absent) in [
         ("routes", http, claims.routes.is_empty()),
         ("tools", mcp, claims.tools.is_empty()),
+        ("on_drift", mcp, claims.on_drift.is_default()),
         ("prompts", mcp, claims.prompts.is_empty()),
         ("resources", mcp, claims.resources.is_empty()),
         ("path", mcp || a2a, claims.path.is_none()),
@@ -246,6 +248,7 @@ fn tools(field: &str, claims: &BTreeMap<ToolName, ToolClaims>, faults: &mut Faul
         tools.push(ToolRule {
             name: name.clone(),
             scope,
+            definition: claims.definition,
         });
     }
     tools.into()

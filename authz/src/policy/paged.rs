@@ -1,9 +1,10 @@
-//! From a bundle's claims to what is signed and sent of them in formats 2 to 4.
+//! From a bundle's claims to what is signed and sent of them in formats 2 to 5.
 
 use std::collections::BTreeMap;
 
 use super::{
-    BundleClaims, CALLS_FORMAT, ContentError, MAX_PAGE_BYTES, MAX_PAGES, NAMED_FORMAT, PAGED_FORMAT, PageDigest,
+    BOUND_FORMAT, BundleClaims, CALLS_FORMAT, ContentError, MAX_PAGE_BYTES, MAX_PAGES, NAMED_FORMAT, PAGED_FORMAT,
+    PageDigest,
     pages::{distribute, page_count},
 };
 
@@ -13,7 +14,7 @@ pub const MAX_PAGES_ASKED: usize = 32;
 /// The longest answer to a request for pages, in bytes: the longest page and its line feed, or several shorter ones.
 pub const MAX_PAGES_ANSWER_BYTES: usize = MAX_PAGE_BYTES + 1;
 
-/// A bundle in format 2, 3 or 4.
+/// A bundle in format 2, 3, 4 or 5.
 #[derive(Debug, Clone)]
 pub struct PagedClaims {
     /// What is signed.
@@ -80,13 +81,22 @@ impl BundleClaims {
         self.without_calls().in_pages(NAMED_FORMAT)
     }
 
-    /// Puts the agents on pages: in [`CALLS_FORMAT`], which has all.
+    /// Puts the agents on pages: in [`CALLS_FORMAT`], which binds no sessions and pins no definitions.
     ///
     /// # Errors
     ///
     /// As for [`Self::paged`].
     pub fn calling(self) -> Result<PagedClaims, ContentError> {
-        self.in_pages(CALLS_FORMAT)
+        self.without_bindings().in_pages(CALLS_FORMAT)
+    }
+
+    /// Puts the agents on pages: in [`BOUND_FORMAT`], which has all.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::paged`].
+    pub fn bound(self) -> Result<PagedClaims, ContentError> {
+        self.in_pages(BOUND_FORMAT)
     }
 
     fn in_pages(mut self, format: u64) -> Result<PagedClaims, ContentError> {
@@ -127,6 +137,7 @@ impl BundleClaims {
             max_token_ttl_seconds,
             issuers,
             policy_server,
+            session_keys,
             services,
             agents: _,
         } = self;
@@ -143,6 +154,7 @@ impl BundleClaims {
                 max_token_ttl_seconds,
                 issuers,
                 policy_server,
+                session_keys,
                 services,
                 agents: digests,
             },

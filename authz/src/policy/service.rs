@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{PathTemplate, Route, bundle::host_of};
 use crate::{
+    definition::{DefinitionDigest, OnDrift},
     identity::{AgentId, ServiceId, SpiffeId, ToolName},
     resource::ResourceTemplate,
     scope::{Capture, Scope, ScopeTemplate},
@@ -195,6 +196,8 @@ pub struct ToolRule {
     pub name: ToolName,
     /// The scope that a call needs beside the name.
     pub scope: Option<ScopeTemplate>,
+    /// The definition that a tool is pinned to; of a prompt nothing is made of it.
+    pub definition: Option<DefinitionDigest>,
 }
 
 /// A resource that a service offers, or a template of them.
@@ -250,6 +253,7 @@ pub struct Service {
     pub(super) exempt: Box<[Exempt]>,
     /// Sorted by name.
     pub(super) tools: Box<[ToolRule]>,
+    pub(super) on_drift: OnDrift,
     /// Sorted by name.
     pub(super) prompts: Box<[ToolRule]>,
     pub(super) resources: Box<[ResourceRule]>,
@@ -338,6 +342,15 @@ impl Service {
     #[must_use]
     pub fn tool(&self, name: &str) -> Option<&ToolRule> {
         rule_named(&self.tools, name)
+    }
+
+    /// The definition without which a tool is neither told of nor called.
+    #[must_use]
+    pub fn denied_if_not(&self, tool: &str) -> Option<DefinitionDigest> {
+        match self.on_drift {
+            OnDrift::Report => None,
+            OnDrift::Deny => self.tool(tool)?.definition,
+        }
     }
 
     /// The rule of a prompt, if the service offers it.

@@ -227,7 +227,7 @@ fn header_of_a_bundle() {
     let cases = [
         ("/issued_at", json!(NOW + 6), PolicyError::IssuedInFuture),
         ("/expires_at", json!(NOW), PolicyError::Expired),
-        ("/format", json!(5), PolicyError::Format(5)),
+        ("/format", json!(6), PolicyError::Format(6)),
         (
             "/aud",
             json!("spiffe://cluster.local/ns/data/sa/reports"),

@@ -7,23 +7,26 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{ExpiryMode, FORMAT, PauseMode, PolicyError, Protocol, RecordMode, Tasks};
 use crate::{
     claims::ToolGrant,
+    definition::{DefinitionDigest, OnDrift},
     identity::{AgentId, Issuer, ServiceId, SpiffeId, ToolName},
     json::{self, Limits},
     jwks::Jwks,
     resource::ResourceGrant,
     scope::ScopeSet,
+    session::SessionKey,
 };
 
 /// The payload of a bundle (`typ: policy-bundle+jwt`).
 ///
 /// In format 1 the agents are there themselves; in the later ones it is the digests of their pages (`Option<PageDigest>`),
-/// and the pages come separately. Filters that know no format 3 know no prompts, resources and queries either, hold no
-/// call until its record is stored or its agent approved, and end none with its token; those that know no format 4 know no services of agents.
+/// and the pages come separately. Filters that know no format 3 know no prompts, resources and queries either, and hold
+/// no call until its record is stored; those that know no format 4 know no services of agents, and those that know no
+/// format 5 bind no sessions, pin no definitions, hold no call until its agent is approved, and end none with its token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BundleClaims<A = AgentClaims> {
-    /// The format: [`FORMAT`], [`PAGED_FORMAT`](super::PAGED_FORMAT), [`NAMED_FORMAT`](super::NAMED_FORMAT) or
-    /// [`CALLS_FORMAT`](super::CALLS_FORMAT).
+    /// The format: [`FORMAT`], [`PAGED_FORMAT`](super::PAGED_FORMAT), [`NAMED_FORMAT`](super::NAMED_FORMAT),
+    /// [`CALLS_FORMAT`](super::CALLS_FORMAT) or [`BOUND_FORMAT`](super::BOUND_FORMAT).
     pub format: u64,
     /// The policy server that signed it.
     pub iss: Issuer,
@@ -45,6 +48,9 @@ pub struct BundleClaims<A = AgentClaims> {
     pub issuers: Vec<IssuerClaims>,
     /// The policy server as a service.
     pub policy_server: PolicyServerClaims,
+    /// What seals the ids of sessions at the workload; the first does, all open. Secret: in no other workload's bundle.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub session_keys: Vec<SessionKey>,
     /// The services that the workload exposes or may call.
     pub services: Vec<ServiceClaims>,
     /// The agents that may call what the workload exposes, and its own; or the digests of their pages, in order.
@@ -106,6 +112,9 @@ pub struct ServiceClaims {
     /// The tools of an MCP service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tools: BTreeMap<ToolName, ToolClaims>,
+    /// What becomes of a tool whose definition is not the pinned one.
+    #[serde(default, skip_serializing_if = "OnDrift::is_default")]
+    pub on_drift: OnDrift,
     /// The prompts of an MCP service, whose names are of the grammar of tools'.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub prompts: BTreeMap<ToolName, ToolClaims>,
@@ -168,6 +177,9 @@ pub struct ToolClaims {
     /// The scope that a call needs beside the name itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// The definition that a tool has been seen to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<DefinitionDigest>,
 }
 
 /// The policy of an agent.
@@ -202,22 +214,39 @@ pub struct AgentClaims {
 }
 
 impl BundleClaims {
-    /// The same without services of agents, for a filter that does not know their protocol: it denies their calls.
+    /// The same for a filter that cannot bind sessions, pin definitions, hold calls of paused agents or end calls with their
+    /// tokens: it hands ids of sessions on as they come, denies what is paused, and lets calls finish.
     #[must_use]
-    pub fn without_calls(mut self) -> Self {
-        let gone = self
-            .services
-            .extract_if(.., |service| service.protocol == Protocol::A2a);
-        let gone: Vec<ServiceId> = gone.map(|service| service.id).collect();
-        for agent in &mut self.agents {
-            agent.reaches.retain(|id| !gone.contains(id));
+    pub fn without_bindings(mut self) -> Self {
+        self.session_keys.clear();
+        for service in &mut self.services {
+            service.on_drift = OnDrift::default();
+            service.on_expiry = ExpiryMode::Finish;
+            service.on_pause = PauseMode::Deny;
+            for tool in service.tools.values_mut() {
+                tool.definition = None;
+            }
         }
         self
     }
 
+    /// The same without services of agents too, for a filter that does not know their protocol: it denies their calls.
+    #[must_use]
+    pub fn without_calls(self) -> Self {
+        let mut older = self.without_bindings();
+        let gone = older
+            .services
+            .extract_if(.., |service| service.protocol == Protocol::A2a);
+        let gone: Vec<ServiceId> = gone.map(|service| service.id).collect();
+        for agent in &mut older.agents {
+            agent.reaches.retain(|id| !gone.contains(id));
+        }
+        older
+    }
+
     /// The same without services of agents, prompts, resources and routes with a query, for a filter that does not know
-    /// them: it refuses what would ask for them. Nor does it know how to hold a call until its record is stored or its
-    /// agent approved, or how to end one with its token, so its calls do not wait and are not cut.
+    /// them: it refuses what would ask for them. Nor does it know how to hold a call until its record is stored, so its calls
+    /// do not wait.
     #[must_use]
     pub fn without_names(self) -> Self {
         let mut older = self.without_calls();
@@ -226,8 +255,6 @@ impl BundleClaims {
             service.prompts.clear();
             service.resources.clear();
             service.record = RecordMode::Batched;
-            service.on_expiry = ExpiryMode::Finish;
-            service.on_pause = PauseMode::Deny;
         }
         for agent in &mut older.agents {
             agent.prompts.clear();

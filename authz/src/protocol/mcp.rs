@@ -19,6 +19,7 @@ use crate::request::{RequestHead, Right};
 pub mod list;
 mod named;
 
+use crate::session::SESSION_HEADER;
 use named::Name;
 pub(crate) use named::resource_need;
 
@@ -132,7 +133,7 @@ pub(crate) fn check_head(
     end_of_stream: bool,
 ) -> Result<OwnedHeaders, Denial> {
     if head.method() != "POST" {
-        return Err(Denial::new(Code::MethodNotAllowed, "MCP messages are sent by POST").with_allow("POST"));
+        return Err(not_allowed());
     }
     body::check(head, &[body::JSON], "the body must be `application/json`", limit_bytes)?;
     let headers = head.mcp_headers();
@@ -145,6 +146,36 @@ pub(crate) fn check_head(
         method: headers.method.map(<[u8]>::to_vec),
         name: headers.name.map(<[u8]>::to_vec),
     })
+}
+
+/// Whether it is a request that ends its session, as there are before 2026-07-28: `DELETE`, without a body. Whose the
+/// session is, is told by its id.
+///
+/// # Errors
+///
+/// `method_not_allowed` if the version has no sessions; `mcp_malformed` without an id or with a body; `mcp_header_mismatch`.
+pub(crate) fn ends_session(head: &RequestHead<'_>, end_of_stream: bool) -> Result<bool, Denial> {
+    if head.method() != "DELETE" {
+        return Ok(false);
+    }
+    let headers = head.mcp_headers();
+    if let Some((_, Era::Headers)) = headers.protocol_version.map(known_version).transpose()? {
+        return Err(not_allowed());
+    }
+    if headers.method.is_some() || headers.name.is_some() {
+        return Err(mismatch("`DELETE` has no method and names nothing"));
+    }
+    if head.header(SESSION_HEADER).is_none() {
+        return Err(malformed("`DELETE` ends the session of an `Mcp-Session-Id`"));
+    }
+    if !end_of_stream {
+        return Err(malformed("`DELETE` has no body"));
+    }
+    Ok(true)
+}
+
+fn not_allowed() -> Denial {
+    Denial::new(Code::MethodNotAllowed, "MCP messages are sent by POST").with_allow("POST")
 }
 
 fn known_version(value: &[u8]) -> Result<(&'static str, Era), Denial> {

@@ -27,12 +27,12 @@ fn one_poll_is_out_and_says_what_is_held() {
     let host = FakeHost::inbound();
     let mut vm = testing::fresh_vm(&host);
     vm.tick(&host);
-    assert_eq!(polls(&host), ["/v1/policy?formats=1,2,3,4"]);
+    assert_eq!(polls(&host), ["/v1/policy?formats=1,2,3,4,5"]);
     host.answer_poll(&mut vm, 200, &policy(1, &json!({})));
     vm.tick(&host);
     assert_eq!(
         polls(&host)[1..],
-        ["/v1/policy?formats=1,2,3,4&bundle=1.1&state=1.1"],
+        ["/v1/policy?formats=1,2,3,4,5&bundle=1.1&state=1.1"],
         "asked again at once, and once"
     );
     host.advance(Duration::from_secs(20));
@@ -63,7 +63,7 @@ fn bad_answers_change_nothing_and_are_not_followed_at_once() {
         vm.tick(&host);
         assert_eq!(
             polls(&host).last().unwrap(),
-            "/v1/policy?formats=1,2,3,4&bundle=1.2&state=1.2"
+            "/v1/policy?formats=1,2,3,4,5&bundle=1.2&state=1.2"
         );
     }
 }

@@ -20,7 +20,7 @@ impl Vm {
     /// Asks for news, and says what is held: by the query what there is to be told, by headers what tells whether keys may
     /// change. Older policy servers do not look at those headers, and would refuse a query that they do not know.
     pub(super) fn poll(&mut self, host: &impl Host, config: &Config, now: Duration) {
-        let mut path = String::from("/v1/policy?formats=1,2,3,4");
+        let mut path = String::from("/v1/policy?formats=1,2,3,4,5");
         if let Some(version) = self.policy.version_known() {
             path.push_str("&bundle=");
             path.push_str(&version.to_string());

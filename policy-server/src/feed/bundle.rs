@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use authz::policy::{
-    BundleClaims, CALLS_FORMAT, ContentError, NAMED_FORMAT, PAGED_FORMAT, PageDigest, PageTexts, PagedClaims, Version,
+    BOUND_FORMAT, BundleClaims, CALLS_FORMAT, ContentError, NAMED_FORMAT, PAGED_FORMAT, PageDigest, PageTexts,
+    PagedClaims, Version,
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -22,14 +23,16 @@ pub enum Format {
     Named,
     /// In pages, with the services of agents too.
     Calling,
+    /// In pages, with what binds sessions and pins definitions too.
+    Bound,
 }
 
 impl Format {
     /// All that this server signs, the newest first: the older ones for filters of the version before.
-    pub const ALL: [Self; 4] = [Self::Calling, Self::Named, Self::Paged, Self::Whole];
+    pub const ALL: [Self; 5] = [Self::Bound, Self::Calling, Self::Named, Self::Paged, Self::Whole];
 
     /// Those whose bundles have pages.
-    pub const PAGED: [Self; 3] = [Self::Calling, Self::Named, Self::Paged];
+    pub const PAGED: [Self; 4] = [Self::Bound, Self::Calling, Self::Named, Self::Paged];
 
     /// The number by which polls name it.
     pub fn number(self) -> u64 {
@@ -38,6 +41,7 @@ impl Format {
             Self::Paged => PAGED_FORMAT,
             Self::Named => NAMED_FORMAT,
             Self::Calling => CALLS_FORMAT,
+            Self::Bound => BOUND_FORMAT,
         }
     }
 
@@ -75,7 +79,7 @@ pub(super) struct Unsigned {
 type InPages = fn(BundleClaims) -> Result<PagedClaims, ContentError>;
 
 /// What is signed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub(super) enum Claims {
     Whole(BundleClaims),
@@ -89,6 +93,7 @@ impl Unsigned {
             Format::Paged => Some(BundleClaims::paged),
             Format::Named => Some(BundleClaims::named),
             Format::Calling => Some(BundleClaims::calling),
+            Format::Bound => Some(BundleClaims::bound),
         };
         let (claims, pages) = match in_pages {
             None => (Claims::Whole(claims.without_names()), PageTexts::default()),
@@ -110,6 +115,18 @@ impl Claims {
         match self {
             Self::Whole(claims) => stamp(claims, version, issued_at, expires_at),
             Self::Paged(claims) => stamp(claims, version, issued_at, expires_at),
+        }
+    }
+
+    /// The same without what nobody but its sidecar may know, for those who read the log; None if it has nothing of the kind.
+    pub(super) fn without_secrets(&self) -> Option<Self> {
+        match self {
+            Self::Paged(claims) if !claims.session_keys.is_empty() => {
+                let mut claims = claims.clone();
+                claims.session_keys.clear();
+                Some(Self::Paged(claims))
+            }
+            Self::Whole(_) | Self::Paged(_) => None,
         }
     }
 }
@@ -134,8 +151,9 @@ mod tests {
             ("2,1", Some(Format::Paged)),
             ("1,2,3", Some(Format::Named)),
             ("4,3,2,1", Some(Format::Calling)),
-            ("1,5", Some(Format::Whole)),
-            ("5", None),
+            ("5,4", Some(Format::Bound)),
+            ("1,6", Some(Format::Whole)),
+            ("6", None),
             ("", None),
             ("12", None),
             ("1 ,2 ", None),

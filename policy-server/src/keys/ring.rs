@@ -5,14 +5,18 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use authz::identity::KeyId;
+use authz::identity::{KeyId, SpiffeId};
 use authz::jwks::{Jwk, Jwks};
 use authz::policy::Version;
+use authz::session::{MAX_SESSION_KEYS, SessionKey};
 
 use super::folder::{KeyFiles, KeyFolder};
 use super::{KeyError, KeyKind, KeyState};
 use crate::signer::Signer;
 use crate::store::{KeyChange, Store, StoredKey};
+
+/// Keeps keys of sessions apart from all else that is derived of a key.
+const SESSION_DOMAIN: &str = "ostiary session keys 1";
 
 /// All keys as they are at one moment.
 #[derive(Debug, Clone)]
@@ -77,6 +81,21 @@ impl InForce {
                 && matches!(key.state, KeyState::Signing | KeyState::Retiring | KeyState::Retired)
         });
         signed.filter(|key| key.from <= version).max_by_key(|key| key.from)
+    }
+
+    /// What seals ids of sessions at a workload, derived of the bundle keys: that of the one that signs seals, those of the
+    /// ones that will or did open too. So they turn with the bundle keys, every replica of this server has the same, and they
+    /// are new where a key was lost to somebody.
+    pub fn session_keys(&self, workload: &SpiffeId) -> Vec<SessionKey> {
+        let states = [KeyState::Signing, KeyState::Next, KeyState::Retiring];
+        let keys = states.into_iter().flat_map(|state| {
+            let keys = self.stored.iter();
+            keys.filter(move |key| key.kind == KeyKind::Bundle && key.state == state)
+        });
+        // A key that signs no more may have no file any more.
+        let signers = keys.filter_map(|key| self.signer(KeyKind::Bundle, key.kid()));
+        let derived = signers.filter_map(|signer| signer.derive(SESSION_DOMAIN, workload.as_str()));
+        derived.take(MAX_SESSION_KEYS).map(SessionKey::new).collect()
     }
 
     /// The private half of a key.

@@ -179,7 +179,7 @@ pub(super) fn problem(error: FeedError) -> Problem {
     }
 }
 
-/// `bundle=E.C&state=E.C&formats=1,2,3,4`, each at most once; the values need no percent-encoding, so none is decoded.
+/// `bundle=E.C&state=E.C&formats=1,2,3,4,5`, each at most once; the values need no percent-encoding, so none is decoded.
 fn parse_query(query: &str) -> Result<Held, Problem> {
     let (mut bundle, mut state, mut formats) = (None, None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -287,6 +287,6 @@ mod tests {
                 "{query}"
             );
         }
-        assert_eq!(parse_query("formats=5,6").unwrap_err().code(), "format_unsupported");
+        assert_eq!(parse_query("formats=6,7").unwrap_err().code(), "format_unsupported");
     }
 }

@@ -42,7 +42,7 @@ mod webhooks;
 mod work;
 
 /// The schema's steps, in order; one that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 8] = [
+const MIGRATIONS: [(i64, &str, &str); 9] = [
     (1, "start", include_str!("../../migrations/0001_start.sql")),
     (2, "keys", include_str!("../../migrations/0002_keys.sql")),
     (3, "log", include_str!("../../migrations/0003_log.sql")),
@@ -51,6 +51,7 @@ const MIGRATIONS: [(i64, &str, &str); 8] = [
     (7, "work", include_str!("../../migrations/0007_work.sql")),
     (8, "live_claims", include_str!("../../migrations/0008_live_claims.sql")),
     (9, "kept_policy", include_str!("../../migrations/0009_kept_policy.sql")),
+    (10, "drift", include_str!("../../migrations/0010_drift.sql")),
 ];
 
 /// SQLite takes so many rows of a multi-row insert at once that one statement holds a fair share of a batch.

@@ -17,6 +17,7 @@ mod lists;
 mod pages;
 mod recorded_first;
 mod rotation;
+mod sessions;
 mod story;
 mod traps;
 mod witnesses;

@@ -409,7 +409,8 @@ fn the_head_of_a_bundle_is_read_strictly() {
         assert!(matches!(with("agents", agents), Err(PolicyError::Json(_))));
     }
     assert!(matches!(with("pages", json!([])), Err(PolicyError::Json(_))));
-    assert_eq!(with("format", json!(5)), Err(PolicyError::Format(5)));
+    assert_eq!(with("format", json!(6)), Err(PolicyError::Format(6)));
+    assert_eq!(with("format", json!(5)), Ok(()));
     assert_eq!(with("format", json!(4)), Ok(()));
     assert_eq!(with("format", json!(3)), Ok(()));
     assert!(matches!(with("format", json!(1)), Err(PolicyError::Json(_))));

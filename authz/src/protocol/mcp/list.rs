@@ -9,8 +9,12 @@
 //! Only entries are looked at. What else a service tells of itself (`instructions`, descriptions, `_meta`) is its own.
 
 use std::borrow::Cow;
+use std::cell::Cell;
+use std::collections::BTreeMap;
 
 use super::named::only_member;
+use crate::definition::DefinitionDigest;
+use crate::identity::ToolName;
 use crate::json::{self, JsonError, Kind, Limits, Value};
 
 mod sse;
@@ -119,7 +123,7 @@ pub enum ListError {
     TooLong,
 }
 
-/// Takes out of an answer what `is_told` does not say yes to, by its name, URI or template.
+/// Takes out of an answer what `is_told` does not say yes to, by its name, URI or template and by the whole of it.
 ///
 /// `id` is the id of the request, as raw JSON. What the caller gets is marked as its own: `cacheScope` becomes `private`
 /// (2026-07-28, caching), because another caller would be told something else.
@@ -132,7 +136,7 @@ pub fn filter(
     media: Media,
     list: List,
     id: &str,
-    is_told: &dyn Fn(&str) -> bool,
+    is_told: &dyn Fn(&str, Value<'_>) -> bool,
 ) -> Result<Vec<u8>, ListError> {
     if body.len() > MAX_LIST_BYTES {
         return Err(ListError::TooLong);
@@ -149,11 +153,99 @@ pub fn filter(
     }
 }
 
+/// The definitions in an answer to `tools/list`: the message as a service sent it, or its result alone.
+///
+/// # Errors
+///
+/// [`ListError`] if it is no such answer, or a tool is there twice.
+pub fn definitions(answer: &[u8]) -> Result<BTreeMap<ToolName, DefinitionDigest>, ListError> {
+    let document = json::parse(answer, &LIMITS)?;
+    let root = document.root();
+    let result = root.get("result").unwrap_or(root);
+    let tools = result.get("tools").and_then(|tools| tools.as_array());
+    let tools = tools.ok_or(ListError::Answer("there is no list of `tools`"))?;
+    let mut definitions = BTreeMap::new();
+    for tool in tools {
+        let name = only_member(tool, "name").and_then(|name| name.as_str());
+        let name = name.and_then(|name| ToolName::parse(&name).ok());
+        let name = name.ok_or(ListError::Answer("an entry of the list has not one name"))?;
+        if definitions.insert(name, DefinitionDigest::of(tool)).is_some() {
+            return Err(ListError::Answer("a tool is listed twice"));
+        }
+    }
+    Ok(definitions)
+}
+
+/// How an answer to a call ends it: told apart from the HTTP status, under which all of these come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A result.
+    Result,
+    /// A result of a tool that says of itself that it failed (`isError`).
+    ToolError,
+    /// A JSON-RPC error.
+    RpcError,
+    /// The service asks for something first; the call comes again with the answers (2026-07-28).
+    InputRequired,
+}
+
+impl Outcome {
+    /// The word in records.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Result => "result",
+            Self::ToolError => "tool_error",
+            Self::RpcError => "rpc_error",
+            Self::InputRequired => "input_required",
+        }
+    }
+
+    /// Reads the answer to the request of this id, as raw JSON; None if there is none, or it is not understood.
+    #[must_use]
+    pub fn of(body: &[u8], media: Media, id: &str) -> Option<Self> {
+        match media {
+            Media::Json => Self::of_message(body, id),
+            Media::Events => {
+                let found = Cell::new(None);
+                let note = |data: &[u8]| {
+                    found.set(found.get().or_else(|| Self::of_message(data, id)));
+                    Ok(String::new())
+                };
+                sse::filter(body, note).ok()?;
+                found.get()
+            }
+        }
+    }
+
+    fn of_message(message: &[u8], id: &str) -> Option<Self> {
+        let document = json::parse(message, &LIMITS).ok()?;
+        let root = document.root();
+        let (result, error) = (root.get("result"), root.get("error"));
+        let given = root.get("id");
+        let is_answer = given.is_some_and(|given| given.raw() == id || given.is_null() && error.is_some());
+        let is_true = |value: Value<'_>| value.as_bool() == Some(true);
+        match (result, error) {
+            _ if !is_answer => None,
+            (None, Some(_)) => Some(Self::RpcError),
+            (Some(result), None) if result.get("isError").is_some_and(is_true) => Some(Self::ToolError),
+            (Some(result), None) => {
+                let kind = result.get("resultType").and_then(|kind| kind.as_str());
+                match kind.as_deref() {
+                    Some("input_required") => Some(Self::InputRequired),
+                    _ => Some(Self::Result),
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What an answer must be, and what of it is told.
 struct Answer<'a> {
     list: List,
     id: &'a str,
-    is_told: &'a dyn Fn(&str) -> bool,
+    is_told: &'a dyn Fn(&str, Value<'_>) -> bool,
 }
 
 /// A message that may go on.
@@ -278,7 +370,7 @@ impl Answer<'_> {
         for entry in entries.as_array().into_iter().flatten() {
             let name = only_member(entry, self.list.key()).and_then(|name| name.as_str());
             let name = name.ok_or(ListError::Answer("an entry of the list has not one name"))?;
-            if (self.is_told)(&name) {
+            if (self.is_told)(&name, entry) {
                 if out.len() > 1 {
                     out.push(',');
                 }

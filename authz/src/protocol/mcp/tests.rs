@@ -48,6 +48,44 @@ fn one_endpoint_one_method_one_type() {
     assert_eq!(with_header("content-encoding", "gzip"), "body_encoded");
 }
 
+/// Where its id is bound to its holder, a session may be ended; whose it is, is for whoever has the keys.
+#[test]
+fn a_session_ends_by_delete() {
+    let delete = || {
+        let ends = World::mcp().with(|w| w.bundle["session_keys"] = json!(["A".repeat(43)]));
+        let mut ends = ends.without_body("DELETE", "/mcp");
+        for name in ["mcp-protocol-version", "mcp-method", "mcp-name"] {
+            ends.drop_header(name);
+        }
+        ends.header("mcp-session-id", "s-1");
+        ends
+    };
+    assert_eq!(delete().code(), "ok");
+    assert_eq!(delete().with(|w| w.claims = Value::Null).code(), "token_missing");
+    assert_eq!(
+        delete().with(|w| w.header("mcp-protocol-version", "2025-11-25")).code(),
+        "ok"
+    );
+    for (name, value, code) in [
+        ("mcp-protocol-version", "2026-07-28", "method_not_allowed"),
+        ("mcp-protocol-version", "2024-11-05", "mcp_header_mismatch"),
+        ("mcp-method", "tools/call", "mcp_header_mismatch"),
+        ("mcp-name", "pandas", "mcp_header_mismatch"),
+    ] {
+        assert_eq!(delete().with(|w| w.header(name, value)).code(), code, "{name}: {value}");
+    }
+    assert_eq!(
+        delete().with(|w| w.drop_header("mcp-session-id")).code(),
+        "mcp_malformed"
+    );
+    assert_eq!(delete().with(|w| w.body = b"{}".to_vec()).code(), "mcp_malformed");
+    assert_eq!(delete().with(|w| w.path = "/mcp/".to_owned()).code(), "route_unknown");
+    let unbound = delete().with(|w| w.bundle["session_keys"] = json!([]));
+    assert_eq!(unbound.code(), "method_not_allowed", "nobody would know whose it is");
+    let many = delete().with(|w| w.bundle["session_keys"] = json!(vec!["A".repeat(43); 9]));
+    assert_eq!(many.code(), "policy_unavailable");
+}
+
 #[test]
 fn the_body_is_bounded() {
     let body = |length: usize| {

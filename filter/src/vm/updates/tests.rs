@@ -71,7 +71,7 @@ fn a_bundle_in_pages_counts_once_all_are_there() {
     );
     assert_eq!(
         last_poll(&host),
-        "/v1/policy?formats=1,2,3,4&bundle=1.1&state=1.1",
+        "/v1/policy?formats=1,2,3,4,5&bundle=1.1&state=1.1",
         "asked again at once"
     );
     assert_eq!(in_use(&host), None, "it need not come again, and yet is not in use");
@@ -164,7 +164,7 @@ fn a_kill_arrives_while_pages_are_missing() {
     offer(&host, &mut vm, 2, SALES);
     offer(&host, &mut vm, 3, &["read:data.costs"]);
     host.answer_pages(&mut vm, 200, "rubbish");
-    assert_eq!(last_poll(&host), "/v1/policy?formats=1,2,3,4&bundle=1.3&state=1.1");
+    assert_eq!(last_poll(&host), "/v1/policy?formats=1,2,3,4,5&bundle=1.3&state=1.1");
     let killed = testing::state(2, &json!({"agents": {"analyst-7": "killed"}}));
     host.answer_poll(&mut vm, 200, &json!({"state": killed}));
     assert_eq!(verdict(&host, &mut vm).as_deref(), Some("agent_killed"));
@@ -185,7 +185,7 @@ fn a_signed_page_that_breaks_a_rule_refuses_its_bundle() {
         sign_head(&claims)
     };
     host.answer_poll(&mut vm, 200, &json!({"bundle": head(2, wide)}));
-    assert_eq!(last_poll(&host), "/v1/policy?formats=1,2,3,4&bundle=1.2&state=1.1");
+    assert_eq!(last_poll(&host), "/v1/policy?formats=1,2,3,4,5&bundle=1.2&state=1.1");
     host.answer_pages(&mut vm, 200, wide);
     let settled = asked(&host);
     host.advance(Duration::from_secs(6));
@@ -197,7 +197,7 @@ fn a_signed_page_that_breaks_a_rule_refuses_its_bundle() {
     );
     // The poll that was out is answered; the next one says what is in use, so that the bundle is offered once more.
     host.answer_poll(&mut vm, 204, &json!(null));
-    assert_eq!(last_poll(&host), "/v1/policy?formats=1,2,3,4&bundle=1.1&state=1.1");
+    assert_eq!(last_poll(&host), "/v1/policy?formats=1,2,3,4,5&bundle=1.1&state=1.1");
     let (mended, _) = paged_bundle(2, &json!({"agents": agents(&["read:data.costs"], 199)}));
     host.answer_poll(&mut vm, 200, &json!({"bundle": mended}));
     serve(&host, &mut vm, &pages);

@@ -2,18 +2,21 @@
 
 use std::fmt::Write as _;
 
+use authz::witness::Mismatch;
 use reqwest::Method;
 
 use crate::cli::keys::{Running, moment};
 use crate::cli::output::{Printer, printable};
 use crate::cli::{Error, Outcome, server};
+use crate::findings::headline;
 use crate::routes::findings::{Finding, Told};
 
 /// A thousand findings of the longest kind.
 const MAX_FINDINGS_BYTES: usize = 16 << 20;
 
 /// Lists the calls that their two sides do not agree about: seen by the service's sidecar alone (the caller went around its
-/// own), by the caller's alone (the service answered around its own), or by both differently.
+/// own), by the caller's alone (the service answered around its own), or by both differently; and the services that define
+/// tools otherwise than their files pin them.
 ///
 /// A line each for a caller, a service's workload and a kind, however often. Only calls between workloads whose sidecars
 /// live are judged, when the window of `audit.reconcileSeconds` has closed.
@@ -87,7 +90,7 @@ impl Finding {
             text,
             "{} from {} to {} since {}, {times}: {} ({})\n  \
              such as record {}, call {}, service {}, agent {}, user request {}",
-            printer.bad("an unobserved path"),
+            printer.bad(Mismatch::parse(&self.kind).map_or("a finding", headline)),
             printable(&self.caller),
             printable(&self.callee),
             moment(self.since_ms / 1000),

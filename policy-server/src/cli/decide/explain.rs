@@ -140,6 +140,8 @@ fn rule(code: Code) -> &'static str {
         ScopeNotInPolicy | ToolNotInPolicy | PromptNotInPolicy | ResourceNotInPolicy => {
             "the agent's file must grant it too, whatever the token says"
         }
+        ToolDrifted => "a tool whose definition is not the pinned one is not called, where the service's file says so",
+        SessionMismatch => "a session belongs to the caller, agent and operation that opened it",
         ToolForbidden => "forbidden wins over allowed, in the token as in the agent's file",
         OwnSegmentMismatch => "this part of the path must be the caller's own agent id",
     }
@@ -207,6 +209,8 @@ fn remedy(code: Code, verdict: &Verdict) -> String {
         ResourceNotOffered => {
             return format!("add `{resource}` to `resources` of the service's file, if it exists there");
         }
+        ToolDrifted => "look at what the service now says of the tool, and pin that (`ostiary pin`) if it is right",
+        SessionMismatch => "open a session of one's own: send `initialize` without `Mcp-Session-Id`",
         OwnSegmentMismatch => "use the agent's own id in this part of the path",
         MethodNotAllowed | McpMethodRefused | A2aMethodRefused => "use a method that the service's protocol has",
         EndpointRefused => "only the token endpoint and the public keys are open to applications",

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn pandas(name: &str) -> bool {
+fn pandas(name: &str, _: crate::json::Value<'_>) -> bool {
     matches!(name, "pandas" | "memo://a" | "memo://{id}")
 }
 
@@ -208,4 +208,70 @@ fn a_media_type_is_known_in_every_spelling() {
     }
     assert_eq!(Media::of(Media::Json.content_type().as_bytes()), Some(Media::Json));
     assert_eq!(Media::of(Media::Events.content_type().as_bytes()), Some(Media::Events));
+}
+
+#[test]
+fn definitions_are_those_of_the_list() {
+    let listed = definitions(LISTED.as_bytes()).unwrap();
+    let alone = json!({"tools": [{"title": "P", "name": "pandas"}]}).to_string();
+    assert_eq!(listed.len(), 3);
+    for (name, digest) in definitions(alone.as_bytes()).unwrap() {
+        assert_eq!(listed[&name], digest, "however it is written");
+    }
+    for bad in [
+        "{}",
+        "[]",
+        r#"{"tools":{}}"#,
+        r#"{"tools":[{}]}"#,
+        r#"{"tools":[{"name":"a b"}]}"#,
+    ] {
+        assert!(definitions(bad.as_bytes()).is_err(), "{bad}");
+    }
+    let twice = LISTED.replace("\"bash\"", "\"pandas\"");
+    assert!(definitions(twice.as_bytes()).is_err());
+}
+
+#[test]
+fn an_error_of_a_tool_is_no_error_of_the_protocol() {
+    let of = |message: &str| {
+        let events = format!(
+            "event: message\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\"}}\n\ndata: {message}\n\n"
+        );
+        let outcome = Outcome::of(message.as_bytes(), Media::Json, "7");
+        assert_eq!(Outcome::of(events.as_bytes(), Media::Events, "7"), outcome);
+        outcome.map(Outcome::as_str)
+    };
+    for (message, outcome) in [
+        (
+            r#"{"jsonrpc":"2.0","id":7,"result":{"content":[],"isError":false}}"#,
+            Some("result"),
+        ),
+        (r#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#, Some("result")),
+        (
+            r#"{"jsonrpc":"2.0","id":7,"result":{"content":[],"isError":true}}"#,
+            Some("tool_error"),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32602,"message":"no"}}"#,
+            Some("rpc_error"),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"no"}}"#,
+            Some("rpc_error"),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":7,"result":{"resultType":"input_required"}}"#,
+            Some("input_required"),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"text":"\"isError\":true"}]}}"#,
+            Some("result"),
+        ),
+        (r#"{"jsonrpc":"2.0","id":8,"result":{"isError":true}}"#, None),
+        (r#"{"jsonrpc":"2.0","id":7,"result":{},"error":{}}"#, None),
+        (r#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#, None),
+        ("{", None),
+    ] {
+        assert_eq!(of(message), outcome, "{message}");
+    }
 }

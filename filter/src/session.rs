@@ -661,7 +661,7 @@ impl Session {
     pub(crate) fn response_trailers(&mut self, host: &impl Host) -> Flow {
         match &mut self.phase {
             Phase::Passing(passing) => {
-                passing.response_ended = !self.call.as_ref().is_some_and(|call| call.last_event().is_some());
+                passing.response_ended = self.call.as_ref().is_none_or(|call| call.last_event().is_none());
                 let Passing { listing, response, .. } = &mut **passing;
                 match listing {
                     Some(listing) => listing.settle(host, &self.known, self.now, response),

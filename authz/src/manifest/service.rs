@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     DEFAULT_A2A_PATH, DEFAULT_BODY_LIMIT_BYTES, DEFAULT_MCP_PATH, DEFAULT_TOKEN_HEADER, ExemptSpec, Metadata,
-    ProtocolName, ServiceManifest, ToolSpec, bounds,
+    NamedSpec, ProtocolName, ServiceManifest, ToolSpec, bounds,
     problem::{Report, pointer_token},
 };
 use crate::{

@@ -144,12 +144,12 @@ fn a_session_is_ended_by_its_caller_alone() {
 #[test]
 fn keys_change_while_a_session_and_a_request_of_it_are_on_their_way() {
     let host = host();
-    let mut vm = vm(&host, 1, &["A", "B"]);
+    let mut vm = vm(&host, 1, &["A", "E"]);
     let sealed = open_session(&host, &mut vm, &["s-1"]).unwrap();
-    tell(&host, &mut vm, 2, &["B", "A"]);
+    tell(&host, &mut vm, 2, &["E", "A"]);
     let (mut session, _) = post(&host, &mut vm, &json!({}), Some(&sealed));
     assert_eq!(host.denial(), None);
-    tell(&host, &mut vm, 3, &["B"]);
+    tell(&host, &mut vm, 3, &["E"]);
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"}).to_string();
     host.set_body(Message::Request, body.as_bytes());
     assert_eq!(session.request_body(&mut vm, &host, body.len(), true), Flow::Pause);

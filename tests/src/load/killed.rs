@@ -20,7 +20,7 @@ use crate::wait;
 
 /// Connections to each of the two sidecars, and calls without an end at each.
 const CONNECTIONS: usize = 8;
-const ENDLESS: usize = 4;
+const ENDLESS: u64 = 4;
 
 /// Between two calls of a connection: so many that every worker always has some, and no more than the machine can make.
 const PAUSE: Duration = Duration::from_millis(4);

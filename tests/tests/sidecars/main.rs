@@ -5,6 +5,7 @@ mod bootstrap;
 mod calls;
 mod cancelled;
 mod decided_again;
+mod definitions;
 mod denials;
 mod epoch;
 mod failclosed_policy;

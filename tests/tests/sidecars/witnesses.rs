@@ -28,7 +28,7 @@ async fn mesh(name: &str) -> Mesh {
 }
 
 /// What `ostiary audit findings` says to the server's own user.
-async fn findings(mesh: &Mesh) -> Value {
+pub(crate) async fn findings(mesh: &Mesh) -> Value {
     let mut command = Command::new(tests::built::ostiary().unwrap());
     command
         .args(["--output", "json", "audit", "findings", "--config"])

@@ -14,7 +14,7 @@ use support::{ANALYST, AUDITOR, Answer, NOW, ORCHESTRATOR, Place, Server, WAREHO
 fn agent(name: &str) -> String {
     format!(
         "apiVersion: ostiary.dev/v1alpha1\nkind: Agent\nmetadata: {{ name: {name}, namespace: agents }}\nspec:\n  \
-         serviceAccount: {name}\n  reaches: [warehouse]\n"
+         serviceAccount: {name}\n  scope: [\"read:data.sales\"]\n  reaches: [warehouse]\n"
     )
 }
 

@@ -441,6 +441,8 @@ fn a_stepped_clock_keeps_no_stale_list_fresh() {
         let host = FakeHost::inbound();
         let mut vm = vm(&host);
         host.advance(Duration::from_secs(61));
+        // The age counts from when the poll was sent, so it must be a new one.
+        vm.tick(&host);
         let issued = (NOW + 61).checked_add_signed(step).unwrap();
         let state = testing::state(2, &json!({"issued_at": issued}));
         host.answer_poll(&mut vm, 200, &json!({"state": state}));

@@ -4,7 +4,6 @@
 //! would name. [`stand`] starts it; [`tokens`], [`records`] and [`polls`] are the callers.
 
 mod before;
-mod kill;
 mod polls;
 mod records;
 mod stand;
@@ -35,9 +34,6 @@ const MANY: usize = 5000;
 /// Times that memory is looked at, each in a server of its own.
 const SERVERS: usize = 3;
 
-/// How soon after the command nothing of a killed agent may pass any more, and its calls must have ended.
-const KILL_BOUND_MS: f64 = 250.0;
-
 /// Of the state list, where it is to change while it is watched, and where it is not.
 const OFTEN_SECONDS: u64 = 2;
 const SELDOM_SECONDS: u64 = 1800;
@@ -45,7 +41,6 @@ const SELDOM_SECONDS: u64 = 1800;
 const THROUGHPUT: &str = "server-throughput";
 const POLLS: &str = "server-polls";
 const RECORDING: &str = "recording";
-const KILL: &str = "kill";
 
 /// The rows of this section.
 pub(crate) const ROWS: &[Spec] = &[
@@ -115,30 +110,6 @@ pub(crate) const ROWS: &[Spec] = &[
         "a call at 1,000 a second whose record follows, p99",
         "ms",
     ),
-    row(
-        KILL,
-        "kill-acknowledged",
-        "an agent's kill, from the command to its acknowledgement, p99",
-        "ms",
-    ),
-    Spec {
-        bound: Some(Bound::AtMost(KILL_BOUND_MS)),
-        ..row(
-            KILL,
-            "kill-denied",
-            "the same to the first denial on each connection, beside 1,000 polls, p99",
-            "ms",
-        )
-    },
-    Spec {
-        bound: Some(Bound::AtMost(KILL_BOUND_MS)),
-        ..row(
-            KILL,
-            "kill-ended",
-            "the same to the end of calls on their way, p99",
-            "ms",
-        )
-    },
     Spec {
         bound: Some(Bound::AtMost(2.0)),
         ..row(
@@ -224,11 +195,6 @@ pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     if rows.wants(&["server-renewal-spread"]) {
         eprintln!("server: a renewal of the state list");
         renewal(&mut rows).await.context(POLLS)?;
-        table::show(rows.report, plan)?;
-    }
-    if rows.wants(&["kill-acknowledged", "kill-denied", "kill-ended"]) {
-        eprintln!("server: a kill under load");
-        kill::run(&mut rows).await.context(KILL)?;
         table::show(rows.report, plan)?;
     }
     if rows.wants(&["disk-fsync", "call-batched", "record-before"]) {

@@ -72,32 +72,6 @@ impl Polls {
         Ok(())
     }
 
-    /// Opens so many connections and polls on each in the name of one workload, and waits until each was told once.
-    ///
-    /// # Errors
-    ///
-    /// When a poll is refused.
-    pub(crate) async fn hold_as(&mut self, client: &Client, workload: &Workload, count: usize) -> Result<()> {
-        while self.count < count {
-            let more = OPENED_AT_ONCE.min(count - self.count);
-            for _ in 0..more {
-                let poll = poll(client.clone(), workload.clone(), self.sender.clone());
-                self.tasks.spawn(poll);
-            }
-            self.count += more;
-            for _ in 0..more {
-                self.next().await?;
-            }
-            self.check()?;
-        }
-        Ok(())
-    }
-
-    /// Whether every poll that was opened goes on.
-    pub(crate) fn are_held(&mut self) -> bool {
-        self.check().is_ok() && self.alive()
-    }
-
     /// Waits until so many polls are held, and forgets what they were told before.
     async fn answered(&mut self, stand: &Stand, count: usize) -> Result<()> {
         let what = format!("{count} held polls");

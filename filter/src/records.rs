@@ -1,7 +1,8 @@
 //! Audit records on their way out: sealed into the chain of this VM, queued, posted in batches.
 //!
 //! A record leaves the queue when the policy server has acknowledged it, never before. One batch is in flight, so the
-//! chain arrives in order; what is written meanwhile joins the next.
+//! chain arrives in order; what is written meanwhile joins the next. That goes out with the next tick, or as soon as it may if a
+//! call waits for it or much is queued.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -112,6 +113,11 @@ impl Records {
     /// Whether the last batch could not be stored and the next is not due yet: what is written now is stored no sooner.
     pub(crate) fn is_failing(&self, now: Duration) -> bool {
         now < self.not_before
+    }
+
+    /// Whether so many records are queued that they are not to gather any longer.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.queue.len() >= (self.slots.capacity() / 4).clamp(1, MOST_RECORDS_A_BATCH / 2)
     }
 
     /// Whether a batch is out: its answer is followed by the next.

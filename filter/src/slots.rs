@@ -94,6 +94,11 @@ impl Slots {
         self.held = self.held.saturating_sub(1);
     }
 
+    /// Places in all.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Sets the capacity of a changed configuration. What is held stays held.
     pub(crate) fn resize(&mut self, capacity: usize) {
         self.capacity = capacity;

@@ -248,7 +248,7 @@ impl Vm {
     /// The bell was rung: posts what there is.
     pub(crate) fn answer_bell(&mut self, host: &impl Host) {
         self.rung = false;
-        self.pump(host);
+        self.post(host);
     }
 
     /// Ends the calls of agents that a new state list suspended or killed, and lets those go on, or denies them, whose wait
@@ -270,7 +270,8 @@ impl Vm {
         }
         // Should a ring have got lost, the next is not.
         self.rung = false;
-        self.pump(host);
+        self.ask(host);
+        self.post(host);
         let monotonic = host.monotonic();
         self.calls.expire(monotonic);
         if self.calls.held() > 0 {
@@ -297,12 +298,9 @@ impl Vm {
         }
     }
 
-    /// Sends what is due: the next poll, the next request for pages and the next batch.
-    pub(crate) fn pump(&mut self, host: &impl Host) {
-        let Some(config) = self.config.clone() else { return };
-        if self.workload.is_none() {
-            return;
-        }
+    /// Sends the questions that are due: the next poll and the next request for pages.
+    fn ask(&mut self, host: &impl Host) {
+        let Some(config) = self.configured() else { return };
         let now = host.monotonic();
         if self.poller.due(now, config.poll_timeout) {
             self.poll(host, &config, now);
@@ -310,6 +308,17 @@ impl Vm {
         if self.fetcher.due(now, FETCH_TIMEOUT) {
             self.fetch(host, &config, now);
         }
+    }
+
+    /// The configuration, if there is one and the workload is known.
+    fn configured(&self) -> Option<Rc<Config>> {
+        self.config.clone().filter(|_| self.workload.is_some())
+    }
+
+    /// Posts the next batch, if there is one and none is out.
+    fn post(&mut self, host: &impl Host) {
+        let Some(config) = self.configured() else { return };
+        let now = host.monotonic();
         if let Some(batch) = self.records.next_batch(now) {
             let awaited = self.calls.awaited(&batch.seqs);
             let mut headers = vec![
@@ -382,7 +391,11 @@ impl Vm {
                 None => self.calls.give_up(),
             }
         }
-        self.pump(host);
+        self.ask(host);
+        // The rest gathers until the next tick: a call that waits should find no batch out that nobody waits for.
+        if self.calls.any_wait() || self.records.is_crowded() {
+            self.post(host);
+        }
     }
 }
 

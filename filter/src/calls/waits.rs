@@ -118,6 +118,11 @@ impl Calls {
         Some(audit::write_waiting(awaited))
     }
 
+    /// Whether a call waits whose record has not been answered for.
+    pub(crate) fn any_wait(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// A batch is stored: what waited for it goes on or is denied with the next [`Calls::cancel`].
     pub(crate) fn stored(&mut self, stored: &Stored, list: Option<&StateList>) {
         let later = match stored.accepted_through.checked_add(1) {

@@ -44,7 +44,7 @@ fn check(batch: &[Value]) {
 }
 
 #[test]
-fn one_batch_is_out_and_the_next_follows_its_answer() {
+fn one_batch_is_out_and_what_nobody_waits_for_gathers_until_the_next_tick() {
     let host = FakeHost::inbound();
     let mut vm = testing::ready_vm(&host);
     call(&host, &mut vm, 3);
@@ -53,11 +53,26 @@ fn one_batch_is_out_and_the_next_follows_its_answer() {
     vm.tick(&host);
     assert_eq!(batches(&host).len(), 1);
     host.store_batch(&mut vm);
+    assert_eq!(batches(&host).len(), 1);
+    vm.tick(&host);
     let sent = batches(&host);
     assert_eq!(sent.iter().map(Vec::len).collect::<Vec<_>>(), [7, 4]);
     check(&sent.concat());
     host.store_batch(&mut vm);
     assert_eq!(vm.records.len(), 0);
+}
+
+#[test]
+fn much_that_is_queued_follows_the_answer_at_once() {
+    for (calls, sent) in [(127, 1), (128, 2)] {
+        let host = FakeHost::inbound();
+        let mut vm = testing::ready_vm(&host);
+        call(&host, &mut vm, 1);
+        vm.tick(&host);
+        call(&host, &mut vm, calls);
+        host.store_batch(&mut vm);
+        assert_eq!(batches(&host).len(), sent, "{calls} calls, two records each");
+    }
 }
 
 #[test]
@@ -97,6 +112,7 @@ fn what_is_not_stored_is_kept_and_sent_again() {
     let source = batches(&host)[0][0]["record"]["source"].clone();
     let body = json!({"source": source, "accepted_through": 0}).to_string();
     host.answer(&mut vm, batch.token, 200, body.as_bytes());
+    later(&host, &mut vm);
     assert_eq!(batches(&host).last().unwrap()[0]["record"]["seq"], 1);
     host.store_batch(&mut vm);
     assert_eq!(vm.records.len(), 0);

@@ -371,6 +371,15 @@ pub struct Batch {
     pub records: Vec<BatchRecord>,
 }
 
+impl Batch {
+    /// The sequence number of the last record.
+    pub fn last_seq(&self) -> u64 {
+        self.first_seq
+            .saturating_add(self.records.len() as u64)
+            .saturating_sub(1)
+    }
+}
+
 /// One record of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchRecord {
@@ -389,6 +398,9 @@ pub struct Appended {
     pub accepted_through: u64,
     /// How many records of the batch were new.
     pub new_records: u64,
+    /// How many records there are in all with those of the batch: none of them stands at a later place. Those that were new
+    /// stand at the last places up to it.
+    pub position: u64,
 }
 
 /// Why a batch is not stored. A fault of the sender, final.

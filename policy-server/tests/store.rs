@@ -66,10 +66,11 @@ async fn append(store: &dyn Store, batch: Batch) -> Result<Appended, Refused> {
     store.append(&[batch], 1).await.unwrap().remove(0)
 }
 
-fn appended(accepted_through: u64, new_records: u64) -> Result<Appended, Refused> {
+fn appended(accepted_through: u64, new_records: u64, position: u64) -> Result<Appended, Refused> {
     Ok(Appended {
         accepted_through,
         new_records,
+        position,
     })
 }
 
@@ -132,12 +133,12 @@ async fn records_survive_and_a_chain_goes_on_after_a_restart() {
         let store = SqliteStore::open(&path).await.unwrap();
         assert_eq!(
             append(&store, batch("s", WORKLOAD, 0, None, &[1, 2, 3])).await,
-            appended(2, 3)
+            appended(2, 3, 3)
         );
         let store = reopen(store, &path, end).await;
         assert_eq!(
             append(&store, batch("s", WORKLOAD, 3, Some(3), &[4])).await,
-            appended(3, 1)
+            appended(3, 1, 4)
         );
         assert_eq!(store.record_count().await.unwrap(), 4);
         let records = store.records("s", 1, 2).await.unwrap();
@@ -154,19 +155,37 @@ async fn what_is_stored_is_acknowledged_again() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("ostiary.db")).await.unwrap();
     let first = batch("s", WORKLOAD, 0, None, &[1, 2, 3]);
-    assert_eq!(append(&store, first.clone()).await, appended(2, 3));
-    assert_eq!(append(&store, first).await, appended(2, 0));
+    assert_eq!(append(&store, first.clone()).await, appended(2, 3, 3));
+    assert_eq!(append(&store, first).await, appended(2, 0, 3));
     assert_eq!(
         append(&store, batch("s", WORKLOAD, 1, Some(1), &[2])).await,
-        appended(1, 0),
+        appended(1, 0, 3),
         "an old piece"
     );
     assert_eq!(
         append(&store, batch("s", WORKLOAD, 1, Some(1), &[2, 3, 4, 5])).await,
-        appended(4, 2),
+        appended(4, 2, 5),
         "an overlap"
     );
     assert_eq!(store.record_count().await.unwrap(), 5);
+}
+
+/// Commits leave it to another connection to move what they wrote.
+#[tokio::test]
+async fn what_is_committed_is_moved_into_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ostiary.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    let length = || std::fs::metadata(&path).unwrap().len();
+    let before = length();
+    append(&store, batch("s", WORKLOAD, 0, None, &[1; 512])).await.unwrap();
+    while length() == before {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(
+        append(&store, batch("s", WORKLOAD, 512, Some(1), &[2])).await,
+        appended(512, 1, 513)
+    );
 }
 
 #[tokio::test]
@@ -190,7 +209,7 @@ async fn forks_gaps_and_foreign_sources_are_refused_and_store_nothing() {
     assert_eq!(store.record_count().await.unwrap(), 3);
     assert_eq!(
         append(&store, batch("s", WORKLOAD, 3, Some(3), &[4])).await,
-        appended(3, 1)
+        appended(3, 1, 4)
     );
 }
 
@@ -203,13 +222,20 @@ async fn a_refused_batch_does_not_take_others_of_its_group_with_it() {
         batch("b", WORKLOAD, 5, Some(1), &[1]),
         batch("a", WORKLOAD, 1, Some(1), &[2]),
         batch("c", OTHER, 0, None, &[1; 512]),
+        batch("a", WORKLOAD, 0, None, &[1, 2, 3]),
     ];
     let answers = store.append(&group, 1).await.unwrap();
     assert_eq!(
         answers,
-        [appended(0, 1), Err(Refused::Gap), appended(1, 1), appended(511, 512)]
+        [
+            appended(0, 1, 1),
+            Err(Refused::Gap),
+            appended(1, 1, 2),
+            appended(511, 512, 514),
+            appended(2, 1, 515)
+        ]
     );
-    assert_eq!(store.record_count().await.unwrap(), 514);
+    assert_eq!(store.record_count().await.unwrap(), 515);
 }
 
 #[tokio::test]

@@ -10,14 +10,14 @@ use std::time::Duration;
 use authz::digest::Digest;
 use authz::identity::{AgentId, Jti};
 use authz::log::policy::Kind;
-use authz::log::tree::{Span, leaf_hash};
+use authz::log::tree::Span;
 use authz::policy::{PageDigest, Version};
 use authz::state::transition::TransitionError;
 use authz::successor::Operation;
 use authz::token::SKEW_SECONDS;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, QueryBuilder, Row, SqlStr, Sqlite, SqliteConnection, Transaction};
+use sqlx::{ConnectOptions, Connection, Row, SqlStr, Sqlite, SqliteConnection, Transaction};
 
 use super::agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked};
 use super::findings::{Judged, StoredFinding};
@@ -26,14 +26,18 @@ use super::risk::{ReceivedRecord, Scored};
 use super::trace::Traced;
 use super::work::{EndWork, KnownToken, Work, WorkEnded};
 use super::{
-    Answer, Appended, Batch, BatchRecord, IssuedToken, KeyChange, LiveClaims, LiveTokens, Reading, Refusal, Refused,
-    States, Store, StoreError, StoredCheckpoint, StoredKey, StoredRecord, Stream, TreeHead,
+    Answer, Appended, Batch, IssuedToken, KeyChange, LiveClaims, LiveTokens, Reading, Refusal, Refused, States, Store,
+    StoreError, StoredCheckpoint, StoredKey, StoredRecord, Stream, TreeHead,
 };
 
+use mover::Mover;
+
 mod agents;
+mod append;
 mod findings;
 mod keys;
 mod log;
+mod mover;
 mod policy;
 mod risk;
 mod trace;
@@ -57,8 +61,9 @@ const MIGRATIONS: [(i64, &str, &str); 9] = [
 /// SQLite takes so many rows of a multi-row insert at once that one statement holds a fair share of a batch.
 const ROWS_A_STATEMENT: usize = 128;
 
-/// The pages of 4 KiB that gather in the write-ahead log before they are moved into the database: each move is two fsyncs.
-const LOG_PAGES: &str = "8192";
+/// The pages of 4 KiB in the write-ahead log at which a commit moves them into the database itself. [`mover`] does so long
+/// before.
+const LOG_PAGES: &str = "32768";
 
 /// What the connection that writes keeps of the database, in KiB (negative, as SQLite has it).
 const WRITER_CACHE: &str = "-16384";
@@ -68,6 +73,7 @@ const WRITER_CACHE: &str = "-16384";
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
+    mover: Mover,
 }
 
 impl SqliteStore {
@@ -88,6 +94,8 @@ impl SqliteStore {
             .busy_timeout(Duration::from_secs(5));
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
+            // A file does not hang up, and asking whether it has takes as long as a statement.
+            .test_before_acquire(false)
             // Where SQLite has ended a transaction by itself (a full or failing disk), the driver goes on counting it and
             // begins no other on that connection: it is given up.
             .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
@@ -103,10 +111,12 @@ impl SqliteStore {
         tree::catch_up(&writer).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
-            .connect_with(options.read_only(true).create_if_missing(false))
+            .test_before_acquire(false)
+            .connect_with(options.clone().read_only(true).create_if_missing(false))
             .await
             .map_err(StoreError::Failed)?;
-        Ok(Self { writer, readers })
+        let mover = Mover::start(options, writer.clone()).await?;
+        Ok(Self { writer, readers, mover })
     }
 
     /// What a database that a server may be using says of its keys; nothing, if there is no database or it is older
@@ -384,17 +394,9 @@ impl Store for SqliteStore {
     fn append<'a>(&'a self, batches: &'a [Batch], now_ms: u64) -> Answer<'a, Vec<Result<Appended, Refused>>> {
         Box::pin(async move {
             let mut transaction = self.begin().await?;
-            let mut answers = Vec::with_capacity(batches.len());
-            let mut leaves = Vec::new();
-            for batch in batches {
-                let answer = match place(&mut transaction, batch).await? {
-                    Ok(known) => Ok(extend(&mut transaction, batch, known, now_ms, &mut leaves).await?),
-                    Err(refused) => Err(refused),
-                };
-                answers.push(answer);
-            }
-            tree::grow(&mut transaction, &leaves).await?;
+            let answers = append::append(&mut transaction, batches, now_ms).await?;
             commit(transaction).await?;
+            self.mover.wake();
             Ok(answers)
         })
     }
@@ -625,6 +627,7 @@ impl Store for SqliteStore {
     fn close(&self) -> Answer<'_, ()> {
         Box::pin(async move {
             self.readers.close().await;
+            self.mover.close().await;
             self.writer.close().await;
             Ok(())
         })
@@ -646,106 +649,6 @@ async fn epoch(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
         .await
         .map_err(StoreError::Failed)?;
     unsigned(epoch, "epoch")
-}
-
-/// Decides where a batch goes: how many of its records are already stored, or why it is refused. Writes nothing.
-async fn place(connection: &mut SqliteConnection, batch: &Batch) -> Result<Result<usize, Refused>, StoreError> {
-    let row = sqlx::query("SELECT workload, last_seq, last_hash FROM sources WHERE source = ?")
-        .bind(&batch.source)
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(StoreError::Failed)?;
-    let Some(row) = row else {
-        return Ok(if batch.first_seq == 0 { Ok(0) } else { Err(Refused::Gap) });
-    };
-    if row.get::<&str, _>(0) != batch.workload.as_str() {
-        return Ok(Err(Refused::ForeignSource));
-    }
-    let last_seq = unsigned(row.get(1), "last_seq")?;
-    if batch.first_seq > last_seq.saturating_add(1) {
-        return Ok(Err(Refused::Gap));
-    }
-    if batch.first_seq == last_seq.saturating_add(1) {
-        let continues = batch.prev_hash == Some(hash(row.get(2))?);
-        return Ok(if continues { Ok(0) } else { Err(Refused::Fork) });
-    }
-    let query = sqlx::query("SELECT hash FROM records WHERE source = ? AND seq >= ? ORDER BY seq LIMIT ?")
-        .bind(&batch.source)
-        .bind(signed(batch.first_seq))
-        .bind(signed(batch.records.len() as u64));
-    let stored = rows(connection, query).await?;
-    let same = stored
-        .iter()
-        .zip(&batch.records)
-        .all(|(row, record)| row.get::<&[u8], _>(0) == record.hash);
-    Ok(if same { Ok(stored.len()) } else { Err(Refused::Fork) })
-}
-
-/// Writes the records of a batch beyond the first `known`, and adds their leaves.
-async fn extend(
-    connection: &mut SqliteConnection,
-    batch: &Batch,
-    known: usize,
-    now_ms: u64,
-    leaves: &mut Vec<Digest>,
-) -> Result<Appended, StoreError> {
-    let new = batch.records.get(known..).unwrap_or_default();
-    leaves.extend(new.iter().map(|record| leaf_hash(&record.canonical)));
-    let first_seq = batch.first_seq.saturating_add(known as u64);
-    let mut seq = first_seq;
-    for chunk in new.chunks(ROWS_A_STATEMENT) {
-        insert_records(connection, batch, seq, chunk, now_ms).await?;
-        seq = seq.saturating_add(chunk.len() as u64);
-    }
-    if let Some(last) = new.last() {
-        sqlx::query(
-            "INSERT INTO sources (source, workload, last_seq, last_hash, opened_at) VALUES (?, ?, ?, ?, ?)
-             ON CONFLICT (source) DO UPDATE SET last_seq = excluded.last_seq, last_hash = excluded.last_hash",
-        )
-        .bind(&batch.source)
-        .bind(batch.workload.as_str())
-        .bind(signed(seq.saturating_sub(1)))
-        .bind(last.hash.as_slice())
-        .bind(signed(now_ms))
-        .execute(&mut *connection)
-        .await
-        .map_err(StoreError::Failed)?;
-    }
-    let accepted_through = batch
-        .first_seq
-        .saturating_add(batch.records.len() as u64)
-        .saturating_sub(1);
-    Ok(Appended {
-        accepted_through,
-        new_records: new.len() as u64,
-    })
-}
-
-async fn insert_records(
-    connection: &mut SqliteConnection,
-    batch: &Batch,
-    first_seq: u64,
-    records: &[BatchRecord],
-    now_ms: u64,
-) -> Result<(), StoreError> {
-    let mut query =
-        QueryBuilder::<Sqlite>::new("INSERT INTO records (source, seq, hash, workload, received_at, record) ");
-    query.push_values((first_seq..).zip(records), |mut row, (seq, record)| {
-        row.push_bind(&batch.source)
-            .push_bind(signed(seq))
-            .push_bind(record.hash.as_slice())
-            .push_bind(batch.workload.as_str())
-            .push_bind(signed(now_ms))
-            .push_bind(record.canonical.as_slice());
-    });
-    let written = query
-        .build()
-        .persistent(false)
-        .execute(&mut *connection)
-        .await
-        .map_err(StoreError::Failed)?;
-    let last = unsigned(written.last_insert_rowid(), "position")?;
-    log::note_calls(connection, last.saturating_sub(records.len() as u64), records).await
 }
 
 fn agent_id(text: String) -> Result<AgentId, StoreError> {

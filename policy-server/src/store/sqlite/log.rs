@@ -2,35 +2,10 @@
 
 use authz::digest::Digest;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
+use sqlx::{Row, SqliteConnection};
 
 use super::{SqliteQuery, has_table, hash, rows, signed, unsigned};
-use crate::store::{BatchRecord, Reading, StoreError, StoredCheckpoint, StoredRecord, TreeHead};
-
-/// Positions of one span of the table of calls, as its migration has it.
-const SPAN: u64 = 4096;
-
-/// Notes the calls of records that were written at the positions after `before`.
-pub(super) async fn note_calls(
-    connection: &mut SqliteConnection,
-    before: u64,
-    records: &[BatchRecord],
-) -> Result<(), StoreError> {
-    let mut calls = Vec::new();
-    for (position, record) in (before.saturating_add(1)..).zip(records) {
-        calls.extend(record.call.as_deref().map(|call| (position, call)));
-    }
-    if calls.is_empty() {
-        return Ok(());
-    }
-    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO calls (span, call, position) ");
-    query.push_values(&calls, |mut row, (position, call)| {
-        row.push_bind(signed(position / SPAN))
-            .push_bind(*call)
-            .push_bind(signed(*position));
-    });
-    execute(connection, query.build().persistent(false)).await
-}
+use crate::store::{Reading, StoreError, StoredCheckpoint, StoredRecord, TreeHead};
 
 /// The records of a call.
 pub(super) async fn records_of_call(

@@ -6,7 +6,7 @@
 use authz::digest::Digest;
 use authz::log::tile::{self, Run, WIDTH};
 use authz::log::tree::{Span, leaf_hash, root_above};
-use sqlx::{Row, SqliteConnection, SqlitePool};
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool};
 
 use super::{commit, rows, signed, unsigned};
 use crate::store::{StoreError, TreeHead};
@@ -18,95 +18,126 @@ const CATCH_UP: i64 = 1024;
 pub(super) async fn catch_up(writer: &SqlitePool) -> Result<(), StoreError> {
     loop {
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(StoreError::Failed)?;
-        let size = size(&mut transaction).await?;
-        let query = sqlx::query("SELECT record FROM records WHERE position > ? ORDER BY position LIMIT ?");
-        let rows = rows(&mut transaction, query.bind(signed(size)).bind(CATCH_UP)).await?;
-        let leaves: Vec<_> = rows.iter().map(|row| leaf_hash(row.get(0))).collect();
-        if leaves.is_empty() {
+        let edge = edge(&mut transaction).await?;
+        if edge.size >= edge.records {
             return Ok(());
         }
-        grow(&mut transaction, &leaves).await?;
+        let query = sqlx::query("SELECT position, record FROM records WHERE position > ? ORDER BY position LIMIT ?");
+        let rows = rows(&mut transaction, query.bind(signed(edge.size)).bind(CATCH_UP)).await?;
+        for (position, row) in (edge.size.saturating_add(1)..).zip(&rows) {
+            if unsigned(row.get(0), "position")? != position {
+                return Err(StoreError::Corrupt("tree"));
+            }
+        }
+        let leaves: Vec<_> = rows.iter().map(|row| leaf_hash(row.get(1))).collect();
+        grow(&mut transaction, edge, &leaves).await?;
         commit(transaction).await?;
     }
 }
 
-/// Appends the leaves of records that the same transaction has written.
-///
-/// # Errors
-///
-/// [`StoreError::Corrupt`] if the tree is then not of all records: a record must not be acknowledged that it lacks.
-pub(super) async fn grow(connection: &mut SqliteConnection, leaves: &[Digest]) -> Result<(), StoreError> {
+/// Where the tree ends.
+#[derive(Debug)]
+pub(super) struct Edge {
+    /// How many leaves there are.
+    pub(super) size: u64,
+    /// How many records there are.
+    records: u64,
+    /// The last tile of leaves, if it is not full.
+    hashes: Vec<u8>,
+}
+
+impl Edge {
+    /// Insists that the tree is of all records: none may be acknowledged that it lacks.
+    pub(super) fn of_all_records(self) -> Result<Self, StoreError> {
+        if self.size == self.records {
+            Ok(self)
+        } else {
+            Err(StoreError::Corrupt("tree"))
+        }
+    }
+}
+
+/// Where the tree ends.
+pub(super) async fn edge(connection: &mut SqliteConnection) -> Result<Edge, StoreError> {
+    let row = sqlx::query(
+        "SELECT size, coalesce((SELECT max(position) FROM records), 0),
+           (SELECT hashes FROM tiles WHERE level = 0 AND tile = size / 256 AND size % 256 > 0)
+         FROM tree",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(StoreError::Failed)?;
+    Ok(Edge {
+        size: unsigned(row.get(0), "size")?,
+        records: unsigned(row.get(1), "position")?,
+        hashes: row.get::<Option<_>, _>(2).unwrap_or_default(),
+    })
+}
+
+/// Appends the leaves of records that the same transaction has written behind the edge.
+pub(super) async fn grow(connection: &mut SqliteConnection, edge: Edge, leaves: &[Digest]) -> Result<(), StoreError> {
     if leaves.is_empty() {
         return Ok(());
     }
-    let before = size(connection).await?;
+    let before = edge.size;
     let after = before.saturating_add(leaves.len() as u64);
-    let last: i64 = sqlx::query_scalar("SELECT max(position) FROM records WHERE position <= ?")
-        .bind(signed(after))
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(StoreError::Failed)?;
-    if unsigned(last, "position")? != after {
-        return Err(StoreError::Corrupt("tree"));
-    }
-    let mut level = 0;
-    let mut hashes = leaves.to_vec();
+    let mut written = QueryBuilder::<Sqlite>::new("UPDATE tree SET size = ");
+    written.push_bind(signed(after));
+    let (mut level, mut hashes, mut last) = (0, leaves.to_vec(), edge.hashes);
     while !hashes.is_empty() {
-        hashes = append(connection, level, tile::level_size(level, before), &hashes).await?;
+        let at = tile::level_size(level, before);
+        let (tiles, full) = append(at, last, &hashes)?;
+        for (index, bytes) in tiles {
+            push_tile(&mut written, level, index, bytes);
+        }
+        hashes = full;
         level += 1;
+        let at = tile::level_size(level, before);
+        last = if hashes.is_empty() || at.is_multiple_of(WIDTH) {
+            Vec::new()
+        } else {
+            tile(connection, level, at / WIDTH).await?
+        };
     }
-    sqlx::query("UPDATE tree SET size = ?")
-        .bind(signed(after))
-        .execute(connection)
-        .await
-        .map_err(StoreError::Failed)?;
+    let written = written.build().persistent(false);
+    written.execute(connection).await.map_err(StoreError::Failed)?;
     Ok(())
 }
 
-/// Appends hashes to a level that has `before` of them, and returns the roots of the tiles that became full.
-async fn append(
-    connection: &mut SqliteConnection,
-    level: u32,
-    before: u64,
-    mut hashes: &[Digest],
-) -> Result<Vec<Digest>, StoreError> {
-    let mut full = Vec::new();
-    let mut at = before;
+/// Tiles with their places, as they are to be.
+type Tiles = Vec<(u64, Vec<u8>)>;
+
+/// Appends hashes to a level that has `before` of them, the `last` of them in a tile that is not full. Gives the tiles that
+/// change, and the roots of those that became full.
+fn append(before: u64, last: Vec<u8>, mut hashes: &[Digest]) -> Result<(Tiles, Vec<Digest>), StoreError> {
+    let (mut tiles, mut full) = (Vec::new(), Vec::new());
+    let (mut at, mut bytes) = (before, last);
     while !hashes.is_empty() {
         let (index, width) = (at / WIDTH, at % WIDTH);
-        let mut bytes = if width == 0 {
-            Vec::new()
-        } else {
-            tile(connection, level, index).await?
-        };
         if bytes.len() as u64 != width * 32 {
             return Err(StoreError::Corrupt("tile"));
         }
         let room = usize::try_from(WIDTH - width).unwrap_or(usize::MAX);
         let (now, later) = hashes.split_at(room.min(hashes.len()));
         bytes.extend(now.iter().flat_map(|hash| hash.0));
-        write(connection, level, index, &bytes).await?;
         at = at.saturating_add(now.len() as u64);
         if at.is_multiple_of(WIDTH) {
             full.push(tile::root(&bytes));
         }
+        tiles.push((index, std::mem::take(&mut bytes)));
         hashes = later;
     }
-    Ok(full)
+    Ok((tiles, full))
 }
 
-async fn write(connection: &mut SqliteConnection, level: u32, index: u64, bytes: &[u8]) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO tiles (level, tile, hashes) VALUES (?, ?, ?)
-         ON CONFLICT (level, tile) DO UPDATE SET hashes = excluded.hashes",
-    )
-    .bind(i64::from(level))
-    .bind(signed(index))
-    .bind(bytes)
-    .execute(connection)
-    .await
-    .map_err(StoreError::Failed)?;
-    Ok(())
+fn push_tile(query: &mut QueryBuilder<Sqlite>, level: u32, index: u64, bytes: Vec<u8>) {
+    query.push("; INSERT INTO tiles (level, tile, hashes) ");
+    query.push_values([bytes], |mut row, bytes| {
+        row.push_bind(i64::from(level))
+            .push_bind(signed(index))
+            .push_bind(bytes);
+    });
+    query.push(" ON CONFLICT (level, tile) DO UPDATE SET hashes = excluded.hashes");
 }
 
 /// A tile's bytes; none if it is not there.

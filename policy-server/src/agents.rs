@@ -81,10 +81,11 @@ pub async fn change(app: &App, asked: Asked<'_>) -> Result<Changed, AgentError> 
             reason: asked.reason.to_owned(),
             at: app.clock.seconds(),
         })
-        .await?;
-    let outcome = stored?;
+        .await;
+    // One that failed may have been stored.
+    app.risk.agent_changed();
+    let outcome = stored??;
     if let ChangeOutcome::Changed(change) = &outcome {
-        app.risk.waker().notify_one();
         tracing::warn!(
             agent = %change.agent, from = %change.from, to = %change.to, by = change.by, role = change.role,
             reason = change.reason, "agent state"

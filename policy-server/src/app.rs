@@ -22,6 +22,7 @@ use crate::keys::sources::Sources;
 use crate::kubernetes;
 use crate::log::{Log, LogError};
 use crate::metrics::Metrics;
+use crate::recent::Recent;
 use crate::reload;
 use crate::risk::{self, Risk};
 use crate::secret::SecretError;
@@ -94,6 +95,8 @@ pub struct App {
     pub ingest: Ingest,
     /// What auditors read.
     pub log: Arc<Log>,
+    /// The records that were stored last.
+    pub recent: Arc<Recent>,
     /// Where the records of user requests are.
     pub traces: Traces,
     /// How agents behave.
@@ -164,11 +167,13 @@ impl App {
         );
         let feed = Arc::new(feed);
         let risk = Risk::new(config.risk, config.risk_of_agents.clone(), config.risk_acts);
+        let recent = Arc::new(Recent::default());
         let (ingest, writer) = Ingest::start(
             Arc::clone(&store),
             Arc::clone(&metrics),
             clock.clone(),
             config.limits.record_queue,
+            Arc::clone(&recent),
             risk.waker(),
         );
         let (stop, stopped) = watch::channel(false);
@@ -190,6 +195,7 @@ impl App {
             keys,
             feed,
             ingest,
+            recent,
             log: Arc::clone(&log),
             traces: Traces::default(),
             risk,

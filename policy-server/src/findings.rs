@@ -127,7 +127,7 @@ async fn step(app: &App, reader: &mut Option<Reader>, started_ms: u64) -> Result
         None => reader.insert(Reader::open(app).await?),
     };
     let now_ms = app.clock.millis();
-    let received = app.store().received(reader.read, RECORDS).await?;
+    let received = app.recent.after(app.store(), reader.read, RECORDS).await?;
     let mut at_ms = now_ms;
     let mut findings = Vec::new();
     for record in &received {

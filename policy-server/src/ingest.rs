@@ -10,6 +10,8 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::recent::Recent;
+use crate::store::risk::ReceivedRecord;
 use crate::store::{Appended, Batch, Refused, Store};
 
 /// The most batches of one group.
@@ -50,16 +52,17 @@ struct Job {
 impl Ingest {
     /// Starts the writer task; it ends when every clone of the entrance is gone and the queue is empty.
     ///
-    /// `stored` is told of every group that has become durable.
+    /// What has become durable is added to `recent`, and `stored` is told of it.
     pub fn start(
         store: Arc<dyn Store>,
         metrics: Arc<Metrics>,
         clock: Clock,
         places: usize,
+        recent: Arc<Recent>,
         stored: Arc<Notify>,
     ) -> (Self, JoinHandle<()>) {
         let (queue, jobs) = mpsc::channel(places.max(1));
-        let writer = tokio::spawn(write(store, metrics, clock, jobs, stored));
+        let writer = tokio::spawn(write(store, metrics, clock, jobs, recent, stored));
         (
             Self {
                 queue,
@@ -108,6 +111,7 @@ async fn write(
     metrics: Arc<Metrics>,
     clock: Clock,
     mut jobs: mpsc::Receiver<Job>,
+    recent: Arc<Recent>,
     stored: Arc<Notify>,
 ) {
     let mut group = Vec::with_capacity(GROUP);
@@ -119,10 +123,11 @@ async fn write(
             .drain(..)
             .map(|job| (job.batch, (job.answer, job._permit)))
             .unzip();
-        let started = Instant::now();
-        match store.append(&batches, clock.millis()).await {
+        let (started, now_ms) = (Instant::now(), clock.millis());
+        match store.append(&batches, now_ms).await {
             Ok(outcomes) => {
                 metrics.commit(started.elapsed());
+                recent.add(received(batches, &outcomes, now_ms));
                 for ((answer, _permit), outcome) in answers.into_iter().zip(outcomes) {
                     if let Ok(appended) = outcome {
                         metrics.records.inc_by(appended.new_records);
@@ -133,8 +138,9 @@ async fn write(
                 stored.notify_one();
             }
             Err(error) => {
+                recent.forget();
                 metrics.store_failures.inc();
-                tracing::error!(%error, batches = batches.len(), "records could not be stored");
+                tracing::error!(%error, batches = answers.len(), "records could not be stored");
                 for (answer, _permit) in answers {
                     let _ = answer.send(Err(IngestError::Unavailable));
                 }
@@ -142,4 +148,27 @@ async fn write(
         }
         metrics.record_queue.set(i64::try_from(jobs.len()).unwrap_or(i64::MAX));
     }
+}
+
+/// Those records of stored batches that were new.
+fn received(
+    batches: Vec<Batch>,
+    outcomes: &[Result<Appended, Refused>],
+    received_at_ms: u64,
+) -> impl Iterator<Item = ReceivedRecord> {
+    let accepted = batches.into_iter().zip(outcomes);
+    let accepted = accepted.filter_map(|(batch, outcome)| Some((batch, outcome.as_ref().ok()?)));
+    accepted.flat_map(move |(batch, appended)| {
+        let known = (batch.records.len() as u64).saturating_sub(appended.new_records);
+        let new = batch
+            .records
+            .into_iter()
+            .skip(usize::try_from(known).unwrap_or(usize::MAX));
+        let first = appended.position.saturating_sub(appended.new_records).saturating_add(1);
+        (first..).zip(new).map(move |(position, record)| ReceivedRecord {
+            position,
+            received_at_ms,
+            canonical: record.canonical,
+        })
+    })
 }

@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod operator;
 pub mod peer;
 pub mod policy;
+pub mod recent;
 pub mod reload;
 pub mod render;
 pub mod risk;

@@ -10,6 +10,7 @@
 //! service that is owned can harm the agents that call it, and an agent's workload only itself.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,8 @@ pub struct Risk {
     /// When it was last logged of an agent what would have been done, in milliseconds.
     logged: Mutex<HashMap<AgentId, u64>>,
     wake: Arc<Notify>,
+    /// An agent's state has changed since the task last read what changed.
+    agents_changed: AtomicBool,
     progress: watch::Sender<Progress>,
 }
 
@@ -86,6 +89,7 @@ impl Risk {
             profiles: RwLock::default(),
             logged: Mutex::default(),
             wake: Arc::default(),
+            agents_changed: AtomicBool::default(),
             progress: watch::Sender::default(),
         }
     }
@@ -102,7 +106,13 @@ impl Risk {
         due
     }
 
-    /// Wakes the task, to be called when records or changes of agents have been stored.
+    /// An agent's state has changed, or may have.
+    pub(crate) fn agent_changed(&self) {
+        self.agents_changed.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Wakes the task, to be called when records have been stored.
     pub fn waker(&self) -> Arc<Notify> {
         Arc::clone(&self.wake)
     }
@@ -206,6 +216,8 @@ pub(crate) async fn run(app: Arc<App>, mut stop: watch::Receiver<bool>) {
 #[derive(Default)]
 struct Scorer {
     position: Option<u64>,
+    /// The last change of each agent's state.
+    changes: Option<BTreeMap<AgentId, AgentChange>>,
     unsaved: HashMap<AgentId, Profile>,
     saved: Option<(u64, Instant)>,
 }
@@ -230,24 +242,32 @@ impl Scorer {
             app.risk.progress.send_replace(Progress::Idle);
             return Ok(false);
         };
-        let changes = app.store().last_agent_changes().await?;
-        let changes: BTreeMap<AgentId, AgentChange> = changes
-            .into_iter()
-            .map(|change| (change.agent.clone(), change))
-            .collect();
-        let records = app.store().received(at, RECORDS).await?;
-        let mut touched: HashMap<AgentId, Profile> = app.risk.unforgiven(&changes).into_iter().collect();
+        let mut touched = HashMap::new();
+        // The flag first: what changes while this reads is read again.
+        if app.risk.agents_changed.swap(false, Ordering::Acquire) {
+            self.changes = None;
+        }
+        let changes = match self.changes.take() {
+            Some(changes) => changes,
+            None => {
+                let changes = changes(app).await?;
+                touched.extend(app.risk.unforgiven(&changes));
+                changes
+            }
+        };
+        let changes = self.changes.insert(changes);
+        let records = app.recent.after(app.store(), at, RECORDS).await?;
         let mut batch = Batch {
             app,
             mesh: &mesh,
-            changes: &changes,
+            changes,
             declared: HashMap::new(),
             touched: &mut touched,
         };
         for record in &records {
             batch.score(record);
         }
-        act(app, &changes, &touched).await?;
+        act(app, changes, &touched).await?;
         let reached = records.last().map_or(at, |record| record.position);
         self.unsaved
             .extend(touched.iter().map(|(agent, profile)| (agent.clone(), profile.clone())));
@@ -265,6 +285,7 @@ impl Scorer {
     async fn resume(&mut self, app: &App) -> Result<u64, StepError> {
         let Scored { position, profiles } = app.store().scored().await?;
         app.risk.restore(profiles);
+        self.changes = None;
         self.position = Some(position);
         self.saved = Some((position, Instant::now()));
         Ok(position)
@@ -290,6 +311,15 @@ impl Scorer {
         self.saved = Some((position, Instant::now()));
         Ok(())
     }
+}
+
+/// The last change of each agent's state.
+async fn changes(app: &App) -> Result<BTreeMap<AgentId, AgentChange>, StoreError> {
+    let changes = app.store().last_agent_changes().await?;
+    Ok(changes
+        .into_iter()
+        .map(|change| (change.agent.clone(), change))
+        .collect())
 }
 
 /// What one step scores with.
@@ -321,7 +351,15 @@ impl<'a> Batch<'a> {
             .or_insert_with(|| Declared::of(&agent.claims, mesh.services().iter()));
         let frozen = state(self.changes, id) != AgentState::Active;
         let risk = &self.app.risk;
-        let profile = self.touched.entry(id.clone()).or_insert_with(|| risk.profile(id));
+        let change = self.changes.get(id).filter(|change| !change.change.takes_away());
+        let profile = self.touched.entry(id.clone()).or_insert_with(|| {
+            let mut profile = risk.profile(id);
+            if let Some(change) = change {
+                // One that is new has nothing to forgive, now or after the next start.
+                profile.forgive(change.number);
+            }
+            profile
+        });
         profile.observe(declared, &seen, risk.settings(id), frozen);
     }
 

@@ -18,8 +18,8 @@ use crate::app::App;
 use crate::store::StoreError;
 use crate::store::trace::Traced;
 
-/// Records looked at in one step.
-const RECORDS: u32 = 2048;
+/// Records looked at in one step: what accepts records waits for the transaction that notes them.
+const RECORDS: u32 = 512;
 
 /// How long records gather before the next step, unless somebody waits for them.
 const GATHER: Duration = Duration::from_millis(500);
@@ -126,7 +126,7 @@ async fn step(app: &App, position: &mut Option<u64>) -> Result<bool, StoreError>
             *position.insert(at)
         }
     };
-    let received = app.store().received(at, RECORDS).await?;
+    let received = app.recent.after(app.store(), at, RECORDS).await?;
     let Some(last) = received.last().map(|record| record.position) else {
         return Ok(false);
     };

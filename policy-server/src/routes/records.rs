@@ -71,7 +71,7 @@ async fn answer(app: &App, request: Request) -> Result<Stored, Problem> {
     Ok(Stored {
         source,
         accepted_through: appended.accepted_through,
-        calls: tell(app, &peer, waiters).await,
+        calls: tell(app, &peer, waiters, appended.position).await,
     })
 }
 
@@ -89,18 +89,11 @@ fn waiting(headers: &HeaderMap) -> Result<Vec<u64>, Problem> {
 
 /// What calls are told whose records are durable: how their agents stand, with a score that counts them. Of a call about which
 /// that is not known nothing is said, and its sidecar denies it.
-async fn tell(app: &App, peer: &SpiffeId, waiters: Vec<Waiter>) -> Vec<StoredCall> {
+async fn tell(app: &App, peer: &SpiffeId, waiters: Vec<Waiter>, position: u64) -> Vec<StoredCall> {
     if waiters.is_empty() {
         return Vec::new();
     }
-    let counted = match app.store().record_count().await {
-        Ok(position) => app.risk.counted(position, SCORING).await,
-        Err(error) => {
-            app.metrics.store_failures.inc();
-            tracing::error!(%error, "records cannot be counted");
-            Counted::NotYet
-        }
-    };
+    let counted = app.risk.counted(position, SCORING).await;
     if counted == Counted::NotYet {
         tracing::warn!(%peer, calls = waiters.len(), "calls that wait could not be scored in time");
     }

@@ -38,7 +38,7 @@ DENY        := $(TOOLS)/.cargo-deny-$(CARGO_DENY_VERSION)
 MUTANTS     := $(TOOLS)/.cargo-mutants-$(CARGO_MUTANTS_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test vectors-wasm check bench bench-quick bench-tools eval e2e cluster-tools mutants build images push set-up mesh-tools
+.PHONY: help demo up down test crash vectors-wasm check bench bench-quick bench-tools eval e2e cluster-tools mutants build images push set-up mesh-tools
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ test: set-up $(filter $(OWN_KUBECTL),$(KUBECTL)) ## Run all tests: native, in wa
 	  $(say) "tests: native and on real Envoys; meanwhile the vectors in wasm, printed last"; \
 	  result=0; RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --no-fail-fast || result=$$?; \
 	  wait $$wasm || result=$$?; cat $(TARGET)/vectors-wasm.log; exit $$result
+
+# Of the same kind as a few in `make test`; RATE=N are other calls a second.
+crash: build ## Crash the policy server and sidecars KILLS=100 times under RATE=500 calls a second that wait for their records
+	@KILLS=$(or $(KILLS),100) RATE=$(or $(RATE),500) cargo test -p tests --test recovery crash -- --nocapture
 
 vectors-wasm: $(RUNNER)
 	@$(say) "tests: the vectors in wasm, under node"

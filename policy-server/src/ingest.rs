@@ -9,6 +9,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
+use crate::crash;
 use crate::metrics::Metrics;
 use crate::recent::Recent;
 use crate::store::risk::ReceivedRecord;
@@ -123,9 +124,11 @@ async fn write(
             .drain(..)
             .map(|job| (job.batch, (job.answer, job._permit)))
             .unzip();
+        crash::moment("received");
         let (started, now_ms) = (Instant::now(), clock.millis());
         match store.append(&batches, now_ms).await {
             Ok(outcomes) => {
+                crash::moment("committed");
                 metrics.commit(started.elapsed());
                 recent.add(received(batches, &outcomes, now_ms));
                 for ((answer, _permit), outcome) in answers.into_iter().zip(outcomes) {

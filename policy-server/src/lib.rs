@@ -14,6 +14,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod crash;
 pub mod error;
 pub mod feed;
 pub mod files;

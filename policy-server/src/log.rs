@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::crash;
 use crate::keys::{KeyError, KeyKind};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError, StoredCheckpoint, StoredRecord, TreeHead};
@@ -156,7 +157,9 @@ impl Log {
             }
             _ => {
                 let checkpoint = self.signed(head, seconds);
+                crash::moment("signed");
                 self.store.keep_checkpoint(&checkpoint).await?;
+                crash::moment("kept");
                 self.mirror_is_behind.store(true, Ordering::Relaxed);
                 checkpoint
             }

@@ -67,6 +67,7 @@ fn version(binary: &Path) -> Result<(u32, u32)> {
 #[derive(Debug)]
 pub struct Envoy {
     name: String,
+    command: Command,
     process: Process,
     admin: SocketAddr,
     access_log: PathBuf,
@@ -106,10 +107,23 @@ impl Envoy {
         let process = Process::spawn(name, &command, &run.file(&format!("{name}.envoy.log")))?;
         Ok(Self {
             name: name.to_owned(),
+            command,
             process,
             admin,
             access_log: access_log_path(name, run),
         })
+    }
+
+    /// Kills it as a crash would and starts it again, without waiting for it to be ready.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn crash(&mut self) -> Result<()> {
+        self.process.kill();
+        let log = self.process.log().to_owned();
+        self.process = Process::spawn(&self.name, &self.command, &log)?;
+        Ok(())
     }
 
     /// Waits until it serves.

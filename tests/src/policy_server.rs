@@ -24,6 +24,9 @@ const PORT: u16 = 8080;
 /// How long it may take to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long it may take until a moment has come.
+const CRASH_LIMIT: Duration = Duration::from_secs(60);
+
 /// A policy server that may be killed and started again.
 #[derive(Debug)]
 pub struct PolicyServer {
@@ -104,13 +107,28 @@ impl PolicyServer {
     ///
     /// When it ends or is not ready in time; the error carries its log.
     pub async fn start_server(&mut self) -> Result<()> {
-        // A killed server leaves its socket behind.
-        if self.socket.exists() {
-            std::fs::remove_file(&self.socket)?;
-        }
+        let command = self.command()?;
+        self.start_by(&command).await
+    }
+
+    /// What starts the server process.
+    ///
+    /// # Errors
+    ///
+    /// When the binary is missing.
+    pub fn command(&self) -> Result<Command> {
         let mut command = Command::new(crate::built::ostiary()?);
         command.arg("serve").arg("--config").arg(&self.config);
-        let server = Process::spawn("the policy server", &command, &self.log)?;
+        Ok(command)
+    }
+
+    /// Starts the server process by a command that becomes [`Self::command`], and waits until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start_server`].
+    pub async fn start_by(&mut self, command: &Command) -> Result<()> {
+        let server = self.spawn(command)?;
         let probe = self.direct();
         wait::until("the policy server to be ready", START_LIMIT, async || {
             let ready = probe.send(Call::new("GET", POLICY_AUTHORITY, "/readyz")).await;
@@ -142,6 +160,28 @@ impl PolicyServer {
     /// Cuts every sidecar off: the server lives on, but nothing leads to it any more.
     pub fn cut_off(&mut self) {
         self.sidecar = None;
+    }
+
+    /// Starts a server process that ends by itself when it has come to a moment of `crash` so many times, and waits for its
+    /// end.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started or does not end in time.
+    pub async fn start_to_crash(&mut self, moment: &str, times: u32) -> Result<()> {
+        let mut command = self.command()?;
+        command.env("OSTIARY_CRASH_AT", format!("{moment}:{times}"));
+        let server = self.spawn(&command)?;
+        let what = format!("the policy server to crash when it has `{moment}` {times} times");
+        wait::until(&what, CRASH_LIMIT, async || server.check_alive().is_err().then_some(())).await
+    }
+
+    fn spawn(&self, command: &Command) -> Result<Process> {
+        // A killed server leaves its socket behind.
+        if self.socket.exists() {
+            std::fs::remove_file(&self.socket)?;
+        }
+        Process::spawn("the policy server", command, &self.log)
     }
 
     /// Kills the server process as a crash would (its sidecar stays).

@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::{MAX_RECORDS_BYTES, authenticate, read_body, require_callout, require_media_type};
 use crate::app::App;
+use crate::crash;
 use crate::error::Problem;
 use crate::ingest::IngestError;
 use crate::risk::Counted;
@@ -68,11 +69,13 @@ async fn answer(app: &App, request: Request) -> Result<Stored, Problem> {
         .await
         .map_err(unavailable)?
         .map_err(|refused| refusal(refused, &peer, &source))?;
-    Ok(Stored {
+    let stored = Stored {
         source,
         accepted_through: appended.accepted_through,
         calls: tell(app, &peer, waiters, appended.position).await,
-    })
+    };
+    crash::moment("scored");
+    Ok(stored)
 }
 
 /// The records whose calls wait, as their sidecar says.

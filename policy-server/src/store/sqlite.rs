@@ -19,6 +19,8 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row, SqlStr, Sqlite, SqliteConnection, Transaction};
 
+use crate::crash;
+
 use super::agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked};
 use super::findings::{Judged, StoredFinding};
 use super::policy::SignedPolicy;
@@ -395,6 +397,7 @@ impl Store for SqliteStore {
         Box::pin(async move {
             let mut transaction = self.begin().await?;
             let answers = append::append(&mut transaction, batches, now_ms).await?;
+            crash::moment("written");
             commit(transaction).await?;
             self.mover.wake();
             Ok(answers)

@@ -146,6 +146,22 @@ impl LoadMesh {
         ]
     }
 
+    /// Kills one of the sidecars, by its place among [`Self::envoys`], as a crash would, starts it again and waits until it
+    /// serves.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub async fn crash_envoy(&mut self, number: usize) -> Result<()> {
+        let envoy = match number {
+            0 => &mut self.warehouse.envoy,
+            1 => &mut self.mcp.envoy,
+            _ => &mut self.outbound,
+        };
+        envoy.crash()?;
+        envoy.ready().await
+    }
+
     /// An agent's certificate.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use tokio::sync::mpsc;
 
+use crate::crash;
 use crate::store::StoreError;
 
 /// How long commits gather: each move costs the disk two fsyncs, and pages that change often are moved once.
@@ -61,6 +62,7 @@ async fn move_all(own: &SqlitePool, writer: &SqlitePool) -> Result<(), sqlx::Err
     if left > FEW_PAGES {
         move_pages(own).await?;
     }
+    crash::moment("moved");
     move_pages(writer).await?;
     Ok(())
 }

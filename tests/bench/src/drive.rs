@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use hyper::body::Bytes;
 use tests::client::{Client, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// The longest head of an answer.
@@ -159,6 +160,15 @@ pub(crate) async fn saturate(
     take_back(connections, calls).await
 }
 
+/// How requests at a fixed rate wait until they are due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// On a core that nobody else needs: to the microsecond, and it is busy all the time.
+    Awake,
+    /// On a core that what is measured needs too: a thread wakes them, some 0.1 ms late, which counts as theirs.
+    Asleep,
+}
+
 /// Requests at a fixed rate, and how long each took from the moment when it was due.
 ///
 /// # Errors
@@ -170,20 +180,37 @@ pub(crate) async fn paced(
     from: usize,
     count: usize,
     rate: f64,
+    pace: Pace,
 ) -> Result<Vec<Duration>> {
     let (step, start) = (connections.len().max(1), Instant::now() + TIMER_STEP);
+    let due = move |index: usize| start + Duration::from_secs_f64(index as f64 / rate);
     let mut calls = JoinSet::new();
+    let mut clocks = Vec::new();
     for (first, mut connection) in connections.drain(..).enumerate() {
         let requests = requests.clone();
+        let (clock, mut ticks) = mpsc::unbounded_channel();
+        clocks.push(clock);
         calls.spawn(async move {
             let mut times = Vec::new();
             for index in (first..count).step_by(step) {
-                let due = start + Duration::from_secs_f64(index as f64 / rate);
-                wait_until(due).await;
+                let due = due(index);
+                match pace {
+                    Pace::Awake => wait_until(due).await,
+                    Pace::Asleep => ticks.recv().await.context("the clock has stopped")?,
+                }
                 call(&mut connection, &requests, from + index).await?;
                 times.push(due.elapsed());
             }
             anyhow::Ok((connection, times))
+        });
+    }
+    if let Pace::Asleep = pace {
+        std::thread::spawn(move || {
+            for (index, clock) in (0..count).zip(clocks.iter().cycle()) {
+                std::thread::sleep(due(index).saturating_duration_since(Instant::now()));
+                // One whose call failed has gone.
+                let _ = clock.send(());
+            }
         });
     }
     let mut all = Vec::new();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use crate::row::Spec;
+use crate::row::{ENDURANCE, Spec};
 
 /// What the command line asked for.
 #[derive(Debug, Clone)]
@@ -36,8 +36,9 @@ impl Plan {
 
     /// Whether a row is asked for by its own name, its group's or its section's.
     pub(crate) fn wants(&self, section: &str, row: &Spec) -> bool {
-        let named = |name: &String| name == section || name == row.group || name == row.id;
-        self.only.is_empty() || self.only.iter().any(named)
+        let long = row.group == ENDURANCE;
+        let named = |name: &String| (name == section && !long) || name == row.group || name == row.id;
+        (self.only.is_empty() && (self.quick || !long)) || self.only.iter().any(named)
     }
 
     /// Whether any of these rows is asked for.
@@ -62,7 +63,7 @@ mod tests {
 
     use super::*;
 
-    const ROWS: [Spec; 2] = [row("first", "left"), row("second", "right")];
+    const ROWS: [Spec; 3] = [row("first", "left"), row("second", "right"), row("third", ENDURANCE)];
 
     const fn row(id: &'static str, group: &'static str) -> Spec {
         Spec {
@@ -89,10 +90,11 @@ mod tests {
         assert_eq!(wanted(&["left"]), ["first"]);
         assert_eq!(wanted(&["second"]), ["second"]);
         assert_eq!(wanted(&["left", "second"]), ["first", "second"]);
+        assert_eq!(wanted(&["third"]), ["third"], "only by name");
     }
 
     #[test]
     fn a_name_that_is_nowhere_is_an_error() {
-        assert!(Plan::new(vec!["third".to_owned()], false, PathBuf::new(), &[("section", &ROWS)]).is_err());
+        assert!(Plan::new(vec!["fourth".to_owned()], false, PathBuf::new(), &[("section", &ROWS)]).is_err());
     }
 }

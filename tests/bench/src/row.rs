@@ -27,13 +27,19 @@ pub(crate) struct Spec {
 pub(crate) enum Bound {
     /// No more.
     AtMost(f64),
+    /// No less.
+    AtLeast(f64),
 }
+
+/// The group of rows that take so long that they are measured only where they are named, or in a quick run.
+pub(crate) const ENDURANCE: &str = "endurance";
 
 impl Bound {
     /// Whether a value reaches it.
     pub(crate) fn met(self, value: f64) -> bool {
         match self {
             Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
         }
     }
 }

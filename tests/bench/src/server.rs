@@ -3,7 +3,9 @@
 //! It stays on one core and what asks it on the other, where there are two; the callers are those that its own sidecar
 //! would name. [`stand`] starts it; [`tokens`], [`records`] and [`polls`] are the callers.
 
+mod audit;
 mod before;
+mod plain;
 mod polls;
 mod records;
 mod stand;
@@ -18,11 +20,12 @@ use crate::cpu::{self, Cores};
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::rounds::Summary;
-use crate::row::{Bound, Latency, Row, Spec};
+use crate::row::{Bound, ENDURANCE, Latency, Row, Spec};
 use crate::table;
 
 use authz::policy::RecordMode;
 use before::Calls;
+use plain::Plain;
 use polls::{Polls, VMS_A_WORKLOAD};
 use records::Sources;
 use stand::Stand;
@@ -37,6 +40,9 @@ const SERVERS: usize = 3;
 /// Of the state list, where it is to change while it is watched, and where it is not.
 const OFTEN_SECONDS: u64 = 2;
 const SELDOM_SECONDS: u64 = 1800;
+
+/// Times that an export is verified.
+const VERIFIED: usize = 3;
 
 const THROUGHPUT: &str = "server-throughput";
 const POLLS: &str = "server-polls";
@@ -58,16 +64,49 @@ pub(crate) const ROWS: &[Spec] = &[
     ),
     row(
         THROUGHPUT,
-        "server-records",
-        "records accepted, durable, in batches of 512",
+        "sqlite-records",
+        "records inserted by SQLite alone, durable, the same rows in the same groups",
         "records/s",
     ),
+    Spec {
+        bound: Some(Bound::AtLeast(10_000.0)),
+        ..row(
+            THROUGHPUT,
+            "server-records",
+            "records accepted, durable and in the tree, in batches of 512",
+            "records/s",
+        )
+    },
+    Spec {
+        peer: Some("sqlite-records"),
+        ..row(
+            THROUGHPUT,
+            "server-records-plain",
+            "the same beside SQLite alone",
+            "records/s",
+        )
+    },
     row(
         THROUGHPUT,
         "server-record-cpu",
         "the same, the server's time on the processor",
         "us",
     ),
+    row(
+        THROUGHPUT,
+        "record-size",
+        "what a record takes of the database, with tree and indexes",
+        "KiB",
+    ),
+    Spec {
+        bound: Some(Bound::AtLeast(200_000.0)),
+        ..row(
+            THROUGHPUT,
+            "log-verify",
+            "records of an export verified offline",
+            "records/s",
+        )
+    },
     row(
         POLLS,
         "server-poll-1000",
@@ -119,7 +158,19 @@ pub(crate) const ROWS: &[Spec] = &[
             "ms",
         )
     },
+    Spec {
+        bound: Some(Bound::AtMost(16.0)),
+        ..row(
+            ENDURANCE,
+            "server-memory-10m",
+            "memory that the server gains from one million records to ten",
+            "MiB",
+        )
+    },
 ];
+
+/// Records of an endurance run.
+const MANY_RECORDS: usize = 10_000_000;
 
 const fn row(group: &'static str, id: &'static str, work: &'static str, unit: &'static str) -> Spec {
     Spec {
@@ -149,19 +200,38 @@ impl Rows<'_> {
     }
 
     fn add_timed(&mut self, id: &str, samples: &[f64], latency: Option<Latency>) -> Result<()> {
-        let spec = ROWS
-            .iter()
-            .find(|row| row.id == id)
-            .with_context(|| format!("no row `{id}`"))?;
+        let spec = spec(id)?;
         if self.plan.wants("server", spec) {
-            let figure = Summary::of(samples).with_context(|| format!("nothing was measured for `{id}`"))?;
             self.report.add(Row {
                 latency,
-                ..Row::new(spec, figure)
+                ..Row::new(spec, summary(id, samples)?)
             });
         }
         Ok(())
     }
+}
+
+impl Rows<'_> {
+    /// A row with its ratio to its peer, round by round.
+    fn add_compared(&mut self, id: &str, samples: &[f64], ratios: &[f64]) -> Result<()> {
+        let spec = spec(id)?;
+        if self.plan.wants("server", spec) {
+            let mut row = Row::new(spec, summary(id, samples)?);
+            row.compared(Summary::of(ratios));
+            self.report.add(row);
+        }
+        Ok(())
+    }
+}
+
+fn spec(id: &str) -> Result<&'static Spec> {
+    ROWS.iter()
+        .find(|row| row.id == id)
+        .with_context(|| format!("no row `{id}`"))
+}
+
+fn summary(id: &str, samples: &[f64]) -> Result<Summary> {
+    Summary::of(samples).with_context(|| format!("nothing was measured for `{id}`"))
 }
 
 /// Measures what the plan wants of it.
@@ -175,8 +245,12 @@ pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     if rows.wants(&[
         "server-tokens",
         "server-token-cpu",
+        "sqlite-records",
         "server-records",
+        "server-records-plain",
         "server-record-cpu",
+        "record-size",
+        "log-verify",
     ]) {
         eprintln!("server: tokens and records");
         throughput(&mut rows).await.context(THROUGHPUT)?;
@@ -202,6 +276,11 @@ pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         recording(&mut rows).await.context(RECORDING)?;
         table::show(rows.report, plan)?;
     }
+    if rows.wants(&["server-memory-10m"]) {
+        eprintln!("server: memory over ten million records");
+        endurance(&mut rows).await.context(ENDURANCE)?;
+        table::show(rows.report, plan)?;
+    }
     Ok(())
 }
 
@@ -224,22 +303,37 @@ async fn throughput(rows: &mut Rows<'_>) -> Result<()> {
     let (mut issued, mut issue_cpu) = (Vec::new(), Vec::new());
     let (mut stored, mut store_cpu) = (Vec::new(), Vec::new());
     let mut sources = Sources::new(&stand)?;
+    let mut plain = Plain::create(&stand.folder().join("plain.db")).await?;
+    let (mut inserted, mut ratios) = (Vec::new(), Vec::new());
     // One round of each to warm up.
     tokens::ask(&stand, length / 4).await?;
-    sources.post(1).await?;
+    let sealed = sources.seal(1)?;
+    insert(&mut plain, &sealed).await?;
+    sources.post(sealed).await?;
     for _ in 0..rows.plan.rounds() {
         let before = cpu::used(stand.process()?.id())?;
         let (count, took) = tokens::ask(&stand, length).await?;
         let between = cpu::used(stand.process()?.id())?;
         issued.push(count as f64 / took.as_secs_f64());
         issue_cpu.push(micros(between.saturating_sub(before)) / count as f64);
-        let (count, took) = sources.post(batches).await?;
+        let sealed = sources.seal(batches)?;
+        let alone = insert(&mut plain, &sealed).await?;
+        let (count, took) = sources.post(sealed).await?;
         let after = cpu::used(stand.process()?.id())?;
+        inserted.push(count as f64 / alone.as_secs_f64());
         stored.push(count as f64 / took.as_secs_f64());
+        ratios.push(alone.as_secs_f64() / took.as_secs_f64());
         store_cpu.push(micros(after.saturating_sub(between)) / count as f64);
+    }
+    let exported = audit::export(&stand)?;
+    exported.check()?;
+    let mut verified = Vec::new();
+    for _ in 0..VERIFIED {
+        verified.push(exported.records as f64 / exported.verify()?.as_secs_f64());
     }
     stand.server.kill_server();
     let durable = ledger::count(&stand.database()).await?;
+    let bytes = ledger::bytes(&stand.database()).await?;
     ensure!(
         durable >= sources.acknowledged(),
         "after a kill {durable} records are stored, and {} were acknowledged",
@@ -247,11 +341,26 @@ async fn throughput(rows: &mut Rows<'_>) -> Result<()> {
     );
     rows.add("server-tokens", &issued)?;
     rows.add("server-token-cpu", &issue_cpu)?;
+    rows.add("sqlite-records", &inserted)?;
     rows.add("server-records", &stored)?;
+    rows.add_compared("server-records-plain", &stored, &ratios)?;
     rows.add("server-record-cpu", &store_cpu)?;
+    rows.add("record-size", &[bytes as f64 / 1024.0 / durable as f64])?;
+    rows.add("log-verify", &verified)?;
     rows.report
         .note("server: all records that were acknowledged were there after the server was killed");
     stand.forget()
+}
+
+/// Inserts what sources post at once as one group, as the server does; answers how long it took in all.
+async fn insert(plain: &mut Plain, sealed: &[Vec<Vec<u8>>]) -> Result<Duration> {
+    let mut took = Duration::ZERO;
+    for group in 0..sealed.first().map_or(0, Vec::len) {
+        let bodies = sealed.iter().filter_map(|bodies| bodies.get(group));
+        let rows: Result<Vec<_>> = bodies.map(|body| plain::rows(body)).collect();
+        took += plain.insert(&rows?.into_iter().flatten().collect::<Vec<_>>()).await?;
+    }
+    Ok(took)
 }
 
 fn micros(time: Duration) -> f64 {
@@ -320,6 +429,29 @@ async fn renewal(rows: &mut Rows<'_>) -> Result<()> {
     }
     drop(polls);
     rows.add("server-renewal-spread", &spread)?;
+    stand.forget()
+}
+
+/// The server's memory while records come without end.
+async fn endurance(rows: &mut Rows<'_>) -> Result<()> {
+    let (stand, _kept) = start("bench-endurance", 100, SELDOM_SECONDS).await?;
+    let mut sources = Sources::new(&stand)?;
+    let most = rows.plan.count(MANY_RECORDS) as u64;
+    let mut resident = Vec::new();
+    while sources.acknowledged() < most {
+        let sealed = sources.seal(4)?;
+        sources.post(sealed).await?;
+        if sources.acknowledged() >= most / 10 {
+            resident.push(stand.resident_kib()? as f64 / 1024.0);
+        }
+    }
+    let before = resident.first().copied().unwrap_or_default();
+    let after = resident.iter().copied().fold(before, f64::max);
+    rows.add("server-memory-10m", &[after - before])?;
+    rows.report.note(format!(
+        "endurance: {} records; the server had {before:.0} MiB after a tenth of them, and never more than {after:.0} from there on",
+        sources.acknowledged()
+    ));
     stand.forget()
 }
 

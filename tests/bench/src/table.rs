@@ -118,6 +118,7 @@ fn verdict(row: &Row) -> String {
     };
     let bound = match bound {
         Bound::AtMost(most) => format!("<= {most}"),
+        Bound::AtLeast(least) => format!(">= {least}"),
     };
     match row.met() {
         Some(true) => format!("{bound} met"),

@@ -106,6 +106,20 @@ pub async fn count(database: &Path) -> Result<u64> {
     Ok(u64::try_from(row.get::<i64, _>(0))?)
 }
 
+/// The bytes of a database that nobody uses, with what stands in its write-ahead log.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub async fn bytes(database: &Path) -> Result<u64> {
+    let mut connection = open(database).await?;
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+        .execute(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(std::fs::metadata(database)?.len())
+}
+
 impl Ledger {
     /// Reads everything and checks every chain: sequence, links and hashes.
     ///

@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 
 use super::chain::{Chain, Kind};
 use super::traffic::Traffic;
-use crate::drive::{Connection, Requests, paced, saturate};
+use crate::drive::{Connection, Pace, Requests, paced, saturate};
 use crate::plan::Plan;
 use crate::rounds::{Summary, quantile};
 use crate::row::Latency;
@@ -194,7 +194,15 @@ impl<'a> Lane<'a> {
     /// When a request is not answered as it must.
     pub(super) async fn pace(&mut self) -> Result<()> {
         let (count, rate) = (self.paced, self.traffic.rate());
-        let times = paced(&mut self.connections, &self.requests, self.sent, count, rate).await?;
+        let times = paced(
+            &mut self.connections,
+            &self.requests,
+            self.sent,
+            count,
+            rate,
+            Pace::Awake,
+        )
+        .await?;
         self.sent += count;
         self.times.extend(times);
         Ok(())

@@ -14,7 +14,7 @@ use tests::load::ledger;
 use tests::load::mesh::{LoadMesh, READER, TABLE};
 use tests::load::wire::Request;
 
-use crate::drive::{self, Connection, Requests};
+use crate::drive::{self, Connection, Pace, Requests};
 use crate::rounds;
 use crate::row::Latency;
 
@@ -22,7 +22,7 @@ use crate::row::Latency;
 const RATE: f64 = 1000.0;
 
 /// Calls of one round.
-pub(crate) const CALLS_A_ROUND: usize = 4000;
+pub(crate) const CALLS_A_ROUND: usize = 3000;
 
 /// Times that the disk is asked in one round.
 pub(crate) const SYNCS_A_ROUND: usize = 500;
@@ -75,7 +75,7 @@ impl Calls {
     /// When one is not answered with 200.
     pub(crate) async fn make(&mut self, count: usize) -> Result<Vec<Duration>> {
         self.made += count;
-        drive::paced(&mut self.connections, &self.requests, 0, count, RATE).await
+        drive::paced(&mut self.connections, &self.requests, 0, count, RATE, Pace::Asleep).await
     }
 
     /// Appends to a file on the disk of the database and has it synced, so many times.

@@ -27,6 +27,7 @@ const RECORDS_A_BATCH: usize = 512;
 
 /// A VM of a sidecar: its chain and its connection.
 struct Source {
+    number: usize,
     workload: Workload,
     chain: Chain,
     connection: Http1,
@@ -49,6 +50,7 @@ impl Sources {
     /// When the fixture does not fit together.
     pub(crate) fn new(server: &Stand) -> Result<Self> {
         let sources = (0..SOURCES).map(|number| Source {
+            number,
             workload: population::agent(number),
             chain: Chain::new(SourceId([u8::try_from(number).unwrap_or_default(); 16])),
             connection: Http1::new(server.client()),
@@ -67,21 +69,28 @@ impl Sources {
         self.acknowledged
     }
 
-    /// Seals so many batches a source (that is not timed), posts them, and answers with their records and the time that
-    /// posting took.
+    /// The next bodies of each source, so many.
+    ///
+    /// # Errors
+    ///
+    /// When the fixture does not fit together.
+    pub(crate) fn seal(&mut self, batches: usize) -> Result<Vec<Vec<Vec<u8>>>> {
+        let sources = self.sources.iter_mut();
+        sources
+            .map(|source| (0..batches).map(|_| source.seal(&self.stand)).collect())
+            .collect()
+    }
+
+    /// Posts what was sealed, and answers with the records and the time that it took.
     ///
     /// # Errors
     ///
     /// When a batch is not accepted.
-    pub(crate) async fn post(&mut self, batches: usize) -> Result<(u64, Duration)> {
-        let mut posts = Vec::new();
-        for mut source in self.sources.drain(..) {
-            let bodies: Result<Vec<Vec<u8>>> = (0..batches).map(|_| source.seal(&self.stand)).collect();
-            posts.push((source, bodies?));
-        }
+    pub(crate) async fn post(&mut self, sealed: Vec<Vec<Vec<u8>>>) -> Result<(u64, Duration)> {
+        let batches: usize = sealed.iter().map(Vec::len).sum();
         let start = Instant::now();
         let mut running = JoinSet::new();
-        for (mut source, bodies) in posts {
+        for (mut source, bodies) in self.sources.drain(..).zip(sealed) {
             running.spawn(async move {
                 for body in bodies {
                     source.send(body).await?;
@@ -93,7 +102,8 @@ impl Sources {
             self.sources.push(source??);
         }
         let took = start.elapsed();
-        let records = (SOURCES * batches * RECORDS_A_BATCH) as u64;
+        self.sources.sort_by_key(|source| source.number);
+        let records = (batches * RECORDS_A_BATCH) as u64;
         self.acknowledged += records;
         Ok((records, took))
     }

@@ -63,6 +63,11 @@ impl Stand {
         self.server.direct().within(std::time::Duration::from_secs(60))
     }
 
+    /// Where it and its callers keep their files.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.run.path()
+    }
+
     /// Its database.
     pub(crate) fn database(&self) -> std::path::PathBuf {
         self.run.file("policy-server").join("ostiary.db")

@@ -29,7 +29,10 @@ mod parse;
 mod tests;
 
 pub use aggregate::Aggregates;
-pub use answer::{AgentStanding, Stored, StoredCall, WAITING_HEADER, read_waiting, write_waiting};
+pub use answer::{
+    AgentStanding, MAX_HEARTBEAT_SECONDS, SOURCE_HEADER, Stored, StoredCall, WAITING_HEADER, read_source, read_waiting,
+    write_source, write_waiting,
+};
 pub use decided::{RecordedClaims, RecordedFacts};
 
 use canonical::Object;
@@ -218,6 +221,24 @@ impl<'a> Record<'a> {
             previous_hash: previous.and_then(|(_, hash)| hash),
             ..Self::new(Kind::Source, time_ms)
         }
+    }
+
+    /// A heartbeat: since the record before, this source had nothing to tell, and the policy that it decides by is this.
+    ///
+    /// It is an aggregate that counts nothing, so that servers and verifiers that know no heartbeats read it.
+    pub fn heartbeat(time_ms: u64, workload: &'a str, bundle: Option<&'a str>, state: Option<&'a str>) -> Self {
+        Self {
+            bundle: bundle.map(Cow::Borrowed),
+            count: Some(0),
+            state: state.map(Cow::Borrowed),
+            workload: Some(Cow::Borrowed(workload)),
+            ..Self::new(Kind::Aggregate, time_ms)
+        }
+    }
+
+    /// Whether it is one.
+    pub fn is_heartbeat(&self) -> bool {
+        self.kind == Kind::Aggregate && self.count == Some(0)
     }
 
     /// Appends the canonical encoding: keys in order, so that one pass suffices.

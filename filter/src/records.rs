@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
-use authz::audit::{self, Aggregates, Chain, Kind, Record, Sealed, SourceId, Stored};
+use authz::audit::{self, Aggregates, Chain, Kind, MAX_HEARTBEAT_SECONDS, Record, Sealed, SourceId, Stored};
 use authz::denial::Code;
 use authz::digest::Digest;
 use authz::identity::{ServiceId, SpiffeId};
@@ -73,6 +73,10 @@ pub(crate) struct Records {
     not_before: Duration,
     backoff: Backoff,
     batch_limit: usize,
+    /// How long there may be nothing to tell before that is told; None where the policy server does not want it.
+    heartbeat: Option<Duration>,
+    /// Since when there has been nothing to tell.
+    quiet_since: Option<Duration>,
 }
 
 impl Records {
@@ -87,6 +91,8 @@ impl Records {
             not_before: Duration::ZERO,
             backoff: Backoff::default(),
             batch_limit: MOST_RECORDS_A_BATCH,
+            heartbeat: None,
+            quiet_since: None,
         }
     }
 
@@ -180,6 +186,26 @@ impl Records {
         without_record
     }
 
+    /// Says that there was nothing to tell, once that has been so for long enough. At most one is queued, in a place beyond
+    /// the queue's capacity; a VM that never had anything to tell has no source, and says nothing.
+    pub(crate) fn beat(&mut self, host: &impl Host, workload: &SpiffeId, bundle: Option<&str>, state: Option<&str>) {
+        let Some(heartbeat) = self.heartbeat.filter(|_| self.queue.is_empty()) else {
+            return;
+        };
+        let now = host.monotonic();
+        let since = *self.quiet_since.get_or_insert(now);
+        if now.saturating_sub(since) >= heartbeat {
+            let time_ms = u64::try_from(host.wall().as_millis()).unwrap_or(u64::MAX);
+            self.seal(None, &Record::heartbeat(time_ms, workload.as_str(), bundle, state));
+        }
+    }
+
+    /// What a poll says of the source; None before there is one, and where no heartbeats are wanted.
+    pub(crate) fn told_source(&self) -> Option<String> {
+        let source = self.chain.as_ref()?.source();
+        Some(audit::write_source(source, self.heartbeat?.as_secs()))
+    }
+
     fn write_aggregate(&mut self, host: &impl Host, record: &Record<'_>) -> bool {
         let Some(mut reservation) = self.slots.reserve(record.peer.as_deref().unwrap_or_default(), 1) else {
             return false;
@@ -222,6 +248,7 @@ impl Records {
 
     fn seal(&mut self, account: Option<Rc<Account>>, record: &Record<'_>) -> Option<&Sealed> {
         let sealed = self.chain.as_mut()?.seal(record);
+        self.quiet_since = None;
         self.queue.push_back(Queued {
             sealed,
             account,
@@ -320,6 +347,9 @@ impl Records {
         if self.chain.as_ref()?.source().to_string() != stored.source {
             return None;
         }
+        let heartbeat = stored.heartbeat_seconds;
+        let heartbeat = heartbeat.filter(|seconds| (1..=MAX_HEARTBEAT_SECONDS).contains(seconds));
+        self.heartbeat = heartbeat.map(Duration::from_secs);
         let mut progress = false;
         for _ in 0..sent {
             let Some(queued) = self

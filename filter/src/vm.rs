@@ -267,6 +267,9 @@ impl Vm {
             if dropped > 0 {
                 self.meters.dropped(dropped);
             }
+            let bundle = self.policy.bundle().map(|bundle| bundle.version.as_str());
+            let state = self.policy.state().map(|state| state.version.as_str());
+            self.records.beat(host, workload, bundle, state);
         }
         // Should a ring have got lost, the next is not.
         self.rung = false;

@@ -160,6 +160,8 @@ pub struct Config {
     pub mirror: Option<PathBuf>,
     /// How long both sides of a call have to tell of it before it counts as seen by one.
     pub reconcile_window: Duration,
+    /// How long a source may have nothing to tell before it says so, in seconds; None if it need not.
+    pub heartbeat_seconds: Option<u64>,
     /// The folder with the signing keys.
     pub keys: KeyFolder,
     /// Where the agents and services come from.

@@ -2,14 +2,15 @@
 //! both saw differently. What is wrong with a call is decided by [`authz::witness`].
 //!
 //! A side that is silent proves nothing while its sidecar may be gone: a call is judged only if sidecars of both workloads
-//! live, by the polls that this server knows ([`crate::keys::sources`]). After a start it waits until every sidecar that
+//! live, by the polls that this server knows ([`crate::keys::sources`]), and none of them is silent: polls and sends neither
+//! records nor heartbeats, which is told by itself. After a start it waits until every sidecar that
 //! lives can have polled. How far calls have been judged is stored; what was open is read again after a crash.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use authz::audit::{self, Record};
+use authz::audit::{self, Record, SourceId};
 use authz::identity::SpiffeId;
 use authz::manifest::Mesh;
 use authz::request::Side;
@@ -17,6 +18,7 @@ use authz::witness::{self, Candidate, Judgement, Matcher, Mismatch, Phase, Sight
 use tokio::sync::watch;
 
 use crate::app::App;
+use crate::keys::sources::Telling;
 use crate::store::StoreError;
 use crate::store::findings::{Finding, Judged};
 use crate::store::risk::ReceivedRecord;
@@ -82,6 +84,8 @@ struct Reader {
     saved: u64,
     saved_at_ms: u64,
     lines: Lines,
+    /// Sources that have been told to be silent.
+    silent: BTreeSet<SourceId>,
 }
 
 /// When findings were last told in the server's log.
@@ -109,6 +113,7 @@ impl Reader {
             saved: position,
             saved_at_ms: app.clock.millis(),
             lines: Lines::default(),
+            silent: BTreeSet::new(),
         })
     }
 
@@ -127,6 +132,7 @@ async fn step(app: &App, reader: &mut Option<Reader>, started_ms: u64) -> Result
         None => reader.insert(Reader::open(app).await?),
     };
     let now_ms = app.clock.millis();
+    tell_silent(app, &mut reader.silent);
     let received = app.recent.after(app.store(), reader.read, RECORDS).await?;
     let mut at_ms = now_ms;
     let mut findings = Vec::new();
@@ -162,6 +168,20 @@ async fn step(app: &App, reader: &mut Option<Reader>, started_ms: u64) -> Result
     app.metrics.calls_unjudged.inc_by(unjudged);
     save(app, reader, findings, now_ms).await?;
     Ok(more)
+}
+
+/// Tells of sources that fell silent while their sidecars live, once each.
+fn tell_silent(app: &App, told: &mut BTreeSet<SourceId>) {
+    let silent: Vec<_> = app.sources.telling().into_iter().filter(Telling::is_silent).collect();
+    for telling in silent.iter().filter(|telling| !told.contains(&telling.writes.source)) {
+        tracing::warn!(
+            workload = %telling.workload,
+            source = %telling.writes.source,
+            quiet_seconds = telling.quiet.as_secs(),
+            "a sidecar lives and sends no records"
+        );
+    }
+    *told = silent.iter().map(|telling| telling.writes.source).collect();
 }
 
 /// Stores what was found and how far judging has come, and tells of it.
@@ -273,6 +293,10 @@ async fn judge(app: &App, candidate: &Candidate) -> Result<Outcome, StoreError> 
     {
         let is_known = app.sources.all_known_in().is_zero();
         return Ok(if is_known { Outcome::Unjudged } else { Outcome::Wait });
+    }
+    // Whose records do not come at all is told as such.
+    if app.sources.is_silent(&caller) || app.sources.is_silent(&callee) {
+        return Ok(Outcome::Unjudged);
     }
     Ok(Outcome::Found(Box::new(finding(candidate, &callee, judgement, told))))
 }

@@ -49,6 +49,7 @@ pub struct Metrics {
     keys: Family<KeyLabels, Gauge>,
     sources: Gauge,
     sources_without_key: Family<KindLabels, Gauge>,
+    sources_silent: Gauge,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -129,6 +130,11 @@ impl Metrics {
                 "sources_without_key",
                 "sidecar VMs that live and cannot verify what the key that signs signs",
             ),
+            sources_silent: registered(
+                &mut registry,
+                "sources_silent",
+                "sidecar VMs that live and send neither records nor heartbeats",
+            ),
             registry: Registry::default(),
         };
         registry.register_with_unit(
@@ -193,6 +199,11 @@ impl Metrics {
         self.sources_without_key
             .get_or_create(&KindLabels { kind })
             .set(gauge(lacking));
+    }
+
+    /// Sets how many sources live and are silent.
+    pub fn set_silent(&self, sources: usize) {
+        self.sources_silent.set(i64::try_from(sources).unwrap_or(i64::MAX));
     }
 
     /// The OpenMetrics text.

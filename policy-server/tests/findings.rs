@@ -6,7 +6,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use authz::audit::{Chain, Kind, Outcome, Record, SourceId};
+use authz::audit::{Chain, Kind, Outcome, Record, SOURCE_HEADER, SourceId, write_source};
 use authz::request::Side;
 use http::StatusCode;
 use policy_server::app::App;
@@ -249,5 +249,54 @@ async fn only_auditors_read_findings() {
     let answer = server.send(read("/v1/findings", ANALYST)).await;
     assert_eq!((answer.status.as_u16(), &*answer.code()), (403, "role_missing"));
     assert!(found(&findings(&server).await).is_empty());
+    server.stop().await;
+}
+
+/// The sidecar says which chain it writes, and that it tells something every second.
+async fn poll_as_writer(server: &Server, workload: &str, source: u8) {
+    let mut poll = support::poll(workload, "");
+    let says = write_source(SourceId([source; 16]), 1).parse().unwrap();
+    poll.headers_mut().insert(SOURCE_HEADER, says);
+    assert_eq!(server.send(poll).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_sidecar_that_polls_and_tells_nothing_is_silent_and_accuses_nobody() {
+    let place = Place::new();
+    let server = Server::start(&place).await;
+    let (mut warehouse, mut analyst) = (Sidecar::new(1, WAREHOUSE), Sidecar::new(2, ANALYST));
+    warehouse.tell(&server, &[arrived("A")]).await;
+    poll(&server, &[WAREHOUSE]).await;
+    poll_as_writer(&server, ANALYST, 2).await;
+    assert_eq!(findings(&server).await["sources"][0]["silent"], false);
+    server.advance(WINDOW + 1);
+    let told = until(&server, "a call that is not judged", |app, _| unjudged(app) == 1).await;
+    assert!(found(&told).is_empty(), "{told}");
+    let source = &told["sources"][0];
+    assert_eq!(
+        (&source["workload"], &source["silent"], &source["told_ms"]),
+        (&ANALYST.into(), &true.into(), &(NOW * 1000).into())
+    );
+    let metrics = async || {
+        let answer = server.send(read("/metrics", AUDITOR)).await;
+        String::from_utf8(answer.body).unwrap()
+    };
+    assert!(metrics().await.contains("\nostiary_sources_silent 1\n"));
+
+    analyst
+        .tell(&server, &[Record::heartbeat(NOW * 1000, ANALYST, None, None)])
+        .await;
+    warehouse.tell(&server, &[arrived("B")]).await;
+    assert_eq!(findings(&server).await["sources"][0]["silent"], false);
+    assert!(metrics().await.contains("\nostiary_sources_silent 0\n"));
+    // Its word counts again: what it does not know of went around it.
+    server.advance(14);
+    poll(&server, &[WAREHOUSE]).await;
+    analyst
+        .tell(&server, &[Record::heartbeat(NOW * 1000, ANALYST, None, None)])
+        .await;
+    server.advance(WINDOW - 14 + 1);
+    let told = until(&server, "a finding", |_, told| !found(told).is_empty()).await;
+    assert_eq!(found(&told), [("service_only", "B")]);
     server.stop().await;
 }

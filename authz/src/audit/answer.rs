@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::SourceId;
 use crate::digest::Digest;
 
 /// The request header that names the records of a batch whose calls wait: each by its `seq`, with commas between. A server
@@ -22,6 +23,31 @@ pub struct Stored {
     /// What the calls that wait for it are told, as far as it is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<StoredCall>,
+    /// How long the source may have nothing to tell before it says so by a heartbeat, in seconds; a server before
+    /// heartbeats wants none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_seconds: Option<u64>,
+}
+
+/// The request header by which a poll says which source its VM writes to, and how often that tells something:
+/// `SOURCE;SECONDS`. Absent before there is a source, and where no heartbeats are wanted.
+pub const SOURCE_HEADER: &str = "ostiary-source";
+
+/// The longest that a source may have nothing to tell, in seconds.
+pub const MAX_HEARTBEAT_SECONDS: u64 = 3600;
+
+/// The value of [`SOURCE_HEADER`].
+pub fn write_source(source: SourceId, heartbeat_seconds: u64) -> String {
+    format!("{source};{heartbeat_seconds}")
+}
+
+/// Reads what [`write_source`] writes; None if it is anything else.
+#[must_use]
+pub fn read_source(value: &str) -> Option<(SourceId, u64)> {
+    let (source, seconds) = value.split_once(';')?;
+    let read = (SourceId::parse(source)?, seconds.parse().ok()?);
+    let is_sound = (1..=MAX_HEARTBEAT_SECONDS).contains(&read.1) && write_source(read.0, read.1) == value;
+    is_sound.then_some(read)
 }
 
 /// What a call is told whose record is stored.
@@ -92,6 +118,25 @@ mod tests {
             assert_eq!(read_waiting(bad, 3), None, "{bad}");
         }
         assert_eq!(read_waiting("1,2,3,4", 3), None, "more than a batch has");
+    }
+
+    #[test]
+    fn a_source_is_read_as_it_was_written() {
+        let source = SourceId([7; 16]);
+        let written = write_source(source, 300);
+        assert_eq!(read_source(&written), Some((source, 300)));
+        for bad in [
+            "",
+            ";300",
+            "BwcHBwcHBwcHBwcHBwcHBw",
+            "BwcHBwcHBwcHBwcHBwcHBw;",
+            "BwcHBwcHBwcHBwcHBwcHBw;0",
+            "BwcHBwcHBwcHBwcHBwcHBw;03",
+            "BwcHBwcHBwcHBwcHBwcHBw;3601",
+            "BwcHBwcHBwcHBwcHBwcHBw;-1",
+        ] {
+            assert_eq!(read_source(bad), None, "{bad}");
+        }
     }
 
     /// An answer of the version before, and one of a later version.

@@ -230,3 +230,80 @@ fn counts_without_room_become_one_overflow_record() {
     assert_eq!(overflow.len(), 1);
     records.release(held);
 }
+
+/// Answers the batch that is out as a policy server that wants heartbeats, or none.
+fn stored(host: &FakeHost, vm: &mut Vm, heartbeat: &str) {
+    let batch = host.last_sent("/v1/records").unwrap();
+    let last: Value = serde_json::from_slice(
+        batch
+            .body
+            .trim_ascii_end()
+            .split(|byte| *byte == b'\n')
+            .next_back()
+            .unwrap(),
+    )
+    .unwrap();
+    let (source, seq) = (&last["record"]["source"], &last["record"]["seq"]);
+    let body = format!("{{\"source\":{source},\"accepted_through\":{seq}{heartbeat}}}");
+    host.answer(vm, batch.token, 200, body.as_bytes());
+}
+
+/// Lets time pass in which nothing is called.
+fn quiet(host: &FakeHost, vm: &mut Vm, seconds: u64) {
+    for _ in 0..seconds {
+        host.advance(Duration::from_secs(1));
+        vm.tick(host);
+    }
+}
+
+#[test]
+fn a_source_that_has_nothing_to_tell_says_so_where_that_is_wanted() {
+    for (answer, beats) in [
+        (",\"heartbeat_seconds\":30", true),
+        ("", false),
+        (",\"heartbeat_seconds\":0", false),
+        (",\"heartbeat_seconds\":3601", false),
+    ] {
+        let host = FakeHost::inbound();
+        let mut vm = testing::ready_vm(&host);
+        quiet(&host, &mut vm, 100);
+        assert_eq!(batches(&host).len(), 0, "no source yet");
+        call(&host, &mut vm, 1);
+        vm.tick(&host);
+        stored(&host, &mut vm, answer);
+        assert_eq!(vm.records.told_source().is_some(), beats, "{answer}");
+        quiet(&host, &mut vm, 29);
+        assert_eq!(batches(&host).len(), 1, "{answer}");
+        // One alone, however long it takes to be stored.
+        quiet(&host, &mut vm, 100);
+        let sent = batches(&host);
+        let Some(beat) = sent.get(1) else {
+            assert!(!beats, "{answer}");
+            continue;
+        };
+        assert!(beats, "{answer}");
+        check(&[sent[0].clone(), beat.clone()].concat());
+        let record = &beat[0]["record"];
+        assert_eq!(
+            (
+                &record["kind"],
+                &record["count"],
+                &record["bundle"],
+                &record["workload"]
+            ),
+            (&"aggregate".into(), &0.into(), &"1.1".into(), &SERVICE.into())
+        );
+        assert_eq!((beat.len(), vm.records.len()), (1, 1));
+        stored(&host, &mut vm, answer);
+        // A call counts as well.
+        quiet(&host, &mut vm, 20);
+        call(&host, &mut vm, 1);
+        vm.tick(&host);
+        stored(&host, &mut vm, answer);
+        let before = batches(&host).len();
+        quiet(&host, &mut vm, 29);
+        assert_eq!(batches(&host).len(), before);
+        quiet(&host, &mut vm, 3);
+        assert_eq!(batches(&host).len(), before + 1);
+    }
+}

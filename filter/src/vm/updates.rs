@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use authz::audit::SourceId;
+use authz::audit::{SOURCE_HEADER, SourceId};
 use authz::jws::KeyTables;
 use authz::policy::{MAX_PAGES_ANSWER_BYTES, PageDigest};
 
@@ -30,12 +30,14 @@ impl Vm {
             path.push_str(&state.version);
         }
         let name = self.name(host).map(|name| name.to_string());
+        let source = self.records.told_source();
         let in_use = self.policy.bundle().map(|bundle| bundle.version.as_str());
         let report = [
             ("accept", Some("application/json")),
             ("ostiary-vm", name.as_deref()),
             ("ostiary-bundle-in-use", in_use),
             ("ostiary-bundle-keys", Some(config.reported_keys.as_str())),
+            (SOURCE_HEADER, source.as_deref()),
         ];
         let report: Vec<_> = report
             .into_iter()

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use authz::audit::MAX_HEARTBEAT_SECONDS;
 use authz::identity::{AgentId, Issuer, SpiffeId, is_label};
 use authz::risk::Settings as RiskSettings;
 use serde::de::value::MapAccessDeserializer;
@@ -146,6 +147,7 @@ impl Default for RawBundle {
 struct RawAudit {
     mirror: Option<PathBuf>,
     reconcile_seconds: u64,
+    heartbeat_seconds: u64,
 }
 
 impl Default for RawAudit {
@@ -153,6 +155,7 @@ impl Default for RawAudit {
         Self {
             mirror: None,
             reconcile_seconds: 30,
+            heartbeat_seconds: 300,
         }
     }
 }
@@ -264,6 +267,12 @@ impl RawConfig {
         )?;
         in_range("bundle.lifetimeSeconds", self.bundle.lifetime_seconds, 2, 7 * 24 * 3600)?;
         in_range("audit.reconcileSeconds", self.audit.reconcile_seconds, 1, 3600)?;
+        in_range(
+            "audit.heartbeatSeconds",
+            self.audit.heartbeat_seconds,
+            0,
+            MAX_HEARTBEAT_SECONDS,
+        )?;
         validate_limits(&self.limits)?;
         let issuer = issuer("issuer", self.issuer.unwrap_or_else(|| self.identity.clone()))?;
         Ok(Config {
@@ -280,6 +289,7 @@ impl RawConfig {
                 path: folder.join(self.keys.unwrap_or_else(|| self.data.join("keys"))),
             },
             reconcile_window: Duration::from_secs(self.audit.reconcile_seconds),
+            heartbeat_seconds: Some(self.audit.heartbeat_seconds).filter(|seconds| *seconds > 0),
             mirror: self.audit.mirror.map(|mirror| folder.join(mirror)),
             data: folder.join(self.data),
             policy: self.policy.validate(folder)?,

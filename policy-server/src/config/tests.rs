@@ -32,7 +32,10 @@ fn defaults_are_those_of_the_reference() {
     );
     assert_eq!((config.state_max_age_seconds, config.state_renew.as_secs()), (60, 15));
     assert_eq!(config.bundle_lifetime_seconds, 3600);
-    assert_eq!(config.reconcile_window.as_secs(), 30);
+    assert_eq!(
+        (config.reconcile_window.as_secs(), config.heartbeat_seconds),
+        (30, Some(300))
+    );
     assert_eq!(config.limits, Limits::default());
     assert!(matches!(config.listen, Listen::Unix { mode: 0o600, .. }));
 }

@@ -18,11 +18,43 @@ use crate::clock::Clock;
 pub struct Report {
     /// The VM, if the filter is new enough to name it.
     pub vm: Option<SourceId>,
+    /// The chain of records that it writes; None before there is one, and of an older filter.
+    pub writes: Option<Writes>,
     /// The bundle in use; of an older filter, the newest that it has.
     pub bundle: Option<Version>,
     /// The bundle keys of its configuration; an older filter does not say.
     pub keys: BTreeSet<KeyId>,
 }
+
+/// A chain of records that tells something at least now and then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writes {
+    /// The source.
+    pub source: SourceId,
+    /// How long it may have nothing to tell before it says so.
+    pub heartbeat: Duration,
+}
+
+/// A source whose sidecar lives and is supposed to tell something now and then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telling {
+    /// Its workload.
+    pub workload: SpiffeId,
+    /// The chain that it writes.
+    pub writes: Writes,
+    /// For how long it has told nothing, as far as this server was up to hear it.
+    pub quiet: Duration,
+}
+
+impl Telling {
+    /// Whether it should have told something by now: two heartbeats are late, and a batch that failed may be tried again.
+    pub fn is_silent(&self) -> bool {
+        self.quiet > self.writes.heartbeat.saturating_mul(2).saturating_add(LATE)
+    }
+}
+
+/// How long a heartbeat may be on its way.
+const LATE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Name {
@@ -37,6 +69,8 @@ struct Seen {
     /// Polls that are held.
     held: u32,
     last: Duration,
+    /// When records of the chain that it writes came last, or it was first heard of.
+    told: Duration,
 }
 
 /// A source that can be alive.
@@ -102,13 +136,20 @@ impl Sources {
         let seen = sources.entry(name).or_insert_with(|| Seen {
             report: Report {
                 vm: None,
+                writes: None,
                 bundle: None,
                 keys: BTreeSet::new(),
             },
             held: 0,
             last: now,
+            told: now,
         });
-        let news = seen.report != report;
+        let chain = |report: &Report| report.writes.map(|writes| writes.source);
+        if chain(&seen.report) != chain(&report) {
+            seen.told = now;
+        }
+        let news =
+            seen.report.keys != report.keys || seen.report.bundle != report.bundle || seen.report.vm != report.vm;
         seen.report = report;
         seen.held += 1;
         seen.last = now;
@@ -138,6 +179,45 @@ impl Sources {
         (living, crowded.map(|(workload, _)| workload.clone()).collect())
     }
 
+    /// Notes that records of a source came.
+    pub fn tells(&self, workload: &SpiffeId, source: &str) {
+        let now = self.clock.monotonic();
+        let mut table = lock(&self.seen);
+        let sources = table.workloads.get_mut(workload);
+        for seen in sources.into_iter().flat_map(BTreeMap::values_mut) {
+            if seen
+                .report
+                .writes
+                .is_some_and(|writes| writes.source.to_string() == source)
+            {
+                seen.told = now;
+            }
+        }
+    }
+
+    /// The sources that can be alive and should tell something now and then.
+    pub fn telling(&self) -> Vec<Telling> {
+        let now = self.clock.monotonic();
+        let table = lock(&self.seen);
+        let mut telling = Vec::new();
+        for (workload, sources) in &table.workloads {
+            let sources = sources.values().filter(|seen| self.lives(seen.held, seen.last, now));
+            telling.extend(sources.filter_map(|seen| seen.telling(workload, now)));
+        }
+        telling
+    }
+
+    /// Whether a source of the workload lives and is silent all the same.
+    pub fn is_silent(&self, workload: &SpiffeId) -> bool {
+        let now = self.clock.monotonic();
+        let table = lock(&self.seen);
+        let mut sources = table.workloads.get(workload).into_iter().flat_map(BTreeMap::values);
+        sources.any(|seen| {
+            let telling = seen.telling(workload, now);
+            self.lives(seen.held, seen.last, now) && telling.is_some_and(|telling| telling.is_silent())
+        })
+    }
+
     /// Whether a sidecar of the workload can be alive.
     pub fn lives_for(&self, workload: &SpiffeId) -> bool {
         let now = self.clock.monotonic();
@@ -154,6 +234,16 @@ impl Sources {
 
     fn lives(&self, held: u32, last: Duration, now: Duration) -> bool {
         held > 0 || now.saturating_sub(last) <= self.max_age
+    }
+}
+
+impl Seen {
+    fn telling(&self, workload: &SpiffeId, now: Duration) -> Option<Telling> {
+        Some(Telling {
+            workload: workload.clone(),
+            writes: self.report.writes?,
+            quiet: now.saturating_sub(self.told),
+        })
     }
 }
 
@@ -214,6 +304,7 @@ mod tests {
     fn vm(id: u8) -> Report {
         Report {
             vm: Some(SourceId([id; 16])),
+            writes: None,
             bundle: None,
             keys: BTreeSet::new(),
         }
@@ -222,6 +313,7 @@ mod tests {
     fn older(counter: u64) -> Report {
         Report {
             vm: None,
+            writes: None,
             bundle: Some(Version { epoch: 1, counter }),
             keys: BTreeSet::new(),
         }
@@ -262,6 +354,50 @@ mod tests {
         drop(bench.sources.polls(&workload("b"), vm(1)));
         drop(bench.sources.polls(&workload("a"), vm(2)));
         assert_eq!(bench.living(), 3, "another workload, another VM");
+    }
+
+    #[test]
+    fn a_source_that_polls_and_tells_nothing_is_silent() {
+        let bench = Bench::new(8);
+        let source = SourceId([9; 16]);
+        let writes = Writes {
+            source,
+            heartbeat: Duration::from_secs(30),
+        };
+        let report = Report {
+            writes: Some(writes),
+            ..vm(1)
+        };
+        let _held = bench.sources.polls(&workload("a"), report.clone());
+        let _other = bench.sources.polls(&workload("b"), vm(1));
+        let silent = |name| bench.sources.is_silent(&workload(name));
+        bench.advance(75);
+        assert!(!silent("a"));
+        bench.advance(1);
+        assert!(silent("a") && !silent("b"), "an older filter is never silent");
+        let telling = bench.sources.telling();
+        assert_eq!(
+            (telling.len(), telling.first().unwrap().quiet),
+            (1, Duration::from_secs(76))
+        );
+        bench.sources.tells(&workload("b"), &source.to_string());
+        bench.sources.tells(&workload("a"), &SourceId([8; 16]).to_string());
+        assert!(silent("a"), "another workload, another source");
+        bench.sources.tells(&workload("a"), &source.to_string());
+        assert!(!silent("a"));
+        bench.advance(76);
+        let new = Writes {
+            source: SourceId([8; 16]),
+            ..writes
+        };
+        let _new = bench.sources.polls(
+            &workload("a"),
+            Report {
+                writes: Some(new),
+                ..report
+            },
+        );
+        assert!(!silent("a"), "it has begun another chain");
     }
 
     #[test]

@@ -28,6 +28,22 @@ pub(crate) struct Told {
     pub(crate) findings: Vec<Finding>,
     /// Whether there are more than are told.
     pub(crate) more: bool,
+    /// Sources that should tell something now and then.
+    #[serde(default)]
+    pub(crate) sources: Vec<Source>,
+}
+
+/// A source whose sidecar lives.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Source {
+    pub(crate) workload: String,
+    pub(crate) source: String,
+    /// How long it may have nothing to tell before it says so.
+    pub(crate) heartbeat_seconds: u64,
+    /// When it last told something, or the server first heard of it.
+    pub(crate) told_ms: u64,
+    /// It should have told something since.
+    pub(crate) silent: bool,
 }
 
 /// A finding, as auditors see it.
@@ -72,7 +88,24 @@ async fn read(app: &App) -> Result<Told, Problem> {
             .take(MAX_FINDINGS as usize)
             .map(Finding::from)
             .collect(),
+        sources: sources(app),
     })
+}
+
+/// Those that are silent first, as many as are told of findings.
+fn sources(app: &App) -> Vec<Source> {
+    let now_ms = app.clock.millis();
+    let telling = app.sources.telling().into_iter().map(|telling| Source {
+        silent: telling.is_silent(),
+        workload: telling.workload.to_string(),
+        source: telling.writes.source.to_string(),
+        heartbeat_seconds: telling.writes.heartbeat.as_secs(),
+        told_ms: now_ms.saturating_sub(u64::try_from(telling.quiet.as_millis()).unwrap_or(u64::MAX)),
+    });
+    let mut sources: Vec<Source> = telling.collect();
+    sources.sort_by_key(|source| (!source.silent, source.told_ms));
+    sources.truncate(MAX_FINDINGS as usize);
+    sources
 }
 
 impl From<StoredFinding> for Finding {

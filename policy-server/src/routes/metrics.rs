@@ -20,6 +20,13 @@ pub async fn show(State(app): State<Arc<App>>) -> Response {
         let lacking = known.lacking.iter().map(|lacking| lacking.sources).sum();
         app.metrics.set_sources(kind.as_str(), known.live, lacking);
     }
+    let silent = app
+        .sources
+        .telling()
+        .iter()
+        .filter(|telling| telling.is_silent())
+        .count();
+    app.metrics.set_silent(silent);
     match app.metrics.encode() {
         Ok(text) => {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

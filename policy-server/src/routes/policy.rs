@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use authz::audit::SourceId;
+use authz::audit::{SOURCE_HEADER, SourceId, read_source};
 use authz::identity::{KeyId, SpiffeId};
 use authz::policy::Version;
 use axum::Json;
@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::error::Problem;
 use crate::feed::{FeedError, Format, News};
 use crate::keys::known::{self, Reason};
-use crate::keys::sources::{Polling, Report, Source};
+use crate::keys::sources::{Polling, Report, Source, Writes};
 use crate::keys::{KeyKind, KeyState};
 
 /// How long a poll is held while nothing changes.
@@ -109,6 +109,13 @@ fn report(headers: &HeaderMap, held: &Held) -> Result<Report, Problem> {
     let vm = single(headers, VM)?;
     let vm = vm.map(|vm| SourceId::parse(vm).ok_or_else(|| malformed(VM, "must be 128 bits in base64url")));
     let vm = vm.transpose()?;
+    let writes = single(headers, SOURCE_HEADER)?;
+    let writes =
+        writes.map(|value| read_source(value).ok_or_else(|| malformed(SOURCE_HEADER, "must be a source and seconds")));
+    let writes = writes.transpose()?.map(|(source, seconds)| Writes {
+        source,
+        heartbeat: Duration::from_secs(seconds),
+    });
     let in_use = single(headers, BUNDLE_IN_USE)?;
     let in_use = in_use.map(|value| version(BUNDLE_IN_USE, value)).transpose()?;
     let keys = single(headers, BUNDLE_KEYS)?.unwrap_or_default();
@@ -120,6 +127,7 @@ fn report(headers: &HeaderMap, held: &Held) -> Result<Report, Problem> {
     Ok(Report {
         bundle: if vm.is_some() { in_use } else { held.bundle },
         vm,
+        writes,
         keys: keys.collect::<Result<_, _>>()?,
     })
 }

@@ -64,6 +64,8 @@ async fn answer(app: &App, request: Request) -> Result<Stored, Problem> {
         return Err(Problem::too_many_requests("this workload opens sources too fast").retry_after(60));
     }
     let source = batch.source.clone();
+    // Even if it cannot be stored now, that is not the sidecar's silence.
+    app.sources.tells(&peer, &source);
     let appended = place
         .store(batch)
         .await
@@ -73,6 +75,7 @@ async fn answer(app: &App, request: Request) -> Result<Stored, Problem> {
         source,
         accepted_through: appended.accepted_through,
         calls: tell(app, &peer, waiters, appended.position).await,
+        heartbeat_seconds: app.config.heartbeat_seconds,
     };
     crash::moment("scored");
     Ok(stored)

@@ -21,7 +21,7 @@ const WAREHOUSE: &str = "spiffe://cluster.local/ns/data/sa/warehouse";
 
 async fn mesh(name: &str) -> Mesh {
     let options = Options {
-        policy_server: json!({"audit": {"reconcileSeconds": WINDOW}}),
+        policy_server: json!({"audit": {"reconcileSeconds": WINDOW, "heartbeatSeconds": 2}}),
         ..Options::default()
     };
     Mesh::start(name, &options).await.unwrap()
@@ -183,4 +183,47 @@ async fn a_service_that_answers_around_its_sidecar_is_found() {
         kinds(&all_judged(&mesh, 8).await),
         [["caller_only", ANALYST, WAREHOUSE]]
     );
+}
+
+/// The heartbeats that are in the log, by source.
+fn heartbeats(mesh: &Mesh) -> std::collections::BTreeMap<String, Vec<u64>> {
+    let mut command = Command::new(tests::built::ostiary().unwrap());
+    command
+        .args(["--output", "json", "audit", "tail", "--lines", "1000", "--config"])
+        .arg(mesh.policy_server.config());
+    let mut beats: std::collections::BTreeMap<_, Vec<u64>> = std::collections::BTreeMap::new();
+    for line in String::from_utf8(command.output().unwrap().stdout).unwrap().lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        if record["kind"] == "aggregate" && record["count"] == 0 {
+            let seqs = beats.entry(text(&record, "source").to_owned()).or_default();
+            seqs.push(record["seq"].as_u64().unwrap());
+        }
+    }
+    beats
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_that_have_nothing_to_tell_say_so_and_are_known_to_live() {
+    let mesh = mesh("heartbeats").await;
+    let token = mesh.token(&token_request()).await.unwrap();
+    let agent = mesh.agent("analyst-7").unwrap().client();
+    permitted(&agent, read_table(&mesh, &token)).await;
+    // Those VMs that had a call: nothing else is between two heartbeats of one.
+    let beats = wait::until("two heartbeats in a row of both sides", LIMIT, async || {
+        let beats = tokio::task::block_in_place(|| heartbeats(&mesh));
+        let in_a_row = |seqs: &&Vec<u64>| seqs.windows(2).any(|pair| pair[1] == pair[0] + 1);
+        (beats.values().filter(in_a_row).count() == 2).then_some(beats)
+    });
+    let beats = beats.await.unwrap();
+    let told = wait::until("both sources to be known", LIMIT, async || {
+        let told = findings(&mesh).await;
+        (told["sources"].as_array().unwrap().len() == beats.len()).then_some(told)
+    });
+    for source in told.await.unwrap()["sources"].as_array().unwrap() {
+        assert!(beats.contains_key(text(source, "source")), "{source}");
+        assert_eq!(
+            (&source["silent"], &source["heartbeat_seconds"]),
+            (&false.into(), &2.into())
+        );
+    }
 }

@@ -15,8 +15,8 @@ use crate::routes::findings::{Finding, Told};
 const MAX_FINDINGS_BYTES: usize = 16 << 20;
 
 /// Lists the calls that their two sides do not agree about: seen by the service's sidecar alone (the caller went around its
-/// own), by the caller's alone (the service answered around its own), or by both differently; and the services that define
-/// tools otherwise than their files pin them.
+/// own), by the caller's alone (the service answered around its own), or by both differently; the services that define tools
+/// otherwise than their files pin them; and the sidecars that live and send neither records nor heartbeats.
 ///
 /// A line each for a caller, a service's workload and a kind, however often. Only calls between workloads whose sidecars
 /// live are judged, when the window of `audit.reconcileSeconds` has closed.
@@ -47,7 +47,8 @@ impl Findings {
             Err(refusal) => return refusal.print(printer),
         };
         printer.answer(told.describe(printer), &told)?;
-        Ok(if told.findings.is_empty() {
+        let is_silent = told.sources.iter().any(|source| source.silent);
+        Ok(if told.findings.is_empty() && !is_silent {
             Outcome::Clean
         } else {
             Outcome::Finding
@@ -62,6 +63,16 @@ impl Told {
         for finding in &self.findings {
             finding.describe(printer, &mut text);
         }
+        for source in self.sources.iter().filter(|source| source.silent) {
+            let _ = writeln!(
+                text,
+                "{} of {} since {}: its sidecar lives, and should tell something every {} s",
+                printer.bad("silence"),
+                printable(&source.workload),
+                moment(source.told_ms / 1000),
+                source.heartbeat_seconds,
+            );
+        }
         if self.more {
             text.push_str("there are more; these are the last\n");
         }
@@ -74,6 +85,7 @@ impl Told {
             "; judged are the calls of the first {} of {} records, {} s after they came",
             self.judged, self.records, self.window_seconds
         );
+        let _ = write!(text, "\n{} sources send heartbeats", self.sources.len());
         text
     }
 }

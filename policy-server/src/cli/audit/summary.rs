@@ -11,7 +11,12 @@ pub(super) fn of(record: &Record<'_>) -> String {
     let mut words = vec![moment(record.time_ms / 1000)];
     let side = record.side.map_or("-", |side| side.as_str());
     words.push(format!("{side:<8}"));
-    words.push(format!("{:<10}", record.kind.as_str()));
+    let kind = if record.is_heartbeat() {
+        "heartbeat"
+    } else {
+        record.kind.as_str()
+    };
+    words.push(format!("{kind:<10}"));
     let agent = record.agent_id.as_deref().or(record.peer.as_deref());
     words.push(agent.or(record.workload.as_deref()).unwrap_or("-").to_owned());
     if let Some(service) = &record.service {
@@ -34,7 +39,8 @@ fn outcome(record: &Record<'_>) -> Vec<String> {
         words.extend(record.status.map(|status| status.to_string()));
         words.extend(record.end.as_ref().map(ToString::to_string));
     }
-    words.extend(record.count.map(|count| format!("{count} times")));
+    let count = record.count.filter(|count| *count > 0);
+    words.extend(count.map(|count| format!("{count} times")));
     words
 }
 

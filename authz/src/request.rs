@@ -339,7 +339,7 @@ impl Pending {
         let (protocol, right, rpc_id, rpc_method) = match &self.expected {
             Expected::Mcp(headers) => {
                 let message = mcp::read(body, service, headers)?;
-                (Protocol::Mcp, message.right, message.id, Some(message.method))
+                (Protocol::Mcp, message.right, message.id, message.method)
             }
             Expected::A2a(expected) => {
                 let message = a2a::read(body, service, *expected)?;

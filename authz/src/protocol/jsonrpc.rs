@@ -46,7 +46,8 @@ pub(crate) struct Envelope<'a> {
     pub(crate) params: Option<Value<'a>>,
     method: Option<Cow<'a, str>>,
     version: Option<Cow<'a, str>>,
-    is_response: bool,
+    /// The `result` or `error` of an answer.
+    outcome: Option<Value<'a>>,
 }
 
 impl<'a> Envelope<'a> {
@@ -69,7 +70,7 @@ impl<'a> Envelope<'a> {
             method: None,
             params: None,
             version: None,
-            is_response: false,
+            outcome: None,
         };
         for (key, value) in entries {
             match &*key {
@@ -81,7 +82,8 @@ impl<'a> Envelope<'a> {
                 }
                 "params" if value.kind() == Kind::Object => envelope.params = Some(value),
                 "params" => return Err(refusals.malformed("`params` is no object")),
-                "result" | "error" => envelope.is_response = true,
+                "result" | "error" if envelope.outcome.is_none() => envelope.outcome = Some(value),
+                "result" | "error" => return Err(refusals.malformed("an answer is a result or an error, not both")),
                 _ => {
                     return Err(refusals.malformed("an unknown member beside `jsonrpc`, `id`, `method` and `params`"));
                 }
@@ -96,17 +98,38 @@ impl<'a> Envelope<'a> {
     ///
     /// `malformed`; `method` for an answer, which no server is sent.
     pub(crate) fn method(&self, refusals: Refusals) -> Result<&str, Denial> {
-        if self.version.as_deref() != Some("2.0") {
-            return Err(refusals.malformed("`jsonrpc` is not \"2.0\""));
-        }
-        match (self.method.as_deref(), self.is_response) {
+        self.check_version(refusals)?;
+        match (self.method.as_deref(), self.outcome.is_some()) {
             (Some(method), false) => Ok(method),
             (Some(_), true) => Err(refusals.malformed("a message is a request or an answer, not both")),
             (None, false) => Err(refusals.malformed("`method` is missing")),
             (None, true) => Err(Denial::new(
                 refusals.method,
-                "answers to the server's requests are not served by this version",
+                "nobody is asked anything here that this could answer",
             )),
+        }
+    }
+
+    /// Whether this answers a request, instead of being one.
+    ///
+    /// # Errors
+    ///
+    /// `malformed` for an answer to nothing, with parameters, or that is no object.
+    pub(crate) fn is_answer(&self, refusals: Refusals) -> Result<bool, Denial> {
+        let (None, Some(outcome)) = (&self.method, self.outcome) else {
+            return Ok(false);
+        };
+        self.check_version(refusals)?;
+        match (self.id, self.params, outcome.kind()) {
+            (Some(_), None, Kind::Object) => Ok(true),
+            _ => Err(refusals.malformed("an answer has an `id` and an object, and no `params`")),
+        }
+    }
+
+    fn check_version(&self, refusals: Refusals) -> Result<(), Denial> {
+        match self.version.as_deref() {
+            Some("2.0") => Ok(()),
+            _ => Err(refusals.malformed("`jsonrpc` is not \"2.0\"")),
         }
     }
 }

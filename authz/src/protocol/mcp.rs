@@ -117,8 +117,10 @@ pub(crate) struct OwnedHeaders {
 #[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) right: Right,
+    /// None for what is no request.
     pub(crate) id: Option<String>,
-    pub(crate) method: String,
+    /// None for an answer.
+    pub(crate) method: Option<String>,
 }
 
 /// Checks what the headers of a message must be, once the path is known to be the service's endpoint.
@@ -194,6 +196,10 @@ fn known_version(value: &[u8]) -> Result<(&'static str, Era), Denial> {
 pub(crate) fn read(body: &[u8], service: &Service, headers: &OwnedHeaders) -> Result<Message, Denial> {
     let document = REFUSALS.parse(body)?;
     let envelope = Envelope::read(document.root(), REFUSALS)?;
+    // Its id is the server's: told to the client, it would be taken for one of the client's own.
+    if envelope.is_answer(REFUSALS)? {
+        return answer(headers);
+    }
     let id = envelope.id;
     understand(&envelope, service, headers).map_err(|denial| denial.with_rpc_id(id))
 }
@@ -224,8 +230,25 @@ fn understand(envelope: &Envelope<'_>, service: &Service, headers: &OwnedHeaders
     Ok(Message {
         right,
         id: envelope.id.map(str::to_owned),
-        method: method.to_owned(),
+        method: Some(method.to_owned()),
     })
+}
+
+/// What a client says to a question of the server's (`sampling/createMessage`, `elicitation/create`, `roots/list`, `ping`). It
+/// names nothing; since 2026-07-28 a retry brings it, in `inputResponses`.
+fn answer(headers: &OwnedHeaders) -> Result<Message, Denial> {
+    if requires_headers(headers) {
+        let why = "answers are sent by a retry of what they are for";
+        return Err(Denial::new(Code::McpMethodRefused, why));
+    }
+    match (&headers.method, &headers.name) {
+        (None, None) => Ok(Message {
+            right: Right::Session,
+            id: None,
+            method: None,
+        }),
+        _ => Err(mismatch("an answer has neither `Mcp-Method` nor `Mcp-Name`")),
+    }
 }
 
 fn require_id(envelope: &Envelope<'_>, request: bool) -> Result<(), Denial> {

@@ -5,7 +5,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-# Versions, all of them here. The crates' are in Cargo.lock; wasm-bindgen's test runner must be of the locked version.
+# Versions, all of them here. The crates' are in Cargo.lock, the packages' of npm in tests/node/package-lock.json; wasm-bindgen's test runner must be of the locked version.
 ENVOY_VERSION         := 1.40.0
 MCP_VERSION           := 2.3.0
 A2A_VERSION           := 1.3.0
@@ -29,6 +29,7 @@ say     = printf '== %s\n'
 
 ENVOY_STAMP := $(TARGET)/envoy/.$(ENVOY_VERSION)
 MCP_STAMP   := $(TARGET)/mcp/.$(MCP_VERSION)-$(A2A_VERSION)
+NODE_STAMP  := $(TARGET)/node/.installed
 # The one on the PATH, else our own; the tests of manifests read it.
 OWN_KUBECTL := $(abspath $(TARGET)/kubectl/kubectl)
 export KUBECTL ?= $(or $(shell command -v kubectl),$(OWN_KUBECTL))
@@ -158,8 +159,8 @@ set-up:
 	@command -v cc >/dev/null || .ci/apt-get gcc libc6-dev
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 
-# What a mesh needs beside what is built: an Envoy that fits, and a real MCP SDK.
-mesh-tools: $(MCP_STAMP) $(if $(ENVOY),,$(ENVOY_STAMP))
+# What a mesh needs beside what is built: an Envoy that fits, and real SDKs.
+mesh-tools: $(MCP_STAMP) $(NODE_STAMP) $(if $(ENVOY),,$(ENVOY_STAMP))
 
 $(ENVOY_STAMP):
 	@if envoy --version 2>/dev/null | grep -qE 'version: [0-9a-f]+/1\.(3[6-9]|[4-9][0-9])\.'; \
@@ -175,6 +176,15 @@ $(OWN_KUBECTL):
 $(MCP_STAMP):
 	@$(say) "set-up: the SDKs of MCP $(MCP_VERSION) and A2A $(A2A_VERSION) from PyPI, under $(@D)"
 	@.ci/venv $(@D) mcp==$(MCP_VERSION) "a2a-sdk[http-server]==$(A2A_VERSION)"
+	@touch $@
+
+# The conformance suite needs a newer Node than Debian has, which npm brings. Scripts find what they import beside themselves.
+$(NODE_STAMP): tests/node/package-lock.json
+	@$(say) "set-up: the SDK of MCP for TypeScript and the conformance suite from npm, under $(@D)"
+	@command -v npm >/dev/null || { echo "npm is missing: install it"; exit 1; }
+	@mkdir -p $(@D); cp tests/node/package.json tests/node/package-lock.json $(@D)/
+	@npm ci --silent --no-audit --no-fund --prefix $(@D)
+	@ln -sf $(abspath tests/node)/*.mjs $(@D)/
 	@touch $@
 
 # Not `--locked`: a mirror of the registry may lack the very versions that it is locked to. Not optimised, and without the

@@ -322,15 +322,28 @@ impl Backend {
     }
 
     fn python(name: &str, script: &str, more: &[&str], run: &RunDirectory) -> Result<Self> {
-        let (socket, requests) = (run.socket(name), run.file(&format!("{name}.requests.jsonl")));
         let mut command = Command::new(crate::built::python()?);
         command
             .arg(crate::built::mesh_files().join(script))
-            .arg(&socket)
-            .arg(&requests)
-            .args(more)
             .env("PYTHONDONTWRITEBYTECODE", "1");
-        let process = Process::spawn(script, &command, &run.file(&format!("{name}.log")))?;
+        Self::process(name, command, more, run)
+    }
+
+    /// An MCP server that offers one of everything, on the TypeScript SDK. It listens on a port of loopback too, for who goes
+    /// around the sidecar, and writes that port beside its socket ([`Backend::port`]).
+    ///
+    /// # Errors
+    ///
+    /// When set-up has not fetched the SDK.
+    pub fn everything(name: &str, run: &RunDirectory) -> Result<Self> {
+        Self::process(name, crate::built::node("everything.mjs")?, &[], run)
+    }
+
+    /// Starts a server that is told where to listen, and where to write down what reaches it.
+    fn process(name: &str, mut command: Command, more: &[&str], run: &RunDirectory) -> Result<Self> {
+        let (socket, requests) = (run.socket(name), run.file(&format!("{name}.requests.jsonl")));
+        command.arg(&socket).arg(&requests).args(more);
+        let process = Process::spawn(name, &command, &run.file(&format!("{name}.log")))?;
         let running = Running::Process(process);
         Ok(Self {
             name: name.to_owned(),
@@ -366,6 +379,16 @@ impl Backend {
     /// The socket that its sidecar forwards to.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// The port of loopback that it has written beside its socket.
+    ///
+    /// # Errors
+    ///
+    /// When it has written none.
+    pub fn port(&self) -> Result<u16> {
+        let path = format!("{}.port", self.socket.display());
+        Ok(std::fs::read_to_string(path)?.parse()?)
     }
 
     /// Every request that reached it, oldest first; also one whose body never came.

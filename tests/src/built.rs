@@ -1,6 +1,7 @@
 //! What the build produced, and where set-up put the tools.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Result, bail};
 
@@ -40,6 +41,21 @@ pub fn ostiary() -> Result<PathBuf> {
 /// When set-up has not made it.
 pub fn python() -> Result<PathBuf> {
     existing("OSTIARY_PYTHON", target().join("mcp/bin/python"))
+}
+
+/// Runs a script of `tests/node` by the Node that set-up fetched beside what the scripts import.
+///
+/// # Errors
+///
+/// When set-up has not fetched it.
+pub fn node(script: &str) -> Result<Command> {
+    let folder = target().join("node");
+    let mut command = Command::new(existing("OSTIARY_NODE", folder.join("node_modules/.bin/node"))?);
+    // The scripts are symbolic links there, and import by where they seem to be.
+    command
+        .args(["--preserve-symlinks", "--preserve-symlinks-main"])
+        .arg(folder.join(script));
+    Ok(command)
 }
 
 /// The policy files and the MCP server of the mini mesh.

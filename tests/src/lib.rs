@@ -20,6 +20,7 @@ pub mod built;
 pub mod client;
 pub mod cluster;
 pub mod demo;
+pub mod docs;
 pub mod envoy;
 pub mod feed;
 pub mod forgery;

@@ -54,10 +54,16 @@ pub struct Options {
     pub called: Option<&'static str>,
     /// Adds a memory for each agent, by the files of the cluster's demo.
     pub memory: bool,
+    /// Adds an MCP server that offers one of everything, [`EVERYTHING`], all of it granted to `analyst-7`: the agent's file then
+    /// is that of `tests/mesh/everything`.
+    pub everything: bool,
 }
 
 /// The agent that others call.
 pub const CALLED: &str = "scribe";
+
+/// The MCP server that offers one of everything.
+pub const EVERYTHING: &str = "everything";
 
 impl Default for Options {
     fn default() -> Self {
@@ -69,6 +75,7 @@ impl Default for Options {
             mcp_sessions: false,
             called: None,
             memory: false,
+            everything: false,
         }
     }
 }
@@ -183,6 +190,9 @@ impl Mesh {
             for file in ["agent-analyst-7.yaml", "agent-writer-2.yaml", "service-memory.yaml"] {
                 std::fs::copy(files.join(file), policy.join(file)).with_context(|| format!("cannot copy {file}"))?;
             }
+        }
+        if options.everything {
+            copy_files(&crate::built::mesh_files().join(EVERYTHING), &policy)?;
         }
         let orchestrator = ca.issue(&Workload::new("orchestration", "orchestrator"), &[])?;
         let scheduler = ca.issue(&Workload::new("orchestration", "scheduler"), &[])?;
@@ -368,18 +378,28 @@ impl Plan<'_> {
             let backend = Backend::start("memory", self.run, backends::remembered())?;
             self.service("data", 25, backend)
         });
+        let everything = self.options.everything.then(|| {
+            let backend = Backend::everything(EVERYTHING, self.run)?;
+            // So the conformance suite calls servers, and no other name.
+            self.service_named("localhost".to_owned(), "tools", 26, backend)
+        });
         Ok([warehouse, reports, mcp]
             .into_iter()
             .chain(called.transpose()?)
             .chain(memory.transpose()?)
+            .chain(everything.transpose()?)
             .map(|service| (service.name.clone(), service))
             .collect())
     }
 
     fn service(&self, namespace: &str, host_number: u8, backend: Backend) -> Result<Service> {
+        let host = format!("{}.{namespace}.svc.cluster.local", backend.name());
+        self.service_named(host, namespace, host_number, backend)
+    }
+
+    fn service_named(&self, host: String, namespace: &str, host_number: u8, backend: Backend) -> Result<Service> {
         let name = backend.name().to_owned();
         let workload = Workload::new(namespace, &name);
-        let host = format!("{name}.{namespace}.svc.cluster.local");
         let credential = self.ca.issue(&workload, &[&host])?;
         let address = self.net.socket(host_number, SERVICE_PORT);
         let sidecar = self

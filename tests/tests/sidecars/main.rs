@@ -4,6 +4,7 @@
 mod bootstrap;
 mod calls;
 mod cancelled;
+mod conformance;
 mod decided_again;
 mod definitions;
 mod denials;

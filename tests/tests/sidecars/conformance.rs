@@ -100,7 +100,8 @@ fn read(results: &Path) -> Outcome {
         let name = folder.file_name().into_string().unwrap();
         let scenario = name.strip_prefix("server-").unwrap_or(&name);
         // The time is `2026-11-26T07-33-14-045Z`.
-        let scenario = &scenario[..scenario.len() - "-2026-11-26T07-33-14-045Z".len()];
+        let end = scenario.len() - "-2026-11-26T07-33-14-045Z".len();
+        let scenario = scenario.get(..end).unwrap();
         let checks: Vec<Value> =
             serde_json::from_slice(&std::fs::read(folder.path().join("checks.json")).unwrap()).unwrap();
         let checks = checks.iter().filter_map(|check| {

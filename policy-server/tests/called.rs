@@ -1,6 +1,6 @@
 //! Whom an agent called, as reviewers and operators are told it.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::indexing_slicing, reason = "tests")]
 
 mod support;
 

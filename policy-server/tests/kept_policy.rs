@@ -1,6 +1,6 @@
 //! The policy that records name: kept as it was signed, told to auditors, and deleted only where no record names it.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

@@ -120,7 +120,7 @@ async fn filters_that_know_no_pages_are_served_as_before() {
         assert!(missing(&bundle).is_empty());
         assert_eq!(bundle.finish().unwrap().agents().count(), 100, "{query}");
     }
-    let paged = head(&server, "formats=1,2,5").await.unwrap();
+    let paged = head(&server, "formats=1,2,9").await.unwrap();
     assert!(!missing(&paged).is_empty());
     let version = paged.version();
     let state = server.app.feed.state().unwrap().version;
@@ -269,5 +269,28 @@ async fn pages_are_given_to_the_workload_that_they_are_for_and_only_to_its_sidec
     let mut request = poll(WAREHOUSE, "");
     *request.uri_mut() = "/v1/policy/pages?digests=x".parse().unwrap();
     assert_eq!(server.send(request).await.code(), "request_malformed");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn filters_that_bind_nothing_are_told_of_no_keys_and_definitions() {
+    let place = place(1);
+    let pinned = "  tools: { pandas: { definition: \"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\" } }\n  onDrift: deny\n";
+    place.write_policy("library.yaml", &format!("{LIBRARY_FILE}{pinned}"));
+    let server = Server::start(&place).await;
+    let library = "data/library".parse().unwrap();
+    for (query, told) in [
+        ("formats=1", false),
+        ("formats=1,2,3,4", false),
+        ("formats=1,2,3,4,5", true),
+    ] {
+        let mut bundle = head(&server, query).await.unwrap();
+        fill(&server, &mut bundle).await;
+        let bundle = bundle.finish().unwrap();
+        let service = bundle.service(bundle.service_with_id(&library).unwrap()).unwrap();
+        assert_eq!(service.denied_if_not("pandas").is_some(), told, "{query}");
+        assert_eq!(service.tool("pandas").unwrap().definition.is_some(), told, "{query}");
+        assert_eq!(bundle.session_keys().is_empty(), !told, "{query}");
+    }
     server.stop().await;
 }

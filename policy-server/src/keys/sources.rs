@@ -180,16 +180,12 @@ impl Sources {
     }
 
     /// Notes that records of a source came.
-    pub fn tells(&self, workload: &SpiffeId, source: &str) {
+    pub fn tells(&self, workload: &SpiffeId, source: SourceId) {
         let now = self.clock.monotonic();
         let mut table = lock(&self.seen);
         let sources = table.workloads.get_mut(workload);
         for seen in sources.into_iter().flat_map(BTreeMap::values_mut) {
-            if seen
-                .report
-                .writes
-                .is_some_and(|writes| writes.source.to_string() == source)
-            {
+            if seen.report.writes.is_some_and(|writes| writes.source == source) {
                 seen.told = now;
             }
         }
@@ -380,10 +376,10 @@ mod tests {
             (telling.len(), telling.first().unwrap().quiet),
             (1, Duration::from_secs(76))
         );
-        bench.sources.tells(&workload("b"), &source.to_string());
-        bench.sources.tells(&workload("a"), &SourceId([8; 16]).to_string());
+        bench.sources.tells(&workload("b"), source);
+        bench.sources.tells(&workload("a"), SourceId([8; 16]));
         assert!(silent("a"), "another workload, another source");
-        bench.sources.tells(&workload("a"), &source.to_string());
+        bench.sources.tells(&workload("a"), source);
         assert!(!silent("a"));
         bench.advance(76);
         let new = Writes {

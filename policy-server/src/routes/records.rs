@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use authz::audit::{self, AgentStanding, Kind, RecordError, Stored, StoredCall, Verified, WAITING_HEADER};
+use authz::audit::{self, AgentStanding, Kind, RecordError, SourceId, Stored, StoredCall, Verified, WAITING_HEADER};
 use authz::identity::{AgentId, SpiffeId};
 use axum::Json;
 use axum::extract::{Request, State};
@@ -65,7 +65,9 @@ async fn answer(app: &App, request: Request) -> Result<Stored, Problem> {
     }
     let source = batch.source.clone();
     // Even if it cannot be stored now, that is not the sidecar's silence.
-    app.sources.tells(&peer, &source);
+    if let Some(source) = SourceId::parse(&source) {
+        app.sources.tells(&peer, source);
+    }
     let appended = place
         .store(batch)
         .await

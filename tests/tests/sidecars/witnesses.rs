@@ -20,8 +20,12 @@ const ANALYST: &str = "spiffe://cluster.local/ns/agents/sa/analyst-7";
 const WAREHOUSE: &str = "spiffe://cluster.local/ns/data/sa/warehouse";
 
 async fn mesh(name: &str) -> Mesh {
+    mesh_with(name, json!({"reconcileSeconds": WINDOW})).await
+}
+
+async fn mesh_with(name: &str, audit: Value) -> Mesh {
     let options = Options {
-        policy_server: json!({"audit": {"reconcileSeconds": WINDOW, "heartbeatSeconds": 2}}),
+        policy_server: json!({ "audit": audit }),
         ..Options::default()
     };
     Mesh::start(name, &options).await.unwrap()
@@ -74,13 +78,15 @@ async fn permitted(client: &Client, call: Call) {
     assert_eq!(answer.status, 200, "{:?}", answer.code());
 }
 
-/// Waits for a finding, and says how long it took after its window had closed.
-async fn found(mesh: &Mesh, kind: &str, since: Instant) -> Value {
-    let what = format!("a finding `{kind}`");
+/// Waits for so many calls of a finding, and says how long it took after their window had closed.
+async fn found(mesh: &Mesh, kind: &str, count: u64, since: Instant) -> Value {
+    let what = format!("{count} of a finding `{kind}`");
     let found = wait::until(&what, LIMIT, async || {
         let told = findings(mesh).await;
         let mut findings = told["findings"].as_array().unwrap().iter();
-        findings.find(|finding| finding["kind"] == kind).cloned()
+        findings
+            .find(|finding| finding["kind"] == kind && finding["count"].as_u64() >= Some(count))
+            .cloned()
     });
     let found = found.await.unwrap();
     let after = since.elapsed().saturating_sub(Duration::from_secs(WINDOW));
@@ -113,7 +119,7 @@ async fn an_agent_that_goes_around_its_sidecar_is_found() {
     let direct = mesh.direct("warehouse", "analyst-7").unwrap();
     let called = Instant::now();
     permitted(&direct, read_table(&mesh, &token)).await;
-    let finding = found(&mesh, "service_only", called).await;
+    let finding = found(&mesh, "service_only", 1, called).await;
     assert_eq!(
         (&finding["caller"], &finding["callee"]),
         (&ANALYST.into(), &WAREHOUSE.into())
@@ -124,11 +130,8 @@ async fn an_agent_that_goes_around_its_sidecar_is_found() {
     let called = Instant::now();
     let made_up = "AAAAAAAAAAAAAAAAAAAAAA";
     permitted(&direct, read_table(&mesh, &token).header("ostiary-call", made_up)).await;
-    let counted = wait::until("the second", LIMIT, async || {
-        let finding = found(&mesh, "service_only", called).await;
-        (finding["count"] == 2).then_some(finding)
-    });
-    assert_eq!(counted.await.unwrap()["call"], made_up);
+    let second = found(&mesh, "service_only", 2, called).await;
+    assert_eq!((&second["call"], &second["count"]), (&made_up.into(), &2.into()));
     assert_eq!(
         kinds(&all_judged(&mesh, 16).await),
         [["service_only", ANALYST, WAREHOUSE]]
@@ -174,7 +177,7 @@ async fn a_service_that_answers_around_its_sidecar_is_found() {
         let answer = led_astray.send(read_table(&mesh, &token)).await.unwrap();
         (answer.status == 200).then_some(called)
     });
-    let finding = found(&mesh, "caller_only", called.await.unwrap()).await;
+    let finding = found(&mesh, "caller_only", 1, called.await.unwrap()).await;
     assert_eq!(
         (&finding["caller"], &finding["callee"]),
         (&ANALYST.into(), &WAREHOUSE.into())
@@ -204,26 +207,31 @@ fn heartbeats(mesh: &Mesh) -> std::collections::BTreeMap<String, Vec<u64>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sidecars_that_have_nothing_to_tell_say_so_and_are_known_to_live() {
-    let mesh = mesh("heartbeats").await;
+    let audit = json!({"reconcileSeconds": WINDOW, "heartbeatSeconds": 2});
+    let mesh = mesh_with("heartbeats", audit).await;
     let token = mesh.token(&token_request()).await.unwrap();
     let agent = mesh.agent("analyst-7").unwrap().client();
     permitted(&agent, read_table(&mesh, &token)).await;
-    // Those VMs that had a call: nothing else is between two heartbeats of one.
-    let beats = wait::until("two heartbeats in a row of both sides", LIMIT, async || {
-        let beats = tokio::task::block_in_place(|| heartbeats(&mesh));
-        let in_a_row = |seqs: &&Vec<u64>| seqs.windows(2).any(|pair| pair[1] == pair[0] + 1);
-        (beats.values().filter(in_a_row).count() == 2).then_some(beats)
-    });
-    let beats = beats.await.unwrap();
-    let told = wait::until("both sources to be known", LIMIT, async || {
-        let told = findings(&mesh).await;
-        (told["sources"].as_array().unwrap().len() == beats.len()).then_some(told)
-    });
-    for source in told.await.unwrap()["sources"].as_array().unwrap() {
-        assert!(beats.contains_key(text(source, "source")), "{source}");
+    let both = wait::until(
+        "two heartbeats in a row of all sources, of both sides",
+        LIMIT,
+        async || {
+            let told = findings(&mesh).await;
+            let beats = tokio::task::block_in_place(|| heartbeats(&mesh));
+            let in_a_row = |source: &Value| {
+                let seqs = beats.get(text(source, "source"));
+                seqs.is_some_and(|seqs| seqs.windows(2).any(|pair| pair[1] == pair[0] + 1))
+            };
+            let sources = told["sources"].as_array().unwrap().clone();
+            let of = |workload: &str| sources.iter().any(|source| source["workload"] == workload);
+            (of(ANALYST) && of(WAREHOUSE) && sources.iter().all(in_a_row)).then_some(sources)
+        },
+    );
+    for source in both.await.unwrap() {
         assert_eq!(
             (&source["silent"], &source["heartbeat_seconds"]),
-            (&false.into(), &2.into())
+            (&false.into(), &2.into()),
+            "{source}"
         );
     }
 }

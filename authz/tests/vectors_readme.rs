@@ -5,11 +5,11 @@
 #![cfg(not(target_arch = "wasm32"))]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 mod vectors;
 
-use vectors::{Expect, Runs, Theme, Vector};
+use vectors::{Expect, Placed, Runs, Theme, Vector, bypass};
 
 const MARK: &str = "<!-- The rest is written by the test vectors_readme. -->\n";
 
@@ -18,7 +18,14 @@ fn the_index_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/README.md");
     let text = fs::read_to_string(&path).unwrap();
     let (prose, _) = text.split_once(MARK).unwrap();
-    let current = format!("{prose}{MARK}{}", index(&vectors::themes()));
+    let current = format!("{prose}{MARK}{}{}", index(&vectors::themes()), recorded());
+    for way in &bypass::WAYS {
+        assert!(
+            prose.contains(&format!("| {} |", way.attack)),
+            "no attack `{}`",
+            way.attack
+        );
+    }
     if std::env::var_os("BLESS").is_some() {
         fs::write(&path, &current).unwrap();
         return;
@@ -54,11 +61,53 @@ fn index(themes: &[(&str, Theme)]) -> String {
     out
 }
 
-fn row(vector: &Vector) -> String {
-    let verdict = match &vector.expect {
+/// The recorded requests, and each way in which some of them are bent.
+fn recorded() -> String {
+    let placed = bypass::all();
+    let (honest, bent): (Vec<&Placed>, Vec<&Placed>) =
+        placed.iter().partition(|placed| placed.vector.id.starts_with("R00"));
+    let mut out = format!(
+        "\n## R [Recorded requests](recorded.jsonl), and how they are bent\n\n{} requests as SDKs sent them, and {} bent forms of {} of \
+         them: `RWWNN` is the way WW on the request NN. All run natively, in wasm and through Envoy.\n\n| | verdict | \
+         |\n|---|---|---|\n",
+        honest.len(),
+        bent.len(),
+        bent.iter()
+            .map(|placed| &placed.vector.twin)
+            .collect::<BTreeSet<_>>()
+            .len(),
+    );
+    out.extend(honest.iter().map(|placed| row(&placed.vector)));
+    out += "\n| way | attack | | verdict | requests |\n|---|---|---|---|---|\n";
+    for (number, way) in (1..).zip(&bypass::WAYS) {
+        let prefix = format!("R{number:02}");
+        let ours: Vec<_> = bent
+            .iter()
+            .filter(|placed| placed.vector.id.starts_with(&prefix))
+            .collect();
+        let verdicts: BTreeSet<String> = ours.iter().map(|placed| verdict(&placed.vector)).collect();
+        let verdicts = verdicts.into_iter().collect::<Vec<_>>().join(", ");
+        writeln!(
+            out,
+            "| {prefix} | {} | {} | {verdicts} | {} |",
+            way.attack,
+            way.why,
+            ours.len()
+        )
+        .unwrap();
+    }
+    out
+}
+
+fn verdict(vector: &Vector) -> String {
+    match &vector.expect {
         Expect::Permit => "**permit**".into(),
         Expect::Deny { code, .. } => format!("`{code}`"),
-    };
+    }
+}
+
+fn row(vector: &Vector) -> String {
+    let verdict = verdict(vector);
     let beside = vector
         .twin
         .as_ref()

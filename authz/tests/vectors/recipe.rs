@@ -39,6 +39,9 @@ pub struct Recipe {
     state: Map<String, Value>,
     token: Jws,
     request: Request,
+    /// What is sent instead, but for `{token}` in headers, byte for byte.
+    #[serde(skip)]
+    pub sent: Option<RawRequest>,
     #[serde(skip)]
     trust_domain: String,
     #[serde(skip)]
@@ -148,6 +151,14 @@ impl Recipe {
 
     /// The request, its token signed.
     pub fn request(&self, now: u64) -> RawRequest {
+        if let Some(sent) = &self.sent {
+            let mut sent = sent.clone();
+            let token = self.token(now);
+            for (_, value) in &mut sent.headers {
+                *value = value.replace("{token}", &token);
+            }
+            return sent;
+        }
         let Request {
             method,
             path,

@@ -11,8 +11,9 @@ use tests::sidecar::Plugin;
 
 use super::chain::Proof;
 use super::traffic::{
-    AGENT, DOWNLOAD_PATH, HOST, ISSUER, OTHER_PATH, OTHER_TOOL, PATH, SCOPE, TOKEN_SECONDS, TOOL, UPLOAD_PATH, call,
-    caller, forged_token, good, good_call, issuer, read, service, token,
+    AGENT, CALLED, DOWNLOAD_PATH, HOST, ISSUER, OFFERED, OTHER_PATH, OTHER_TOOL, PATH, SCOPE, TOKEN_SECONDS, TOLD,
+    TOOL, UPLOAD_PATH, call, caller, forged_token, good, good_call, issuer, list, message, read, service, token,
+    tool_names,
 };
 
 /// The policy that the filter decides by.
@@ -31,6 +32,10 @@ pub(super) enum Service {
     Http,
     /// Tools.
     Mcp,
+    /// So many tools that their list is long.
+    Tools,
+    /// An agent.
+    A2a,
 }
 
 /// What a policy of size `agents` gives each of them, beside the one that calls.
@@ -63,6 +68,24 @@ pub(super) fn proofs(policy: Policy) -> Vec<Proof> {
     match policy.service {
         Service::Http => http_proofs(),
         Service::Mcp => mcp_proofs(),
+        Service::Tools => vec![
+            Proof::allowed(list()),
+            denied(
+                "a tool that it is not told of",
+                call(&tool_names(OFFERED)[TOLD], 1 << 10).bearer(&token(&json!({"tools": tool_names(OFFERED)}))),
+                403,
+                "tool_not_in_policy",
+            ),
+        ],
+        Service::A2a => vec![
+            Proof::allowed(message()),
+            denied(
+                "a token without the scope",
+                message().bearer(&token(&json!({}))),
+                403,
+                "scope_not_granted",
+            ),
+        ],
     }
 }
 
@@ -163,14 +186,21 @@ fn bundle(policy: Policy) -> Value {
             {"method": "GET", "path": DOWNLOAD_PATH, "scope": SCOPE},
         ]}),
         Service::Mcp => json!({"protocol": "mcp", "path": "/mcp", "tools": {TOOL: {}, OTHER_TOOL: {}}}),
+        Service::Tools => {
+            let tools: serde_json::Map<_, _> = tool_names(OFFERED).into_iter().map(|name| (name, json!({}))).collect();
+            json!({"protocol": "mcp", "path": "/mcp", "tools": tools})
+        }
+        Service::A2a => json!({"protocol": "a2a", "path": "/", "rest_path": "/", "agent": CALLED}),
     };
     if let (Some(exposed), Value::Object(offered)) = (exposed.as_object_mut(), offered) {
         exposed.extend(offered);
     }
+    let tools = if policy.service == Service::Tools { TOLD } else { 1 };
+    let tools = tool_names(tools);
     let mut agents: Vec<Value> = (1..policy.agents).map(bystander).collect();
     agents.push(json!({
-        "id": AGENT, "identity": caller().spiffe(), "tools": [TOOL], "forbidden_tools": [OTHER_TOOL],
-        "scope": [SCOPE, "write:report.draft.q1"], "reaches": ["data/warehouse"],
+        "id": AGENT, "identity": caller().spiffe(), "tools": tools, "forbidden_tools": [OTHER_TOOL],
+        "scope": [SCOPE, "write:report.draft.q1"], "may_call": [CALLED], "reaches": ["data/warehouse"],
     }));
     let claims = json!({
         "max_token_ttl_seconds": TOKEN_SECONDS,

@@ -74,6 +74,8 @@ const CACHED: Filters = Filters::Jwt { cached: true };
 const UNCACHED: Filters = Filters::Jwt { cached: false };
 const HTTP: Filters = ours(Service::Http, 1);
 const MCP: Filters = ours(Service::Mcp, 1);
+const LISTED: Filters = ours(Service::Tools, 1);
+const A2A: Filters = ours(Service::A2a, 1);
 
 const fn tools(tools: usize) -> Traffic {
     Traffic::Known { tools }
@@ -88,6 +90,9 @@ const FIRST: Group = Group("first-sight");
 const DENIED: Group = Group("denied");
 const UPSTREAM: Group = Group("upstream");
 const CALLS: Group = Group("mcp");
+const LISTS: Group = Group("lists");
+const AGENT_CALLS: Group = Group("a2a");
+const STREAMS: Group = Group("streams");
 const BODIES: Group = Group("bodies");
 const AGENTS: Group = Group("agents");
 const TOOLS: Group = Group("tools");
@@ -244,6 +249,27 @@ pub(super) const ENTRIES: &[Entry] = &[
             mcp(256 << 10),
         )
         .over("jwt-mcp-rbac-256k"),
+    LISTS.row(
+        "empty-list-100",
+        "tools/list of 100 tools, no filters",
+        upstream(EMPTY),
+        Traffic::List,
+    ),
+    LISTS.row("list-100", "50 of them told", upstream(LISTED), Traffic::List),
+    AGENT_CALLS.row(
+        "empty-a2a-1k",
+        "SendMessage, 1 KiB of text, no filters",
+        upstream(EMPTY),
+        Traffic::A2a,
+    ),
+    AGENT_CALLS.row("a2a-1k", "decided on the body", upstream(A2A), Traffic::A2a),
+    STREAMS.row(
+        "empty-events-100",
+        "tools/call, answered in 100 events, no filters",
+        upstream(EMPTY),
+        Traffic::Events,
+    ),
+    STREAMS.row("events-100", "hashed as they pass", upstream(MCP), Traffic::Events),
     BODIES.row(
         "empty-upload-1m",
         "PUT of 1 MiB, no filters",

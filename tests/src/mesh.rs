@@ -54,8 +54,8 @@ pub struct Options {
     pub called: Option<&'static str>,
     /// Adds a memory for each agent, by the files of the cluster's demo.
     pub memory: bool,
-    /// Adds an MCP server that offers one of everything, [`EVERYTHING`], all of it granted to `analyst-7`: the agent's file then
-    /// is that of `tests/mesh/everything`.
+    /// Adds an MCP server that offers one of everything, [`EVERYTHING`], and a WebDAV server, [`ARCHIVE`], all of the former and a
+    /// file of the latter granted to `analyst-7`: the agent's file then is that of `tests/mesh/everything`.
     pub everything: bool,
 }
 
@@ -64,6 +64,9 @@ pub const CALLED: &str = "scribe";
 
 /// The MCP server that offers one of everything.
 pub const EVERYTHING: &str = "everything";
+
+/// The WebDAV server.
+pub const ARCHIVE: &str = "archive";
 
 impl Default for Options {
     fn default() -> Self {
@@ -383,11 +386,16 @@ impl Plan<'_> {
             // So the conformance suite calls servers, and no other name.
             self.service_named("localhost".to_owned(), "tools", 26, backend)
         });
+        let archive = self
+            .options
+            .everything
+            .then(|| self.service("data", 27, Backend::dav(ARCHIVE, &["archive", "secrets"], self.run)?));
         Ok([warehouse, reports, mcp]
             .into_iter()
             .chain(called.transpose()?)
             .chain(memory.transpose()?)
             .chain(everything.transpose()?)
+            .chain(archive.transpose()?)
             .map(|service| (service.name.clone(), service))
             .collect())
     }

@@ -396,6 +396,36 @@ fn pages() -> Vec<PathBuf> {
 }
 
 #[test]
+fn the_clients_are_of_the_versions_that_are_pinned() {
+    let (make, lock) = (read("Makefile"), read("Cargo.lock"));
+    let npm: serde_json::Value = serde_json::from_str(&read("tests/node/package.json")).unwrap();
+    let pinned = |client: &str| -> String {
+        let made = |variable: &str| {
+            let line = make.lines().find(|line| line.starts_with(variable)).unwrap();
+            line.rsplit(' ').next().unwrap().to_owned()
+        };
+        match client {
+            "mcp" => made("MCP_VERSION"),
+            "a2a-sdk" => made("A2A_VERSION"),
+            "webdav4" => made("WEBDAV4_VERSION"),
+            "rmcp" => {
+                let package = lock.split("name = \"rmcp\"\nversion = \"").nth(1).unwrap();
+                package.split('"').next().unwrap().to_owned()
+            }
+            package => npm["dependencies"][package].as_str().unwrap().to_owned(),
+        }
+    };
+    let page = read("docs/conformance.md");
+    let rows = table(&page, "clients");
+    assert!(rows.len() >= 6);
+    for row in rows {
+        assert_eq!(row[1], pinned(&row[0]), "{}", row[0]);
+    }
+    let suite = pinned("@modelcontextprotocol/conformance");
+    assert!(page.contains(&format!("`@modelcontextprotocol/conformance` {suite} (")));
+}
+
+#[test]
 fn every_link_leads_somewhere() {
     for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();

@@ -71,14 +71,7 @@ async fn outcome(mesh: &Mesh, name: &str, port: u16, token: Option<&str>) -> Out
         .arg("--output-dir")
         .arg(&results);
     if let Some(token) = token {
-        let through = built::target().join("node/through.mjs");
-        command
-            .env(
-                "NODE_OPTIONS",
-                format!("--preserve-symlinks --import={}", through.display()),
-            )
-            .env("SIDECAR", mesh.agent("analyst-7").unwrap().outbound.to_string())
-            .env("TOKEN", token);
+        built::lead(&mut command, mesh.agent("analyst-7").unwrap().outbound, token);
     }
     let output = tokio::task::spawn_blocking(move || command.output())
         .await

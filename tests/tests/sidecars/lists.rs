@@ -119,7 +119,48 @@ async fn the_official_client_is_told_of_what_it_may_use() {
                 assert_eq!(outcome[refused]["data"]["code"], code, "{name} {mode}: {outcome}");
             }
         }
+        typescript(&mesh, &token).await;
         told_by_one_sidecar(&mesh, &token).await;
+    }
+}
+
+/// The client for TypeScript is told the same, and learns of a denial why.
+async fn typescript(mesh: &Mesh, token: &str) {
+    let url = format!("http://{}/mcp", mesh.service("mcp").unwrap().authority());
+    let mut client = built::node("client.mjs").unwrap();
+    client
+        .args([&url, "pandas", "bash", "prompt:summary", "prompt:audit"])
+        .args([
+            "report://2026q1",
+            "table://sales/sales_q1_2026",
+            "table://sales/payroll",
+        ]);
+    built::lead(&mut client, mesh.agent("analyst-7").unwrap().outbound, token);
+    let output = tokio::task::spawn_blocking(move || client.output())
+        .await
+        .unwrap()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let outcome: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{stderr}"));
+    assert_eq!(outcome["tools"], json!(["matplotlib", "pandas"]), "{outcome}");
+    assert_eq!(outcome["prompts"], json!(["summary"]));
+    assert_eq!(outcome["resources"], json!(["report://2026q1"]));
+    assert_eq!(outcome["templates"], json!(["table://sales/{table}"]));
+    for (used, text) in [
+        ("pandas", "pandas: df.describe()"),
+        ("prompt:summary", "Write a short summary."),
+        ("report://2026q1", "Sales rose."),
+        ("table://sales/sales_q1_2026", "rows of sales_q1_2026"),
+    ] {
+        assert_eq!(outcome[used]["text"], text, "{outcome}");
+    }
+    for (refused, code) in [
+        ("bash", "tool_forbidden"),
+        ("prompt:audit", "prompt_not_in_policy"),
+        ("table://sales/payroll", "scope_not_granted"),
+    ] {
+        let error = outcome[refused]["error"].as_str().unwrap_or_default();
+        assert!(error.contains(code), "{refused}: {outcome}");
     }
 }
 

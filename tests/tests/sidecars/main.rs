@@ -4,6 +4,7 @@
 mod bootstrap;
 mod calls;
 mod cancelled;
+mod clients;
 mod conformance;
 mod decided_again;
 mod definitions;
@@ -23,3 +24,4 @@ mod sessions;
 mod story;
 mod traps;
 mod witnesses;
+mod wrong_input;

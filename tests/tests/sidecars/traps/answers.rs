@@ -11,6 +11,9 @@ use super::{HOST, Stand, reloads};
 const LISTED: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"bash"},{"name":"pandas"}]}}"#;
 const TOLD: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"pandas"}]}}"#;
 
+/// An event without an end: its service writes until nobody listens.
+const NEVER_ENDING: &str = "an event that never ends";
+
 /// What comes of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
@@ -86,6 +89,11 @@ fn answers() -> Vec<(&'static str, Vec<u8>, Told)> {
         ),
         ("broken off", broken, Told::Nothing),
         ("too long", sized(&format!("200 OK\r\n{json}"), &long), Told::Nothing),
+        (
+            NEVER_ENDING,
+            format!("HTTP/1.1 200 OK\r\n{events}\r\ndata: {LISTED}").into_bytes(),
+            Told::Nothing,
+        ),
         ("empty", sized(&format!("200 OK\r\n{json}"), ""), Told::Empty),
     ]
 }
@@ -109,6 +117,9 @@ async fn serve(mut stream: UnixStream) -> std::io::Result<()> {
         stream.write_all(piece).await?;
         stream.flush().await?;
         tokio::task::yield_now().await;
+    }
+    while named(NEVER_ENDING) {
+        stream.write_all(&[b'x'; 1 << 16]).await?;
     }
     stream.shutdown().await
 }

@@ -11,17 +11,22 @@
 //!    the step, and how many calls it has made. These depend on each other, and what varies for one agent does not for
 //!    another: so they only measure, and the probability of a call is the share of the agent's own calls that measured as
 //!    much ([`calibration`]: a conformal p-value).
-//!    How far the request has come as a whole, of all the agent's requests, is a test of its own beside.
+//!    What the calls of the request measure together, and how far it has come, each of all the agent's requests, are tests of
+//!    their own beside.
 //! 2. **How fast** ([`window`]): the calls of ten seconds, against what is usual in ten seconds that have any (a Chernoff
 //!    bound).
 //! 3. **How often denied**: the denials of a minute, against the share that is usual (the same).
+//! 4. **In what circumstances**: the sizes of requests and answers and the times of answers, each against its step's, as the share
+//!    of the agent's requests that measured as much ([`outcomes`]); the calls of a minute that the service refused, against the
+//!    usual share; the hour of the day, against the hours in which the agent works ([`hours`]).
 //!
 //! One call proves little, so the last 1, 2, 4, 8 and 16 calls are taken together (Fisher's method), and the calls of at least
 //! 6 bits among the last 64 are counted, of which one is expected: usual calls in between wash out a sum, and not a count.
-//! All these tests and the other two kinds are combined by their weights ([`evidence`]: a weighted Bonferroni bound), and
+//! All these tests and the other kinds are combined by their weights ([`evidence`]: a weighted Bonferroni bound), and
 //! the score is a straight line in the bits of the combination: with the default of 15 bits for 100, 70 is a probability of
 //! 2^−10.5 and 90 one of 2^−13.5. The score falls again by halves, in ten minutes by default; while it is higher than what the
-//! signals say, it is what counts.
+//! signals say, it is what counts. No circumstance is worth a pause by itself, however surprising: answers grow with the data,
+//! services are slow or changed for everybody, and honest work is done at night.
 //!
 //! All arithmetic is in whole numbers: the same observations give the same score on every machine.
 //!
@@ -31,15 +36,14 @@
 //! - Only permitted calls teach, and only while the score is low and nobody has paused the agent. Each teaches one use, and
 //!   those of at least 6 bits only one a minute: whoever wants to make a thing usual has to do it more often than that, and
 //!   is seen doing it.
+//! - The end of a call is told by a record of its own and counts as no call. It teaches as calls do; one hour of the day is
+//!   taught once a day.
 //! - Denials for the agent's own state do not count: a paused agent that goes on asking proves nothing.
 //! - What fails before a token is bound to its peer counts against the workload that sent it ([`reading`]), never against
 //!   the agent that the token names: stolen tokens harm nobody but the thief.
 //!
 //! What it cannot see: an injection that does what the agent does anyway, at its own pace; one call; one that is spread so
-//! thin that every use has decayed before the next. The response times and sizes of answers are not looked at. How much of
-//! this it sees on traces of agents, `make eval` measures.
-
-use std::collections::BTreeSet;
+//! thin that every use has decayed before the next. How much of this it sees on traces of agents, `make eval` measures.
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +53,9 @@ mod bits;
 mod calibration;
 mod evidence;
 mod habit;
+mod hours;
+mod observation;
+mod outcomes;
 pub mod reading;
 mod reasons;
 mod request;
@@ -56,8 +63,11 @@ mod window;
 
 use bits::Bits;
 use calibration::Calibration;
-use evidence::Evidence;
+use evidence::{Beside, Evidence};
 use habit::{Habit, Order};
+use hours::Hours;
+pub use observation::{Call, Declared, End, Observation};
+use outcomes::Outcomes;
 use reasons::Reasons;
 use request::{Open, Reach, Requests};
 use window::Window;
@@ -70,8 +80,6 @@ const ODD_TEACHES_EVERY_MS: u64 = 60_000;
 const KNOWN_AFTER: u64 = 64;
 /// Denials that one record may count for: one that aggregates a flood says no more than that there is one.
 const MOST_OF_A_RECORD: u64 = 32;
-/// What is shorter of a name than this is kept of it: names that callers choose may be long.
-const MOST_NAME_BYTES: usize = 128;
 
 /// What is tuned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,43 +108,6 @@ impl Default for Settings {
     }
 }
 
-/// What an agent's file says that it does.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Declared {
-    /// Steps: tools, and methods of services.
-    pub steps: BTreeSet<String>,
-    /// Scopes.
-    pub data: BTreeSet<String>,
-    /// Services.
-    pub services: BTreeSet<String>,
-}
-
-/// One call, or several denials of one kind, as a record tells of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observation {
-    /// When, in milliseconds since 1970.
-    pub at_ms: u64,
-    /// What was done: none of a failure that never came to be a call of the agent.
-    pub call: Option<Call>,
-    /// How many calls it stands for.
-    pub count: u64,
-    /// Whether they were denied.
-    pub denied: bool,
-}
-
-/// What was done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
-    /// A tool, or a service and a method.
-    pub step: String,
-    /// The scope that it needed.
-    pub data: Option<String>,
-    /// The service.
-    pub service: Option<String>,
-    /// The user request that it belongs to.
-    pub request: Option<String>,
-}
-
 /// What is known of an agent. It serialises; what it says of itself is nobody's interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -150,10 +121,14 @@ pub struct Profile {
     kinds: Order,
     reach: Reach,
     calibration: Calibration,
+    /// What the calls of requests measured together.
+    requests: Calibration,
     /// The newest user requests.
     open: Requests,
     evidence: Evidence,
     window: Window,
+    hours: Hours,
+    outcomes: Outcomes,
     /// Calls that taught.
     taught: u64,
     /// When an odd call last taught, in milliseconds.
@@ -173,6 +148,7 @@ struct Judged {
     call: Call,
     open: Open,
     measured: Bits,
+    whole: Bits,
     extent: Bits,
 }
 
@@ -241,6 +217,9 @@ impl Profile {
             self.score = 0;
             self.reasons = Reasons::default();
             self.window.forget();
+            self.open.forget();
+            self.hours.forget();
+            self.outcomes.forget();
         }
     }
 
@@ -262,36 +241,85 @@ impl Profile {
         if let Some(judged) = &judged {
             let surprise = self.calibration.surprise(judged.measured);
             self.evidence.add(surprise.min(MOST_OF_A_CALL));
+            self.hours.visit(at_ms);
         }
-        let extent = judged.as_ref().map_or(Bits::ZERO, |judged| judged.extent);
+        let ended = seen.end.as_ref().map(|end| self.end(end, low));
+        let sizes = match (&judged, &ended) {
+            (_, Some((_, surprise))) => *surprise,
+            (Some(judged), None) => {
+                let request = judged.call.request.as_deref();
+                self.outcomes.surprise(request, at_ms, settings)
+            }
+            (None, None) => Bits::ZERO,
+        };
+        let request = judged.as_ref().map(|judged| (judged.whole, judged.extent));
         let full = Bits::whole(u64::from(settings.full_bits.max(1)));
-        let score = (self.weigh(extent).raw().saturating_mul(100_000) / full.raw()).min(100_000);
+        let score = (self
+            .weigh(request.unwrap_or_default(), sizes)
+            .raw()
+            .saturating_mul(100_000)
+            / full.raw())
+        .min(100_000);
         self.score = score.max(before);
-        if let Some(judged) = judged {
-            // A single odd call of an agent that behaves teaches too, or what is new to it would stay so.
-            if low && self.score / 1000 < u64::from(settings.pause_at) {
-                self.learn(&judged, seen.denied);
+        // A single odd call of an agent that behaves teaches too, or what is new to it would stay so.
+        let teaches = low && self.score / 1000 < u64::from(settings.pause_at);
+        if let Some(mut judged) = judged {
+            if teaches {
+                self.learn(&mut judged, seen.denied);
+            }
+            if !seen.denied {
+                self.outcomes.begin(&judged.call);
             }
             if judged.call.request.is_some() {
                 self.open.advance(judged.open, &judged.call.step);
             }
         }
+        if let Some((ended, _)) = ended {
+            self.outcomes.note_lateness(&ended);
+            if teaches {
+                self.outcomes.learn(&ended, at_ms);
+            }
+        }
     }
 
     /// All signals together, noted in words.
-    fn weigh(&mut self, extent: Bits) -> Bits {
+    fn weigh(&mut self, (whole, extent): (Bits, Bits), sizes: Bits) -> Bits {
         let (number, odd) = self.evidence.odd();
         self.reasons.note_odd(odd, number);
-        let (rate, denials) = (self.window.rate_surprise(), self.window.denial_surprise());
-        self.reasons
-            .note_rate(rate, self.window.calls_in_step(), self.window.usual_calls());
-        self.reasons.note_denials(denials, self.window.denials());
-        self.evidence.together(extent, rate, denials)
+        let beside = Beside {
+            whole,
+            extent,
+            rate: self.window.rate_surprise(),
+            denials: self.window.denial_surprise(),
+            sizes,
+            failures: self.window.failure_surprise(),
+            hour: self.hours.surprise(),
+        };
+        let (calls, usual) = (self.window.calls_in_step(), self.window.usual_calls());
+        self.reasons.note_rate(beside.rate, calls, usual);
+        self.reasons.note_denials(beside.denials, self.window.denials());
+        let (failures, ends) = self.window.failures();
+        self.reasons.note_failures(beside.failures, failures, ends);
+        self.reasons.note_hour(beside.hour, self.hours.usual(), self.taught);
+        self.evidence.together(&beside)
+    }
+
+    /// Measures how unusual what came of a call is, notes why, and says how surprising its request is by now.
+    fn end(&mut self, end: &End, teaches: bool) -> (outcomes::Judged, Bits) {
+        if let Some(failed) = end.failed {
+            self.window.end(self.at_ms, failed, teaches);
+        }
+        let judged = self.outcomes.judge(end.shortened());
+        for measure in &judged.measures {
+            self.reasons.note_outcome(&judged.step, measure);
+        }
+        let surprise = self.outcomes.add(&judged, self.at_ms);
+        (judged, surprise)
     }
 
     /// Measures how unusual a call is, and notes why.
     fn judge(&mut self, declared: &Declared, call: Call) -> Judged {
-        let open = match &call.request {
+        let mut open = match &call.request {
             Some(request) => self.open.open(request),
             // What belongs to no request is one of its own.
             None => Open::default(),
@@ -299,16 +327,19 @@ impl Profile {
         let measured = self.use_surprise(declared, &call)
             + self.order_surprise(declared, &call.step, &open)
             + self.reach_surprise(&call.step, &open);
-        let extent = match &call.request {
-            Some(_) => self
-                .reach
-                .extent_surprise(&call.step, open.calls + 1, open.uses(&call.step) + 1),
-            None => Bits::ZERO,
-        };
+        open.whole.add(measured);
+        let (mut whole, mut extent) = (Bits::ZERO, Bits::ZERO);
+        if call.request.is_some() {
+            let (calls, uses) = (open.calls + 1, open.uses(&call.step) + 1);
+            extent = self.reach.extent_surprise(&call.step, calls, uses);
+            whole = self.requests.surprise(open.whole.measured()).min(MOST_OF_A_CALL);
+            self.reasons.note_whole(whole, calls);
+        }
         Judged {
             call,
             open,
             measured,
+            whole,
             extent,
         }
     }
@@ -363,11 +394,12 @@ impl Profile {
     }
 
     /// Only what was permitted teaches what is usual; a denial teaches how often there are denials.
-    fn learn(&mut self, judged: &Judged, denied: bool) {
+    fn learn(&mut self, judged: &mut Judged, denied: bool) {
         self.window.learn_outcome(denied);
         if denied {
             return;
         }
+        self.hours.learn();
         if self.evidence.newest_is_odd() {
             if self.at_ms - self.odd_taught_ms < ODD_TEACHES_EVERY_MS {
                 return;
@@ -379,6 +411,9 @@ impl Profile {
         } = judged;
         self.taught += 1;
         self.calibration.learn(*measured);
+        if call.request.is_some() {
+            open.whole.learn(&mut self.requests);
+        }
         self.order.learn(&open.last, &call.step);
         if open.calls > 0 {
             self.kinds.learn(&open.first, &call.step);
@@ -392,25 +427,6 @@ impl Profile {
             self.services.learn(service);
         }
     }
-}
-
-impl Call {
-    /// With no name longer than is kept.
-    fn shortened(&self) -> Self {
-        Self {
-            step: shortened(&self.step),
-            data: self.data.as_deref().map(shortened),
-            service: self.service.as_deref().map(shortened),
-            request: self.request.as_deref().map(shortened),
-        }
-    }
-}
-
-fn shortened(name: &str) -> String {
-    let end = (0..=MOST_NAME_BYTES.min(name.len()))
-        .rev()
-        .find(|end| name.is_char_boundary(*end));
-    name.get(..end.unwrap_or_default()).unwrap_or_default().to_owned()
 }
 
 /// Halves a value for each half-life, and in between along a straight line: whole numbers, and never too little.

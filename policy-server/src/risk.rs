@@ -47,7 +47,11 @@ const SAVE_EVERY: Duration = Duration::from_secs(10);
 
 /// What tells records apart that may say something of behaviour; canonical JSON has no other spelling of them, and what
 /// stands in a text is escaped.
-const MARKS: [&[u8]; 2] = [b"\"kind\":\"decision\"", b"\"kind\":\"aggregate\""];
+const MARKS: [&[u8]; 3] = [
+    b"\"kind\":\"decision\"",
+    b"\"kind\":\"completion\"",
+    b"\"kind\":\"aggregate\"",
+];
 
 /// What is known of how agents behave, as the routes see it.
 #[derive(Debug)]
@@ -465,6 +469,7 @@ mod tests {
     #[test]
     fn marks_are_found() {
         assert!(contains(b"{\"kind\":\"decision\",", MARKS[0]));
+        assert!(contains(b"{\"kind\":\"completion\",", MARKS[1]));
         assert!(!contains(b"{\"kind\":\"completion\",", MARKS[0]));
         assert!(!contains(b"", MARKS[0]));
     }

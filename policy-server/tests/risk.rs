@@ -179,6 +179,49 @@ async fn scores_survive_a_restart_and_without_leave_to_act_nothing_happens() {
     server.stop().await;
 }
 
+/// Calls and what came of them, as a service's sidecar tells: what it refuses counts, what ails it does not, and no end is a
+/// call.
+#[tokio::test]
+async fn what_comes_of_calls_is_scored() {
+    let place = place();
+    let server = Server::start(&place).await;
+    let mut mcp = Sidecar::start(&server, 1, MCP).await;
+    let calls = |agent: &'static str, status| -> Vec<Record<'static>> {
+        let both = (0..20).flat_map(|number| {
+            let made = Record {
+                verdict: Some(Outcome::Permit),
+                code: None,
+                call: Some(format!("{agent} {number}").into()),
+                ..denied(agent, Side::Inbound, "pandas", Code::ToolForbidden)
+            };
+            let ended = Record {
+                kind: Kind::Completion,
+                verdict: None,
+                facts: None,
+                status: Some(status),
+                end: Some("complete".into()),
+                response_bytes: Some(1000),
+                ..made.clone()
+            };
+            [made, ended]
+        });
+        both.collect()
+    };
+    mcp.post(&server, &calls("analyst-7", 404)).await;
+    mcp.post(&server, &calls("writer-2", 503)).await;
+    server.scored().await;
+    let (refused, unlucky) = (shown(&server, "analyst-7").await, shown(&server, "writer-2").await);
+    let reasons = refused["score_reasons"].to_string();
+    assert!(reasons.contains("calls failed in 60 s"), "{refused}");
+    assert_eq!(refused["state"], "active", "{refused}");
+    assert!(!unlucky["score_reasons"].to_string().contains("failed"), "{unlucky}");
+    assert!(
+        refused["score"].as_u64() > unlucky["score"].as_u64(),
+        "{refused} {unlucky}"
+    );
+    server.stop().await;
+}
+
 /// What pauses one agent need not pause another.
 #[tokio::test]
 async fn thresholds_are_an_agents_own() {

@@ -55,6 +55,42 @@ impl Calibration {
             self.total = self.counts.iter().sum();
         }
     }
+
+    /// What was counted with one measure measures more by now, and counts with that in its place.
+    fn rise(&mut self, before: Bits, measured: Bits) {
+        if let Some(count) = self.counts.get_mut(bin(before)).filter(|count| **count > 0) {
+            *count -= 1;
+            self.total -= 1;
+        }
+        self.learn(measured);
+    }
+}
+
+/// What the measures of one user request have come to so far: of its agent's requests it is one, however often it rises.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Rising {
+    /// In 1/65536 of a bit, and as what of it the request was counted.
+    measured: u64,
+    counted: Option<u64>,
+}
+
+impl Rising {
+    pub(super) fn add(&mut self, measured: Bits) {
+        self.measured = (self.measured() + measured).raw();
+    }
+
+    pub(super) fn measured(&self) -> Bits {
+        Bits::from_raw(self.measured)
+    }
+
+    /// Counts it among the requests of an agent that behaves.
+    pub(super) fn learn(&mut self, requests: &mut Calibration) {
+        match self.counted.replace(self.measured) {
+            None => requests.learn(self.measured()),
+            Some(before) => requests.rise(Bits::from_raw(before), self.measured()),
+        }
+    }
 }
 
 fn bin(measured: Bits) -> usize {
@@ -84,6 +120,21 @@ mod tests {
         assert_eq!(often, of_share(97, 992));
         assert_eq!(calibration.surprise(Bits::whole(13)), of_share(1, 992));
         assert_eq!(calibration.surprise(Bits::whole(1)), Bits::ZERO);
+    }
+
+    #[test]
+    fn what_rises_counts_once() {
+        let (mut risen, mut learnt) = (Calibration::default(), Calibration::default());
+        let mut request = Rising::default();
+        for bits in [1, 8] {
+            request.add(Bits::whole(bits));
+            request.learn(&mut risen);
+        }
+        learnt.learn(Bits::whole(9));
+        assert_eq!((&risen, request.measured()), (&learnt, Bits::whole(9)));
+        // Of what was forgotten in between there is nothing to take away.
+        risen.rise(Bits::whole(3), Bits::whole(9));
+        assert_eq!((risen.total, risen.counts.iter().sum::<u64>()), (2, 2));
     }
 
     #[test]

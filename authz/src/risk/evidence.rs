@@ -9,12 +9,17 @@ use super::bits::{Bits, of_count, of_sum};
 
 /// Calls that are looked at together, and what the choice among all tests costs this one, in bits: their weights and those in
 /// [`together`] add up to one.
-const WINDOWS: [(usize, u64); 5] = [(1, 3), (2, 3), (4, 3), (8, 4), (16, 4)];
-const EXTENT_COSTS: Bits = Bits::whole(3);
+const WINDOWS: [(usize, u64); 5] = [(1, 4), (2, 3), (4, 3), (8, 4), (16, 4)];
+const WHOLE_COSTS: Bits = Bits::whole(3);
+const EXTENT_COSTS: Bits = Bits::whole(5);
 const ODD_COSTS: Bits = Bits::whole(4);
-const RATE_COSTS: Bits = Bits::whole(3);
+const RATE_COSTS: Bits = Bits::whole(5);
 const DENIALS_COST: Bits = Bits::whole(3);
-const ALL_COSTS: Bits = Bits::whole(4);
+const SIZES_COST: Bits = Bits::whole(5);
+const FAILURES_COST: Bits = Bits::whole(5);
+const HOUR_COSTS: Bits = Bits::whole(5);
+const ALL_COSTS: Bits = Bits::whole(5);
+const CALLS_AND_SIZES_COST: Bits = Bits::whole(4);
 
 /// As many as the longest window.
 const MOST_CALLS: usize = 16;
@@ -24,6 +29,21 @@ pub(super) const ODD: Bits = Bits::whole(6);
 const EXPECTED_ODD: u64 = 1000;
 /// So many of the last calls are forgotten for each half-life that passes.
 const FORGOTTEN_A_HALF_LIFE: u64 = 8;
+
+/// How surprising it is what there is beside the last calls.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Beside {
+    /// What the calls of the request measure together.
+    pub(super) whole: Bits,
+    /// How far the request has come.
+    pub(super) extent: Bits,
+    pub(super) rate: Bits,
+    pub(super) denials: Bits,
+    /// Sizes and times of what the request has been answered.
+    pub(super) sizes: Bits,
+    pub(super) failures: Bits,
+    pub(super) hour: Bits,
+}
 
 /// How surprising the last calls were.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,12 +99,24 @@ impl Evidence {
         surprises.fold(self.odd().1 - ODD_COSTS, Bits::max)
     }
 
-    /// All that there is, together with the extent of the request: the smallest probability of any test, each for its share of the whole (a weighted
-    /// Bonferroni), one of them being that all three kinds are a little surprising (Fisher's).
-    pub(super) fn together(&self, extent: Bits, rate: Bits, denials: Bits) -> Bits {
-        let calls = self.of_calls().max(extent - EXTENT_COSTS);
-        let all = of_sum(calls + rate + denials, 3) - ALL_COSTS;
-        calls.max(rate - RATE_COSTS).max(denials - DENIALS_COST).max(all)
+    /// All that there is: the smallest probability of any test, each for its share of the whole (a weighted Bonferroni). Two of
+    /// the tests are that several are a little surprising (Fisher's): calls, rate and denials; and calls, together with what they
+    /// were answered.
+    pub(super) fn together(&self, beside: &Beside) -> Bits {
+        let request = (beside.whole - WHOLE_COSTS).max(beside.extent - EXTENT_COSTS);
+        let calls = self.of_calls().max(request);
+        let all = of_sum(calls + beside.rate + beside.denials, 3);
+        let tests = [
+            (beside.rate, RATE_COSTS),
+            (beside.denials, DENIALS_COST),
+            (beside.sizes, SIZES_COST),
+            (beside.failures, FAILURES_COST),
+            (beside.hour, HOUR_COSTS),
+            (all, ALL_COSTS),
+            (of_sum(calls + beside.sizes, 2), CALLS_AND_SIZES_COST),
+        ];
+        let tests = tests.into_iter().map(|(surprise, costs)| surprise - costs);
+        tests.fold(calls, Bits::max)
     }
 }
 
@@ -92,10 +124,31 @@ impl Evidence {
 mod tests {
     use super::*;
 
+    const NONE: Beside = Beside {
+        whole: Bits::ZERO,
+        extent: Bits::ZERO,
+        rate: Bits::ZERO,
+        denials: Bits::ZERO,
+        sizes: Bits::ZERO,
+        failures: Bits::ZERO,
+        hour: Bits::ZERO,
+    };
+
     #[test]
     fn the_weights_of_all_tests_are_one() {
         let costs = WINDOWS.iter().map(|(_, costs)| Bits::whole(*costs));
-        let others = [EXTENT_COSTS, ODD_COSTS, RATE_COSTS, DENIALS_COST, ALL_COSTS];
+        let others = [
+            WHOLE_COSTS,
+            EXTENT_COSTS,
+            ODD_COSTS,
+            RATE_COSTS,
+            DENIALS_COST,
+            SIZES_COST,
+            FAILURES_COST,
+            HOUR_COSTS,
+            ALL_COSTS,
+            CALLS_AND_SIZES_COST,
+        ];
         let weights = costs
             .chain(others)
             .map(|costs| 0.5_f64.powi((costs.raw() >> 16) as i32));
@@ -113,43 +166,75 @@ mod tests {
 
     #[test]
     fn several_surprises_in_a_row_say_more_than_one() {
-        let none = Bits::ZERO;
-        let one = after([10]).together(none, none, none);
-        assert_eq!(one, Bits::whole(7));
-        assert_eq!(
-            one,
-            after([]).together(Bits::whole(10), none, none),
-            "and as much as its extent"
-        );
-        let two = after([10, 10]).together(none, none, none);
+        let one = after([10]).together(&NONE);
+        assert_eq!(one, Bits::whole(6));
+        let two = after([10, 10]).together(&NONE);
         assert!(two > one + Bits::whole(4), "{two:?}");
-        let diluted = after([10, 0, 0, 10]).together(none, none, none);
+        let diluted = after([10, 0, 0, 10]).together(&NONE);
         assert!(diluted > Bits::whole(4) && diluted < two, "{diluted:?}");
-        assert_eq!(after([0; 40]).together(none, none, none), none);
+        assert_eq!(after([0; 40]).together(&NONE), Bits::ZERO);
     }
 
     #[test]
     fn usual_calls_in_between_do_not_wash_out_a_count() {
         let evidence = after((0..60).map(|number| if number % 6 == 5 { 7 } else { 0 }));
         assert_eq!(evidence.odd().0, 10);
-        let together = evidence.together(Bits::ZERO, Bits::ZERO, Bits::ZERO);
+        let together = evidence.together(&NONE);
         assert!(together > Bits::whole(14), "{together:?}");
     }
 
     #[test]
     fn three_kinds_together_say_more_than_the_greatest() {
         let evidence = after([12, 12]);
-        let calls = evidence.together(Bits::ZERO, Bits::ZERO, Bits::ZERO);
-        let all = evidence.together(Bits::ZERO, Bits::whole(15), Bits::whole(15));
+        let calls = evidence.together(&NONE);
+        let busy = Beside {
+            rate: Bits::whole(15),
+            denials: Bits::whole(15),
+            ..NONE
+        };
+        let all = evidence.together(&busy);
         assert!(all > calls + Bits::whole(8), "{calls:?} {all:?}");
-        assert_eq!(
-            after([]).together(Bits::ZERO, Bits::whole(20), Bits::ZERO),
-            Bits::whole(17)
-        );
-        assert_eq!(
-            after([]).together(Bits::ZERO, Bits::ZERO, Bits::whole(20)),
-            Bits::whole(17)
-        );
+    }
+
+    /// Beside calls that are usual, each kind is worth what it says less what the choice costs.
+    #[test]
+    fn a_kind_alone_is_worth_its_share() {
+        let twenty = Bits::whole(20);
+        for (beside, worth) in [
+            (Beside { whole: twenty, ..NONE }, 17),
+            (Beside { extent: twenty, ..NONE }, 15),
+            (Beside { rate: twenty, ..NONE }, 15),
+            (
+                Beside {
+                    denials: twenty,
+                    ..NONE
+                },
+                17,
+            ),
+            (Beside { sizes: twenty, ..NONE }, 15),
+            (
+                Beside {
+                    failures: twenty,
+                    ..NONE
+                },
+                15,
+            ),
+            (Beside { hour: twenty, ..NONE }, 15),
+        ] {
+            assert_eq!(after([]).together(&beside), Bits::whole(worth), "{beside:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_make_odd_calls_odder() {
+        let evidence = after([9, 9]);
+        let sizes = Beside {
+            sizes: Bits::whole(9),
+            ..NONE
+        };
+        let (calls, both) = (evidence.together(&NONE), evidence.together(&sizes));
+        assert!(both > calls + Bits::whole(1), "{calls:?} {both:?}");
+        assert!(after([0, 0]).together(&sizes) < calls);
     }
 
     #[test]
@@ -179,7 +264,16 @@ mod tests {
         for call in 0..calls {
             evidence.age(u64::from(call) * 1000, &Settings::default());
             evidence.add(uniform());
-            let together = evidence.together(uniform(), uniform(), uniform()).raw() >> 16;
+            let beside = Beside {
+                whole: uniform(),
+                extent: uniform(),
+                rate: uniform(),
+                denials: uniform(),
+                sizes: uniform(),
+                failures: uniform(),
+                hour: uniform(),
+            };
+            let together = evidence.together(&beside).raw() >> 16;
             for (bits, count) in exceed.iter_mut().enumerate() {
                 *count += u32::from(together >= bits as u64);
             }

@@ -1,11 +1,11 @@
 //! What a record tells of whom, and what an agent's file declares: the names of steps are made here for both.
 //!
 //! Every call is counted once: where it arrives. Of what the caller's own sidecar saw only denials count, since those never
-//! arrive anywhere.
+//! arrive anywhere. What came of a call is told by the side where it arrived, too, and is no second call.
 
 use std::collections::BTreeSet;
 
-use super::{Call, Declared, Observation};
+use super::{Call, Declared, End, Observation};
 use crate::audit::{Kind, Outcome, Record, RecordedFacts};
 use crate::denial::Code;
 use crate::policy::{AgentClaims, Protocol, ServiceClaims};
@@ -41,6 +41,7 @@ pub fn read<'a>(record: &'a Record<'_>, received_ms: u64) -> Option<(Subject<'a>
                 Observation {
                     at_ms,
                     call,
+                    end: None,
                     count: 1,
                     denied,
                 },
@@ -53,13 +54,49 @@ pub fn read<'a>(record: &'a Record<'_>, received_ms: u64) -> Option<(Subject<'a>
                 Observation {
                     at_ms,
                     call: None,
+                    end: None,
                     count: record.count.unwrap_or(1),
                     denied: true,
                 },
             ))
         }
+        Kind::Completion if record.side == Some(Side::Inbound) => {
+            let subject = Subject::Agent(record.agent_id.as_deref()?);
+            Some((
+                subject,
+                Observation {
+                    at_ms,
+                    call: None,
+                    end: Some(end(record)?),
+                    count: 0,
+                    denied: false,
+                },
+            ))
+        }
         Kind::Decision | Kind::Aggregate | Kind::Completion | Kind::Overflow | Kind::Source => None,
     }
+}
+
+/// What came of a call that the application has seen: nothing of one that was refused, left or stopped before, or whose answer
+/// the filter made.
+fn end(record: &Record<'_>) -> Option<End> {
+    let delivered = matches!(record.end.as_deref()?, "complete" | "broken");
+    let status = record.status.filter(|_| delivered)?;
+    // The service's own trouble, its limits and its patience say nothing of who called.
+    let failed = match status {
+        408 | 429 | 500.. => None,
+        _ => Some(status >= 400),
+    };
+    let own = |text: &str| text.to_owned();
+    Some(End {
+        id: record.call.as_deref().map(own),
+        service: record.service.as_deref().unwrap_or("?").to_owned(),
+        request: record.txn.as_deref().map(own),
+        request_bytes: record.request_bytes,
+        response_bytes: record.response_bytes,
+        duration_us: record.duration_us,
+        failed,
+    })
 }
 
 /// Whether a denial says something of who was denied: not for the agent's own state, whose calls fail until a person has
@@ -97,6 +134,7 @@ fn call(record: &Record<'_>) -> Call {
     let wanted = facts.path.as_deref().filter(|_| facts.right.is_none());
     let own = |text: &str| text.to_owned();
     Call {
+        id: record.call.as_deref().map(own),
         step,
         data: facts.scope.as_deref().or(wanted).map(own),
         service: service.map(own),
@@ -202,12 +240,59 @@ mod tests {
         let mut exempt = decision(Side::Inbound, Permit, None);
         exempt.agent_id = None;
         assert_eq!(read(&exempt, 5000), None, "it is no agent's");
-        for kind in [Kind::Completion, Kind::Overflow, Kind::Source] {
+        for kind in [Kind::Overflow, Kind::Source] {
             let other = Record {
                 kind,
                 ..decision(Side::Inbound, Permit, None)
             };
             assert_eq!(read(&other, 5000), None, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_call_is_told_where_it_arrived_and_is_no_second_call() {
+        let completion = |side, end: &'static str, status| Record {
+            end: Some(end.into()),
+            call: Some("c".into()),
+            status,
+            request_bytes: Some(7),
+            response_bytes: Some(12),
+            duration_us: Some(900),
+            kind: Kind::Completion,
+            ..decision(side, Outcome::Permit, None)
+        };
+        let record = completion(Side::Inbound, "complete", Some(200));
+        let (subject, seen) = read(&record, 5000).unwrap();
+        assert_eq!(subject, Subject::Agent("analyst-7"));
+        assert_eq!((seen.call, seen.count, seen.denied), (None, 0, false));
+        let end = seen.end.unwrap();
+        let sizes = (end.request_bytes, end.response_bytes, end.duration_us);
+        assert_eq!(sizes, (Some(7), Some(12), Some(900)));
+        assert_eq!((end.id.as_deref(), end.failed), (Some("c"), Some(false)));
+        assert_eq!(
+            (end.service.as_str(), end.request.as_deref()),
+            ("data/warehouse", Some("t"))
+        );
+        for (side, end, status) in [
+            (Side::Outbound, "complete", Some(200)),
+            (Side::Inbound, "not_delivered", Some(403)),
+            (Side::Inbound, "withheld", Some(200)),
+            (Side::Inbound, "cancelled", Some(403)),
+            (Side::Inbound, "aborted", None),
+            (Side::Inbound, "broken", None),
+        ] {
+            assert_eq!(read(&completion(side, end, status), 5000), None, "{side:?} {end}");
+        }
+        for (status, failed) in [
+            (404, Some(true)),
+            (429, None),
+            (408, None),
+            (500, None),
+            (503, None),
+            (302, Some(false)),
+        ] {
+            let record = completion(Side::Inbound, "broken", Some(status));
+            assert_eq!(read(&record, 5000).unwrap().1.end.unwrap().failed, failed, "{status}");
         }
     }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bits::Bits;
+use super::outcomes::{Measure, Quantity};
 
 /// What is less surprising than this needs no explanation.
 const LEAST: Bits = Bits::whole(4);
@@ -81,6 +82,13 @@ impl Reasons {
         self.note(weight, "length", || format!("{} calls in one request", grouped(calls)));
     }
 
+    pub(super) fn note_whole(&mut self, weight: Bits, calls: u64) {
+        self.note(weight, "whole", || match calls {
+            1 => "a request that begins unlike its others".to_owned(),
+            _ => format!("{} calls of one request unlike its others", grouped(calls)),
+        });
+    }
+
     pub(super) fn note_odd(&mut self, weight: Bits, odd: u32) {
         self.note(weight, "odd", || format!("{odd} of the last 64 calls are unusual"));
     }
@@ -94,6 +102,45 @@ impl Reasons {
 
     pub(super) fn note_denials(&mut self, weight: Bits, denials: u64) {
         self.note(weight, "denials", || format!("{} denials in 60 s", grouped(denials)));
+    }
+
+    pub(super) fn note_failures(&mut self, weight: Bits, failures: u64, ends: u64) {
+        self.note(weight, "failures", || {
+            format!("{} of {} calls failed in 60 s", grouped(failures), grouped(ends))
+        });
+    }
+
+    /// `usual` is the hour of the day, on how many days it had calls before, and how many hours with calls there were.
+    pub(super) fn note_hour(&mut self, weight: Bits, usual: (usize, u64, u64), calls: u64) {
+        let (hour, days, all) = usual;
+        self.note(weight, "hour", || match days {
+            0 => format!("calls at {hour:02} UTC, never before in {} calls", grouped(calls)),
+            _ => format!(
+                "calls at {hour:02} UTC, {} of {} hours with calls before",
+                grouped(days),
+                grouped(all)
+            ),
+        });
+    }
+
+    pub(super) fn note_outcome(&mut self, step: &str, measure: &Measure) {
+        let Measure {
+            quantity,
+            value,
+            usual,
+            surprise,
+            ..
+        } = *measure;
+        let than_usual = match value / usual.max(1) {
+            0 | 1 => "more than usual".to_owned(),
+            times => format!("{} times more than usual", grouped(times)),
+        };
+        let about = format!("{quantity:?} {step}");
+        self.note(surprise, &about, || match quantity {
+            Quantity::Answer => format!("reads {than_usual}: {} in an answer to {step}", bytes(value)),
+            Quantity::Request => format!("sends {than_usual}: {} in a request to {step}", bytes(value)),
+            Quantity::Time => format!("takes {than_usual}: {} for an answer to {step}", time(value)),
+        });
     }
 
     fn note(&mut self, weight: Bits, about: &str, words: impl FnOnce() -> String) {
@@ -122,6 +169,25 @@ impl Reasons {
             );
             self.0.truncate(MOST);
         }
+    }
+}
+
+/// Rounded down to a unit in which it is at least 1.
+fn bytes(number: u64) -> String {
+    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let (mut number, mut unit) = (number, 0);
+    while number >= 1024 && unit + 1 < units.len() {
+        number /= 1024;
+        unit += 1;
+    }
+    format!("{} {}", grouped(number), units.get(unit).copied().unwrap_or_default())
+}
+
+/// Rounded down to milliseconds, or to seconds from ten on.
+fn time(micros: u64) -> String {
+    match micros / 1000 {
+        millis if millis < 10_000 => format!("{} ms", grouped(millis)),
+        millis => format!("{} s", grouped(millis / 1000)),
     }
 }
 
@@ -171,6 +237,7 @@ mod tests {
         request.note_kind(Bits::whole(8), "draw", "send", 0, 0);
         request.note_repetition(Bits::whole(7), "send", 12);
         request.note_length(Bits::whole(6), 40);
+        request.note_whole(Bits::whole(5), 3);
         assert_eq!(
             request.words(),
             [
@@ -178,6 +245,7 @@ mod tests {
                 "send in a request that began with draw",
                 "send 12 times in one request",
                 "40 calls in one request",
+                "3 calls of one request unlike its others",
             ]
         );
         for number in 0..20 {
@@ -189,6 +257,41 @@ mod tests {
         assert_eq!(reasons.words().len(), MOST);
         reasons.age(EXPLAINED_FROM - 1);
         assert!(reasons.words().is_empty());
+    }
+
+    #[test]
+    fn circumstances_have_words() {
+        let mut reasons = Reasons::default();
+        let measure = |quantity, value, usual, bits| Measure {
+            quantity,
+            value,
+            usual,
+            surprise: Bits::whole(bits),
+            ..Measure::default()
+        };
+        reasons.note_outcome("sql_query", &measure(Quantity::Answer, 12 << 20, 314_572, 12));
+        reasons.note_outcome("export", &measure(Quantity::Request, 1000, 700, 11));
+        reasons.note_outcome("pandas", &measure(Quantity::Time, 12_400_000, 98_304, 10));
+        reasons.note_failures(Bits::whole(9), 14, 20);
+        reasons.note_hour(Bits::whole(8), (3, 0, 480), 2310);
+        assert_eq!(
+            reasons.words(),
+            [
+                "reads 40 times more than usual: 12 MiB in an answer to sql_query",
+                "sends more than usual: 1,000 bytes in a request to export",
+                "takes 126 times more than usual: 12 s for an answer to pandas",
+                "14 of 20 calls failed in 60 s",
+                "calls at 03 UTC, never before in 2,310 calls",
+            ]
+        );
+        let mut seldom = Reasons::default();
+        seldom.note_hour(Bits::whole(5), (23, 2, 1480), 2310);
+        assert_eq!(seldom.words(), ["calls at 23 UTC, 2 of 1,480 hours with calls before"]);
+        assert_eq!(
+            (bytes(1023), bytes(1 << 60)),
+            ("1,023 bytes".to_owned(), "1,048,576 TiB".to_owned())
+        );
+        assert_eq!((time(999), time(9_999_999)), ("0 ms".to_owned(), "9,999 ms".to_owned()));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::bits::{Bits, of_share};
+use super::calibration::Rising;
 
 /// User requests that are remembered: agents work on several at once.
 const MOST_REQUESTS: usize = 32;
@@ -34,6 +35,8 @@ pub(super) struct Open {
     pub(super) last: String,
     /// Calls so far.
     pub(super) calls: u64,
+    /// How unusual its calls have been.
+    pub(super) whole: Rising,
     uses: BTreeMap<String, u64>,
 }
 
@@ -75,6 +78,11 @@ impl Requests {
         if self.0.len() > MOST_REQUESTS {
             self.0.pop_front();
         }
+    }
+
+    /// Forgets how unusual they have been, and nothing of what was done in them.
+    pub(super) fn forget(&mut self) {
+        self.0.iter_mut().for_each(|open| open.whole = Rising::default());
     }
 
     #[cfg(test)]

@@ -1,6 +1,10 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeSet;
+
 use super::*;
+
+mod circumstances;
 
 const SETTINGS: Settings = Settings {
     pause_at: 70,
@@ -36,7 +40,9 @@ fn call(at_ms: u64, step: &str, data: Option<&str>, service: &str, request: u64)
             data: data.map(str::to_owned),
             service: Some(service.to_owned()),
             request: Some(request.to_string()),
+            id: None,
         }),
+        end: None,
         count: 1,
         denied: false,
     }
@@ -297,6 +303,7 @@ fn a_flood_of_failures_before_any_token_counts_for_its_sender() {
     let flood = Observation {
         at_ms: at + 1,
         call: None,
+        end: None,
         count: 1_000_000,
         denied: true,
     };

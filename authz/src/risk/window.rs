@@ -1,4 +1,4 @@
-//! Calls and denials of the last minute, in steps of ten seconds, and how many calls there usually are.
+//! Calls, denials and failures of the last minute, in steps of ten seconds, and how many there usually are.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,21 +20,33 @@ const LEAST_RATE: u64 = 5_000;
 /// Steps after which all counts are halved.
 const MOST_STEPS: u64 = 1024;
 
-/// Denials expected of a call: that of an agent that nobody knows is one in a hundred.
+/// Denials expected of a call, and failures of its end: those of an agent that nobody knows are one in a hundred.
 const PRIOR_CALLS: u64 = 100;
 /// Never fewer denials than this are expected in the window, in thousandths.
 const LEAST_DENIALS: u64 = 200;
 
+/// Failures of an agent come together, since it tries again what has failed: so many times their share is expected.
+const FAILURES_COME_TOGETHER: u64 = 2;
+/// Never fewer failures than this are expected in the window, in thousandths.
+const LEAST_FAILURES: u64 = 1000;
+/// Honest agents ask for what is not there, too: failures pause nobody by themselves.
+const MOST_OF_FAILURES: Bits = Bits::whole(10);
+
 /// Counts of one step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 struct Step {
     number: u64,
     calls: u64,
     denials: u64,
+    /// Calls whose end says whether they failed, and those that did.
+    ends: u64,
+    failures: u64,
 }
 
 /// The last minute, and what is usual.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Window {
     steps: [Step; STEPS],
     /// Steps that had calls, and the calls in them: what taught the rate.
@@ -43,27 +55,51 @@ pub(super) struct Window {
     /// Calls that taught how often denials come, and the denials.
     taught_outcomes: u64,
     taught_denials: u64,
+    /// Ends of calls that taught how often they fail, and the failures.
+    taught_ends: u64,
+    taught_failures: u64,
 }
 
 impl Window {
     /// Counts calls at `at_ms`; `teaches` says that the step that is over by now may teach the rate.
     pub(super) fn count(&mut self, at_ms: u64, calls: u64, denials: u64, teaches: bool) {
-        let number = at_ms / STEP_MS;
         let newest = self.newest();
-        if number > newest.number && newest.calls > 0 && teaches {
+        if at_ms / STEP_MS > newest.number && newest.calls > 0 && teaches {
             self.learn_rate(newest.calls);
         }
-        let slot = (number % STEPS as u64) as usize;
-        if let Some(step) = self.steps.get_mut(slot) {
-            if step.number != number {
-                *step = Step {
-                    number,
-                    ..Step::default()
-                };
-            }
+        if let Some(step) = self.step(at_ms) {
             step.calls = step.calls.saturating_add(calls);
             step.denials = step.denials.saturating_add(denials);
         }
+    }
+
+    /// Counts the end of a call at the time that was counted last; one that teaches says how often they fail.
+    pub(super) fn end(&mut self, at_ms: u64, failed: bool, teaches: bool) {
+        if let Some(step) = self.step(at_ms) {
+            step.ends = step.ends.saturating_add(1);
+            step.failures = step.failures.saturating_add(u64::from(failed));
+        }
+        if teaches {
+            self.taught_ends += 1;
+            self.taught_failures += u64::from(failed);
+            if self.taught_ends >= MOST_STEPS * 8 {
+                self.taught_ends /= 2;
+                self.taught_failures /= 2;
+            }
+        }
+    }
+
+    /// The step of a time, which is not before that of any other.
+    fn step(&mut self, at_ms: u64) -> Option<&mut Step> {
+        let number = at_ms / STEP_MS;
+        let step = self.steps.get_mut((number % STEPS as u64) as usize)?;
+        if step.number != number {
+            *step = Step {
+                number,
+                ..Step::default()
+            };
+        }
+        Some(step)
     }
 
     /// Forgets the last minute, and nothing of what is usual.
@@ -126,6 +162,21 @@ impl Window {
     /// Denials in the last minute.
     pub(super) fn denials(&self) -> u64 {
         self.recent().map(|step| step.denials).sum()
+    }
+
+    /// Failures in the last minute, and the ends of calls that they are among.
+    pub(super) fn failures(&self) -> (u64, u64) {
+        self.recent().fold((0, 0), |(failures, ends), step| {
+            (failures + step.failures, ends + step.ends)
+        })
+    }
+
+    /// How surprising the number of failures is among the calls that ended in the last minute.
+    pub(super) fn failure_surprise(&self) -> Bits {
+        let (failures, ends) = self.failures();
+        let usual = 1000 * FAILURES_COME_TOGETHER * (self.taught_failures + 1);
+        let expected = ends.saturating_mul(usual) / (self.taught_ends + PRIOR_CALLS);
+        of_count(failures, expected.max(LEAST_FAILURES)).min(MOST_OF_FAILURES)
     }
 
     /// How surprising the number of calls is.
@@ -200,6 +251,43 @@ mod tests {
         assert_eq!(window.denials(), 3);
         window.count(107 * STEP_MS, 1, 0, true);
         assert_eq!((window.denials(), window.denial_surprise()), (0, Bits::ZERO));
+    }
+
+    #[test]
+    fn failures_of_a_minute_count_against_the_usual_share() {
+        let failing = |usually: u64, failures: u64| {
+            let mut window = usual(4, 100);
+            for number in 0..1000 {
+                window.end(100 * STEP_MS, number % 100 < usually, true);
+            }
+            window.forget();
+            for number in 0..12 {
+                window.end(102 * STEP_MS, number < failures, true);
+            }
+            window
+        };
+        assert_eq!(failing(1, 1).failure_surprise(), Bits::ZERO);
+        assert_eq!(failing(1, 12).failure_surprise(), MOST_OF_FAILURES);
+        assert!(
+            failing(50, 12).failure_surprise() < Bits::whole(1),
+            "it fails every other time"
+        );
+        let mut window = failing(1, 12);
+        assert_eq!(window.failures(), (12, 12));
+        window.count(108 * STEP_MS, 1, 0, true);
+        assert_eq!((window.failures(), window.failure_surprise()), ((0, 0), Bits::ZERO));
+    }
+
+    #[test]
+    fn ends_of_calls_are_no_calls() {
+        let mut with_ends = usual(4, 100);
+        let without = with_ends.clone();
+        for _ in 0..500 {
+            with_ends.end(100 * STEP_MS, false, true);
+        }
+        assert_eq!(with_ends.calls_in_step(), without.calls_in_step());
+        assert_eq!(with_ends.rate_surprise(), without.rate_surprise());
+        assert_eq!(with_ends.denial_surprise(), without.denial_surprise());
     }
 
     #[test]

@@ -2,7 +2,13 @@
 //!
 //! usage: fuzz_seeds TARGET FOLDER
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a tool of `make fuzz`")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    reason = "a tool of `make fuzz`"
+)]
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -2,11 +2,13 @@
 //!
 //! * [`traces`] are the runs, [`attacks`] what is spliced into them, [`records`] the calls as records tell of them;
 //! * [`scorers`] are the engine and three baselines, [`statistics`] the figures with their intervals;
-//! * [`trial`] splits by task, trains and scores; [`table`] prints.
+//! * [`trial`] splits by task, trains and scores; [`circumstances`] does so with sizes, times and hours that are made up;
+//! * [`table`] prints.
 //!
 //! Nothing here is timed but the cost of a call: all else is the same on every machine, for one `--seed`.
 
 mod attacks;
+mod circumstances;
 mod draw;
 mod records;
 mod scorers;
@@ -20,6 +22,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Parser;
 
+use crate::circumstances::Circumstances;
 use crate::trial::Trial;
 
 /// Measures Ostiary's risk engine on traces of agents.
@@ -28,8 +31,8 @@ struct Arguments {
     /// The folder of the traces; its README says what they are
     #[arg(value_name = "FOLDER")]
     traces: PathBuf,
-    /// Other splits, times and splices
-    #[arg(long, default_value_t = 1)]
+    /// Other splits, times and splices; the engine was tuned with 1 to 3
+    #[arg(long, default_value_t = 4)]
     seed: u64,
     /// Parts that the tasks are split into; each is scored by what was trained on the others
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(2..=50))]
@@ -43,12 +46,15 @@ fn main() -> Result<()> {
         .get("workspace")
         .context("the traces hold no suite `workspace`")?
         .goals;
-    let mut trials = Vec::new();
+    let (mut trials, mut circumstances) = (Vec::new(), Vec::new());
     for (number, (name, suite)) in suites.iter().enumerate() {
         let goals = attacks::goals(name, suite, others);
         let seeds = [arguments.seed, number as u64];
-        trials.push(Trial::run(name, suite, &goals, usize::from(arguments.folds), &seeds));
+        let folds = usize::from(arguments.folds);
+        let declared = suite.declared();
+        trials.push(Trial::run(name, suite, &declared, &goals, folds, &seeds));
+        circumstances.push(Circumstances::run(name, suite, &declared, folds, &seeds));
     }
-    print!("{}", table::of(&trials, arguments.seed));
+    print!("{}", table::of(&trials, &circumstances, arguments.seed));
     Ok(())
 }

@@ -14,6 +14,8 @@ use crate::draw::Draw;
 
 const SERVICE: &str = "tools/mcp";
 
+const HOUR_MS: u64 = 3_600_000;
+
 /// What resource a tool of the traces works on, by what its name holds; the first that fits.
 const RESOURCES: [(&str, &str); 13] = [
     ("email", "mail"),
@@ -69,6 +71,20 @@ impl Clock {
         self.pass(60_000, 180_000)
     }
 
+    /// Goes on in the next morning, if it is not between 8 and 18 UTC.
+    pub(crate) fn working_hours(&mut self) {
+        let hour = self.now_ms / HOUR_MS % 24;
+        if !(8..18).contains(&hour) {
+            self.now_ms += Self::until_hour(self.now_ms, 8);
+        }
+    }
+
+    /// How long it is from a time until the next hour of that name begins, in UTC.
+    pub(crate) fn until_hour(from_ms: u64, hour: u64) -> u64 {
+        let day = 24 * HOUR_MS;
+        (day + hour * HOUR_MS - from_ms % day) % day
+    }
+
     /// Lets some time pass.
     pub(crate) fn pass(&mut self, from_ms: u64, to_ms: u64) -> u64 {
         self.now_ms += self.draw.between(from_ms, to_ms);
@@ -94,6 +110,7 @@ pub(crate) fn observation(tool: &str, request: &str, at_ms: u64) -> Option<Obser
         side: Some(Side::Inbound),
         service: Some(SERVICE.into()),
         txn: Some(request.into()),
+        call: Some(id(at_ms).into()),
         facts: Some(RecordedFacts {
             right: Some("tool".into()),
             tool: Some(tool.into()),
@@ -106,4 +123,37 @@ pub(crate) fn observation(tool: &str, request: &str, at_ms: u64) -> Option<Obser
         (Subject::Agent(_), seen) => Some(seen),
         (Subject::Workload(_), _) => None,
     }
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Came {
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+    pub(crate) duration_us: u64,
+}
+
+/// The end of the call that was made at a time, as the engine reads it from its record; and when that was.
+pub(crate) fn ended(request: &str, made_ms: u64, came: &Came) -> Option<(Observation, u64)> {
+    let at_ms = made_ms + came.duration_us / 1000;
+    let record = Record {
+        agent_id: Some("agent".into()),
+        side: Some(Side::Inbound),
+        service: Some(SERVICE.into()),
+        txn: Some(request.into()),
+        call: Some(id(made_ms).into()),
+        end: Some("complete".into()),
+        status: Some(200),
+        request_bytes: Some(came.request_bytes),
+        response_bytes: Some(came.response_bytes),
+        duration_us: Some(came.duration_us),
+        ..Record::new(Kind::Completion, at_ms)
+    };
+    let (_, seen) = reading::read(&record, at_ms)?;
+    Some((seen, at_ms))
+}
+
+/// A call's, by when it was made.
+fn id(at_ms: u64) -> String {
+    format!("call {at_ms}")
 }

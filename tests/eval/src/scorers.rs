@@ -71,7 +71,7 @@ impl Engine {
         self.score(call.at_ms)
     }
 
-    fn score(&self, at_ms: u64) -> f64 {
+    pub(crate) fn score(&self, at_ms: u64) -> f64 {
         let thousandths = self.profile.score_thousandths(at_ms, &self.settings);
         f64::from(u32::try_from(thousandths).unwrap_or(u32::MAX)) / 1000.0
     }

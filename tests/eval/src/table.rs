@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::attacks::Kind;
+use crate::circumstances::{Change, Circumstances};
 use crate::statistics::{Figure, Item, auroc, median_calls, stopped, upper_bound};
 use crate::trial::{Tally, Trial};
 
@@ -10,22 +11,62 @@ use crate::trial::{Tally, Trial};
 const SCORERS: [&str; 4] = ["Ostiary", "never-seen tool", "rate", "Markov"];
 
 /// Everything.
-pub(crate) fn of(trials: &[Trial], seed: u64) -> String {
+pub(crate) fn of(trials: &[Trial], circumstances: &[Circumstances], seed: u64) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = detection(&mut text, trials, seed);
     let _ = honest(&mut text, trials);
     let _ = streams(&mut text, trials);
     let _ = calibration(&mut text, trials);
-    let (calls, nanoseconds) = trials.iter().fold((0, 0), |(calls, nanoseconds), trial| {
-        (calls + trial.observed, nanoseconds + trial.nanoseconds)
-    });
-    let _ = writeln!(
-        text,
-        "A call costs {:.1} us on this machine, the mean of {calls} calls.",
-        micros(nanoseconds, calls)
-    );
+    let _ = made_up(&mut text, circumstances, seed);
+    let costs = trials.iter().map(|trial| (trial.observed, trial.nanoseconds));
+    let with_ends = circumstances.iter().map(|trial| (trial.observed, trial.nanoseconds));
+    let _ = writeln!(text, "A call costs {} on this machine;", cost(costs));
+    let _ = writeln!(text, "with what comes of it, {}.", cost(with_ends));
     text
+}
+
+fn cost(costs: impl Iterator<Item = (u64, u128)>) -> String {
+    let (calls, nanoseconds) = costs.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    format!("{:.1} us, the mean of {calls} calls", micros(nanoseconds, calls))
+}
+
+fn made_up(text: &mut String, trials: &[Circumstances], seed: u64) -> std::fmt::Result {
+    writeln!(text, "## Sizes, times and hours, all made up\n")?;
+    writeln!(
+        text,
+        "| what is unlike the run | suite | runs | AUROC (95 %) | stopped (95 %) | median calls |"
+    )?;
+    writeln!(text, "|---|---|---|---|---|---|")?;
+    let changed = |trial: &Circumstances, change| -> Vec<Item> {
+        let changed = trial.changed.get(&change).into_iter().flatten();
+        changed.chain(&trial.honest).cloned().collect()
+    };
+    for change in Change::ALL {
+        for trial in trials {
+            made_up_row(text, change, &trial.name, &changed(trial, change), seed)?;
+        }
+        let all: Vec<Vec<Item>> = trials.iter().map(|trial| changed(trial, change)).collect();
+        made_up_row(text, change, "all", &numbered_apart(&all), seed)?;
+    }
+    let (mut paused, mut runs) = (0, 0);
+    for trial in trials {
+        paused += trial.honest.iter().filter(|item| item.stopped.is_some()).count();
+        runs += trial.honest.len();
+    }
+    writeln!(text, "\nOf these honest runs {} were paused.\n", bounded(paused, runs))
+}
+
+fn made_up_row(text: &mut String, change: Change, suite: &str, items: &[Item], seed: u64) -> std::fmt::Result {
+    let calls = median_calls(items).map_or_else(|| "-".to_owned(), |calls| calls.to_string());
+    writeln!(
+        text,
+        "| {} | {suite} | {} | {} | {} | {calls} |",
+        change.name(),
+        items.len() / 2,
+        plain(auroc(items, &[seed, 9])),
+        percent(stopped(items, &[seed, 10])),
+    )
 }
 
 fn detection(text: &mut String, trials: &[Trial], seed: u64) -> std::fmt::Result {
@@ -49,11 +90,16 @@ fn detection(text: &mut String, trials: &[Trial], seed: u64) -> std::fmt::Result
     Ok(())
 }
 
-/// The items of all suites; tasks and attacks of different suites are different ones.
+/// The items of all suites.
 fn pooled(trials: &[Trial], scorer: &'static str, kind: Kind) -> Vec<Item> {
+    let items: Vec<Vec<Item>> = trials.iter().map(|trial| trial.items(scorer, kind)).collect();
+    numbered_apart(&items)
+}
+
+/// All items together: tasks and attacks of different suites are different ones.
+fn numbered_apart(suites: &[Vec<Item>]) -> Vec<Item> {
     let (mut all, mut tasks, mut attacks) = (Vec::new(), 0, 0);
-    for trial in trials {
-        let items = trial.items(scorer, kind);
+    for items in suites {
         all.extend(items.iter().map(|item| Item {
             task: item.task + tasks,
             attack: item.attack.map(|attack| attack + attacks),

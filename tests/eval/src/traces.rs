@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use authz::risk::Declared;
 use serde::Deserialize;
+
+use crate::records;
 
 /// The files of a folder of traces, and where other than in the project they may be: `make eval TRACES=FOLDER`.
 const FILES: [&str; 3] = ["airline.jsonl", "retail.jsonl", "agentdojo.jsonl"];
@@ -22,6 +25,14 @@ pub(crate) struct Run {
 pub(crate) struct Suite {
     pub(crate) honest: Vec<Run>,
     pub(crate) goals: Vec<Run>,
+}
+
+impl Suite {
+    /// What the agent's file says: all tools of its runs, and of what injected prompts want of it.
+    pub(crate) fn declared(&self) -> Declared {
+        let own = self.honest.iter().chain(&self.goals).flat_map(|run| &run.tools);
+        records::declared(own.map(String::as_str))
+    }
 }
 
 /// A line: with calls and their arguments, or with the tools alone.

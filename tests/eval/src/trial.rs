@@ -7,7 +7,7 @@ use authz::state::transition::Change;
 
 use crate::attacks::{self, Attack, Kind};
 use crate::draw::Draw;
-use crate::records::{Clock, declared};
+use crate::records::Clock;
 use crate::scorers::{Call, Engine, Scorer, calls_until, peak, schedule, train};
 use crate::statistics::Item;
 use crate::traces::{Run, Suite};
@@ -89,7 +89,14 @@ impl Fold<'_> {
 
 impl Trial {
     /// Trains on all folds but one and scores that one, for each.
-    pub(crate) fn run(name: &str, suite: &Suite, goals: &[Run], folds: usize, seeds: &[u64; 2]) -> Self {
+    pub(crate) fn run(
+        name: &str,
+        suite: &Suite,
+        declared: &Declared,
+        goals: &[Run],
+        folds: usize,
+        seeds: &[u64; 2],
+    ) -> Self {
         let mut tasks: Vec<&str> = suite.honest.iter().map(|run| run.task.as_str()).collect();
         tasks.sort_unstable();
         tasks.dedup();
@@ -101,8 +108,6 @@ impl Trial {
             calls: suite.honest.iter().map(|run| run.tools.len()).sum(),
             ..Self::default()
         };
-        let own = suite.honest.iter().chain(&suite.goals).flat_map(|run| &run.tools);
-        let declared = declared(own.map(String::as_str));
         let (mut task_numbers, mut attack_numbers) = (Numbers::default(), Numbers::default());
         for number in 0..folds {
             let of_fold: BTreeSet<&str> = tasks.iter().copied().skip(number).step_by(folds).collect();
@@ -113,7 +118,7 @@ impl Trial {
                 training,
                 tested,
             };
-            trial.fold(&fold, &declared, goals, &mut task_numbers, &mut attack_numbers);
+            trial.fold(&fold, declared, goals, &mut task_numbers, &mut attack_numbers);
         }
         trial
     }

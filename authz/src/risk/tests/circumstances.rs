@@ -76,7 +76,7 @@ impl Work {
         made.id = Some(id.clone());
         let (service, request) = (made.service.clone().unwrap(), made.request.clone());
         // Between a half and four times a base.
-        let drawn = ((self.number ^ (self.at_ms / 500)) * 2_654_435_761 >> 13) % 4;
+        let drawn = (((self.number ^ (self.at_ms / 500)) * 2_654_435_761) >> 13) % 4;
         let spread = |base: u64| (base << drawn) / 2;
         let end = End {
             id: Some(id),

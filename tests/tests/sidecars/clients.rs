@@ -29,14 +29,11 @@ async fn the_official_client_for_rust_uses_what_it_may_use() {
     let token = json!({"agent_id": "analyst-7", "operation_id": "report-2026-q1", "tools": tools});
     let token = mesh.token(&token).await.unwrap();
     let service = mesh.service(EVERYTHING).unwrap();
-    // Whatever the name, and without TLS, which it would look for a provider of.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let http = reqwest::Client::builder().resolve(&service.host, mesh.agent("analyst-7").unwrap().outbound);
-    let url = format!(
-        "http://{}:{}/mcp",
-        service.host,
-        mesh.agent("analyst-7").unwrap().outbound.port()
-    );
+    // It connects to its sidecar, as in a pod whatever the URL, and names the service.
+    let host = [(reqwest::header::HOST, service.authority().parse().unwrap())];
+    let http = reqwest::Client::builder().default_headers(host.into_iter().collect());
+    let url = format!("http://{}/mcp", mesh.agent("analyst-7").unwrap().outbound);
     let config = StreamableHttpClientTransportConfig::with_uri(url).auth_header(&token);
     let transport = StreamableHttpClientTransport::with_client(http.build().unwrap(), config);
     let client = ().serve(transport).await.unwrap();

@@ -68,15 +68,19 @@ pub(super) fn proofs(policy: Policy) -> Vec<Proof> {
     match policy.service {
         Service::Http => http_proofs(),
         Service::Mcp => mcp_proofs(),
-        Service::Tools => vec![
-            Proof::allowed(list()),
-            denied(
-                "a tool that it is not told of",
-                call(&tool_names(OFFERED)[TOLD], 1 << 10).bearer(&token(&json!({"tools": tool_names(OFFERED)}))),
-                403,
-                "tool_not_in_policy",
-            ),
-        ],
+        Service::Tools => {
+            let tools = tool_names(OFFERED);
+            let untold = tools.last().map_or("", String::as_str);
+            vec![
+                Proof::allowed(list()),
+                denied(
+                    "a tool that it is not told of",
+                    call(untold, 1 << 10).bearer(&token(&json!({"tools": tools}))),
+                    403,
+                    "tool_not_in_policy",
+                ),
+            ]
+        }
         Service::A2a => vec![
             Proof::allowed(message()),
             denied(

@@ -84,12 +84,8 @@ fn number(raw: &str, out: &mut Vec<u8>) {
         out.push(b'0');
         return;
     }
-    // The shortest digits that read back as the same double, and the exponent of the first.
-    let scientific = format!("{:e}", value.abs());
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    let (digits, point) = shortest(value.abs());
     let count = i32::try_from(digits.len()).unwrap_or(i32::MAX);
-    let point = exponent.parse().unwrap_or(0_i32).saturating_add(1);
     if value < 0.0 {
         out.push(b'-');
     }
@@ -109,6 +105,23 @@ fn number(raw: &str, out: &mut Vec<u8>) {
         }
     };
     out.extend_from_slice(text.as_bytes());
+}
+
+/// The fewest digits that read back as the same double, those of an even last one where two are as near, and where the decimal
+/// point stands in them.
+///
+/// As `serde_json` has them: of two that are as near, what Rust formats is not always the even one.
+fn shortest(value: f64) -> (String, i32) {
+    let text = serde_json::Number::from_f64(value).map(|number| number.to_string());
+    let text = text.unwrap_or_default();
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (whole, part) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let all = [whole, part].concat();
+    let digits = all.trim_start_matches('0');
+    let before =
+        i32::try_from(whole.len() + digits.len()).unwrap_or(i32::MAX) - i32::try_from(all.len()).unwrap_or(i32::MAX);
+    let point = exponent.parse().unwrap_or(0_i32).saturating_add(before);
+    (digits.trim_end_matches('0').to_owned(), point)
 }
 
 fn zeros(count: i32) -> String {

@@ -83,7 +83,7 @@ impl Scene {
             Extraction::Ready(facts) => facts,
             Extraction::NeedsBody(pending) => pending.finish(&self.bundle, body)?,
         };
-        decision::decide(&self.question(), &facts)?;
+        let _permit = decision::decide(&self.question(), &facts)?;
         Ok(facts)
     }
 

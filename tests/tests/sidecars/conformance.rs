@@ -91,10 +91,9 @@ fn read(results: &Path) -> Outcome {
     let mut outcome = Outcome::new();
     for folder in std::fs::read_dir(results).into_iter().flatten().flatten() {
         let name = folder.file_name().into_string().unwrap();
-        let scenario = name.strip_prefix("server-").unwrap_or(&name);
         // The time is `2026-11-26T07-33-14-045Z`.
-        let end = scenario.len() - "-2026-11-26T07-33-14-045Z".len();
-        let scenario = scenario.get(..end).unwrap();
+        let parts: Vec<&str> = name.split('-').collect();
+        let scenario = parts[1..parts.len() - 6].join("-");
         let checks: Vec<Value> =
             serde_json::from_slice(&std::fs::read(folder.path().join("checks.json")).unwrap()).unwrap();
         let checks = checks.iter().filter_map(|check| {
@@ -107,7 +106,7 @@ fn read(results: &Path) -> Outcome {
                 )
             })
         });
-        outcome.insert(scenario.to_owned(), checks.collect());
+        outcome.insert(scenario, checks.collect());
     }
     outcome
 }

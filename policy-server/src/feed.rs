@@ -39,9 +39,6 @@ use keeper::Keeper;
 /// How many versions are reserved at once.
 const BLOCK: u32 = 256;
 
-/// How long a state list waits until it is kept: a kill must not wait for a disk that hangs.
-const KEEP_STATE: Duration = Duration::from_millis(250);
-
 /// Why sidecars cannot be told anything new.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
@@ -370,6 +367,7 @@ impl Feed {
             signed_at: now,
             jws: kept,
             pages: Arc::clone(&pages),
+            may_be_named: false,
         });
         let bundle = SignedBundle {
             signed: Signed {
@@ -435,6 +433,7 @@ impl Feed {
             signed_at,
             jws,
             pages: Arc::default(),
+            may_be_named: false,
         });
         let (keeper, metrics) = (Arc::clone(&self.keeper), Arc::clone(&self.metrics));
         // On its own, so that it goes on when nobody waits any more.
@@ -444,7 +443,7 @@ impl Feed {
                 tracing::error!(%error, %version, "a state list could not be kept; it is tried again with the next");
             }
         });
-        let _ = tokio::time::timeout(KEEP_STATE, kept).await;
+        let _ = tokio::time::timeout(keeper::WAIT, kept).await;
     }
 
     /// Changes keys, durably, and tells every sidecar.

@@ -11,6 +11,7 @@ use authz::log::note::NoteKey;
 use authz::log::policy::{Kind, PolicyKeys};
 use authz::policy::Version;
 use http::StatusCode;
+use policy_server::store::policy::SignedPolicy;
 use support::{ANALYST, AUDITOR, NOW, Place, Server, WAREHOUSE, read};
 
 const ORIGIN: &str = "cluster.local/ns/ostiary/sa/policy-server";
@@ -89,12 +90,11 @@ async fn policy_that_a_record_names_is_never_deleted_and_other_policy_is() {
     let place = Place::new();
     let server = Server::start(&place).await;
     let keys = policy_keys(&server).await;
-    let (bundle, state) = told(&server, WAREHOUSE).await;
+    let (bundle, jws) = told(&server, WAREHOUSE).await;
     let (bundle, state) = (
         keys.bundle(&bundle).unwrap().version,
-        keys.state(&state).unwrap().version(),
+        keys.state(&jws).unwrap().version(),
     );
-    let unnamed = server.app.feed.renew_state().await.unwrap();
 
     let mut chain = Chain::new(SourceId([1; 16]));
     let mut lines = Vec::new();
@@ -114,10 +114,26 @@ async fn policy_that_a_record_names_is_never_deleted_and_other_policy_is() {
     assert!(server.app.traces.reach(2, Duration::from_secs(30)).await);
 
     let store = server.app.store();
-    assert_eq!(store.forget_policy(NOW).await.unwrap(), 0, "nothing is that old");
-    assert!(store.kept_policy(Kind::State, unnamed).await.unwrap().is_some());
-    assert!(store.forget_policy(NOW + 1).await.unwrap() >= 1);
-    assert!(store.kept_policy(Kind::State, unnamed).await.unwrap().is_none());
+    let older = SignedPolicy {
+        kind: Kind::State,
+        version: Version { epoch: 0, counter: 1 },
+        signed_at: NOW - 1,
+        jws: jws.into(),
+        pages: Default::default(),
+        may_be_named: false,
+    };
+    let late = SignedPolicy {
+        version: Version { epoch: 0, counter: 2 },
+        may_be_named: true,
+        ..older.clone()
+    };
+    store.keep_policy(&[older.clone(), late.clone()]).await.unwrap();
+    assert_eq!(store.forget_policy(NOW - 1).await.unwrap(), 0, "nothing is that old");
+    assert!(store.kept_policy(Kind::State, older.version).await.unwrap().is_some());
+    assert_eq!(store.forget_policy(NOW).await.unwrap(), 1);
+    assert!(store.kept_policy(Kind::State, older.version).await.unwrap().is_none());
+    assert!(store.kept_policy(Kind::State, late.version).await.unwrap().is_some());
+    store.forget_policy(NOW + 1).await.unwrap();
     for (kind, version) in [(Kind::Bundle, bundle), (Kind::State, state)] {
         assert!(store.kept_policy(kind, version).await.unwrap().is_some(), "{version}");
     }

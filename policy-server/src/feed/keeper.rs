@@ -6,9 +6,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::store::policy::SignedPolicy;
 use crate::store::{Store, StoreError};
+
+/// How long a state list waits until it is kept: a kill must not wait for a disk that hangs.
+pub(super) const WAIT: Duration = Duration::from_millis(250);
 
 /// The place of a document in the order in which they are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +30,7 @@ pub(super) struct Keeper {
 /// What is not kept yet. It is bounded as versions are: the store that does not take these reserves no others.
 #[derive(Debug, Default)]
 struct Waiting {
-    documents: Vec<SignedPolicy>,
+    documents: Vec<(SignedPolicy, Instant)>,
     last: u64,
 }
 
@@ -43,7 +47,7 @@ impl Keeper {
     /// Queues a document.
     pub(super) fn queue(&self, document: SignedPolicy) -> Ticket {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.documents.push(document);
+        waiting.documents.push((document, Instant::now()));
         waiting.last += 1;
         Ticket(waiting.last)
     }
@@ -60,7 +64,12 @@ impl Keeper {
         }
         let (documents, last) = {
             let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            (waiting.documents.clone(), waiting.last)
+            let documents = waiting.documents.iter().map(|(document, queued)| SignedPolicy {
+                // What is written sooner is so before any record that could name it: there is one writer.
+                may_be_named: queued.elapsed() >= WAIT / 2,
+                ..document.clone()
+            });
+            (documents.collect::<Vec<_>>(), waiting.last)
         };
         self.store.keep_policy(&documents).await?;
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);

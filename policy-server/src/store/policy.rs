@@ -20,6 +20,8 @@ pub struct SignedPolicy {
     pub jws: Arc<str>,
     /// The pages that a bundle names.
     pub pages: Arc<PageTexts>,
+    /// A record may name it already, so that it is never deleted.
+    pub may_be_named: bool,
 }
 
 /// A compact JWS in parts, of which the `body` is the same in renewals.

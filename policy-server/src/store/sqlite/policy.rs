@@ -21,8 +21,8 @@ pub(super) async fn keep(connection: &mut SqliteConnection, documents: &[SignedP
             pages(connection, document).await?;
         }
         sqlx::query(
-            "INSERT OR IGNORE INTO kept_policy (kind, epoch, counter, signed_at, header, head, body, signature)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO kept_policy (kind, epoch, counter, signed_at, header, head, body, signature, named)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(document.kind.as_str())
         .bind(signed(document.version.epoch))
@@ -32,6 +32,7 @@ pub(super) async fn keep(connection: &mut SqliteConnection, documents: &[SignedP
         .bind(parts.head)
         .bind(body)
         .bind(parts.signature)
+        .bind(document.may_be_named)
         .execute(&mut *connection)
         .await
         .map_err(StoreError::Failed)?;

@@ -325,7 +325,7 @@ async fn throughput(rows: &mut Rows<'_>) -> Result<()> {
         ratios.push(alone.as_secs_f64() / took.as_secs_f64());
         store_cpu.push(micros(after.saturating_sub(between)) / count as f64);
     }
-    let exported = audit::export(&stand)?;
+    let exported = audit::export_all(&stand, sources.acknowledged()).await?;
     exported.check()?;
     let mut verified = Vec::new();
     for _ in 0..VERIFIED {

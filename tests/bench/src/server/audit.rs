@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use tests::wait;
 
 use super::stand::Stand;
 
@@ -16,12 +17,25 @@ pub(crate) struct Exported {
     key: String,
 }
 
-/// Exports the log of a server that runs.
+/// How long it may take until a checkpoint is signed of all records: that happens every few seconds.
+const SIGNED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Exports the log of a server that runs, once so many records are under a checkpoint.
 ///
 /// # Errors
 ///
-/// When it does not answer.
-pub(crate) fn export(stand: &Stand) -> Result<Exported> {
+/// When it does not answer, or does not sign them.
+pub(crate) async fn export_all(stand: &Stand, records: u64) -> Result<Exported> {
+    wait::until("all records to be signed", SIGNED_WITHIN, async || {
+        match export(stand) {
+            Ok(exported) if exported.records < records => None,
+            answer => Some(answer),
+        }
+    })
+    .await?
+}
+
+fn export(stand: &Stand) -> Result<Exported> {
     let config = stand.server.config();
     let told = |arguments: &[&str]| {
         let mut command = Command::new(tests::built::ostiary()?);

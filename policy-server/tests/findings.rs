@@ -292,6 +292,7 @@ async fn a_sidecar_that_polls_and_tells_nothing_is_silent_and_accuses_nobody() {
     // Its word counts again: what it does not know of went around it.
     server.advance(14);
     poll(&server, &[WAREHOUSE]).await;
+    poll_as_writer(&server, ANALYST, 2).await;
     analyst
         .tell(&server, &[Record::heartbeat(NOW * 1000, ANALYST, None, None)])
         .await;

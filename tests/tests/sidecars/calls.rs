@@ -219,7 +219,7 @@ async fn a_kill_reaches_whom_the_agent_called() {
     let permitted = token(&mesh, "analyst-7", &["call:agent.scribe"]).await;
     let kill = |more: &[&str]| {
         let command = ["agent", "kill", "analyst-7", "--cascade", "--reason", "INC-42"];
-        mesh.ostiary(&[&command, more].concat()).unwrap()
+        mesh.ostiary(&[&command[..], more].concat()).unwrap()
     };
     assert_eq!(kill(&["--dry-run"]), "nobody was stopped\n", "it has called nobody");
     let outcome = outcome(&mesh, "analyst-7", BINDINGS[0], &permitted, &[]).await;

@@ -1,6 +1,6 @@
 //! The story of `make demo`, line by line.
 
-use tests::demo;
+use tests::demo::{self, Stage as _};
 use tests::mesh::{Mesh, Options};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,10 +42,16 @@ async fn tell(options: &Options) -> Mesh {
 async fn a_hijacked_agent_is_paused_and_suspended_by_its_score() {
     let options = Options {
         memory: true,
-        policy_server: demo::acting(),
         ..Options::default()
     };
-    let mesh = Mesh::start("hijack", &options).await.unwrap();
+    let mut mesh = Mesh::start("hijack", &options).await.unwrap();
+    // Whether every sidecar has its policy was asked in the name of agents, by calls that were denied: nobody is to answer
+    // for these once scores act.
+    for change in ["pause", "approve"] {
+        mesh.ostiary(&["agent", change, "analyst-7", "--reason", "a test"])
+            .unwrap();
+    }
+    mesh.policy_server.reconfigure(&demo::acting()).await.unwrap();
     let mut rows = Vec::new();
     let mismatches = demo::tell_of_hijack(&mesh, &mut |row| rows.push(row.to_string())).await;
     let told = format!("{}\n{}", demo::head(), rows.join("\n"));

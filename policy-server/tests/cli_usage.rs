@@ -101,7 +101,6 @@ fn wrong_usage_exits_with_2_and_says_why_on_the_standard_error() {
         &["audit", "findings"],
         &["audit", "replay", "--policy", "a"],
         &["audit", "replay", "log.jsonl", "--data", "a", "--policy", "b"],
-        &["audit", "replay", "log.jsonl"],
         &["shrink", "analyst-7", "policy"],
         &["trace", "--unix", "s"],
         &["revoke", "--reason", "why", "--unix", "s"],

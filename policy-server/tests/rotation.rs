@@ -442,7 +442,7 @@ async fn keys_of_sessions_turn_with_the_bundle_keys_and_are_told_to_the_service_
     assert_eq!(first, old, "the next key only opens");
     assert_ne!(next, old);
     // Whoever polled here has gone: nobody lacks the key.
-    server.advance(MAX_STATE_AGE);
+    server.advance(MAX_STATE_AGE + 1);
     assert_eq!(rotate(&server, KeyKind::Bundle).await["stage"], "switched");
     assert_eq!(session_keys(&server, MCP, "5").await, [next.clone(), old.clone()]);
     server.stop().await;

@@ -463,7 +463,7 @@ async fn what_live_tokens_of_an_operation_say_is_kept_and_nothing_of_others() {
     store.revoke(&revocation("a", 1000, 1300)).await.unwrap();
     assert_eq!(
         store.live_claims(&own, 1000, 9).await.unwrap(),
-        ["b"],
+        ["b", "c"],
         "without those that are dead"
     );
     let later = IssuedToken {

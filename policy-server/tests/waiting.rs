@@ -87,7 +87,10 @@ async fn those_that_wait_are_told_and_no_others() {
     // A filter of the version before.
     let (answer, _) = post(&mut mcp, &server, &[permitted("analyst-7")], None).await;
     let source = SourceId([1; 16]).to_string();
-    assert_eq!(answer.json(), json!({"source": source, "accepted_through": 4}));
+    assert_eq!(
+        answer.json(),
+        json!({"source": source, "accepted_through": 4, "heartbeat_seconds": 300})
+    );
     server.stop().await;
 }
 

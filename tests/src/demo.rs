@@ -21,7 +21,6 @@ pub use verdict::{Expected, Row, head};
 use verdict::{ServiceLog, Try};
 
 mod changes;
-mod hijack;
 mod proof;
 mod stage;
 mod verdict;
@@ -35,9 +34,6 @@ const ORCHESTRATOR: &str = "orchestrator";
 
 /// Marks each call, so that the service's log can be asked for it.
 const CALL_HEADER: &str = "x-demo-call";
-
-/// Where the calls of the hijack are counted from, so that no mark is used twice.
-const HIJACK_CALLS: usize = 1000;
 
 /// The lifetime of the token that is left to expire; sidecars allow for 5 s of clock skew on top.
 const SHORT_TTL_SECONDS: u64 = 1;
@@ -53,7 +49,6 @@ pub async fn tell<S: Stage>(stage: &S, tell: &mut dyn FnMut(&Row)) -> Result<usi
         tell,
         calls: 0,
         mismatches: 0,
-        why: None,
     };
     let short = story.short_token().await?;
     let token = story.issuing().await?;
@@ -68,29 +63,6 @@ pub async fn tell<S: Stage>(stage: &S, tell: &mut dyn FnMut(&Row)) -> Result<usi
     story.killed(&token).await?;
     story.expired(short).await?;
     Ok(story.mismatches)
-}
-
-/// Tells how analyst-7 is hijacked, on a mesh with a memory whose policy server was told to act by scores: what its score
-/// does, and what people do then. Answers with the number of mismatches.
-///
-/// # Errors
-///
-/// When the stage breaks in a way that is no verdict.
-pub async fn tell_of_hijack<S: Stage>(stage: &S, tell: &mut dyn FnMut(&Row)) -> Result<usize> {
-    let mut story = Story {
-        stage,
-        tell,
-        calls: HIJACK_CALLS,
-        mismatches: 0,
-        why: None,
-    };
-    story.hijacked().await?;
-    Ok(story.mismatches)
-}
-
-/// What has a policy server act by scores.
-pub fn acting() -> Value {
-    json!({"risk": {"act": true}})
 }
 
 /// What the orchestrator asks for on behalf of `analyst-7`, as the documentation tells it.
@@ -132,8 +104,6 @@ struct Story<'a, S> {
     tell: &'a mut dyn FnMut(&Row),
     calls: usize,
     mismatches: usize,
-    /// Why the next row comes to what it does.
-    why: Option<String>,
 }
 
 /// The calls of the story, each to its service.
@@ -422,8 +392,7 @@ impl<S: Stage> Story<'_, S> {
         token_of(&answer)
     }
 
-    fn record(&mut self, mut row: Row) {
-        row.why = self.why.take();
+    fn record(&mut self, row: Row) {
         self.mismatches += usize::from(row.mismatch.is_some());
         (self.tell)(&row);
     }

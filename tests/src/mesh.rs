@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 
-use crate::backends::{self, Backend};
+use crate::backends::Backend;
 use crate::client::{Call, Client};
 use crate::envoy::Envoy;
 use crate::loopback::Loopback;
@@ -52,8 +52,6 @@ pub struct Options {
     /// Adds an agent that others call, `scribe`, with these lines added to its service's file; the other agents' files then
     /// are those of `tests/mesh/a2a`.
     pub called: Option<&'static str>,
-    /// Adds a memory for each agent, by the files of the cluster's demo.
-    pub memory: bool,
     /// Adds an MCP server that offers one of everything, [`EVERYTHING`], and a WebDAV server, [`ARCHIVE`], all of the former and a
     /// file of the latter granted to `analyst-7`: the agent's file then is that of `tests/mesh/everything`.
     pub everything: bool,
@@ -77,7 +75,6 @@ impl Default for Options {
             without_policy_server: false,
             mcp_sessions: false,
             called: None,
-            memory: false,
             everything: false,
         }
     }
@@ -187,12 +184,6 @@ impl Mesh {
             let file = policy.join(format!("service-{CALLED}.yaml"));
             let text = std::fs::read_to_string(&file)?;
             std::fs::write(file, format!("{}\n{lines}", text.trim_end()))?;
-        }
-        if options.memory {
-            let files = crate::built::mesh_files().join("../../k8s/demo/policy");
-            for file in ["agent-analyst-7.yaml", "agent-writer-2.yaml", "service-memory.yaml"] {
-                std::fs::copy(files.join(file), policy.join(file)).with_context(|| format!("cannot copy {file}"))?;
-            }
         }
         if options.everything {
             copy_files(&crate::built::mesh_files().join(EVERYTHING), &policy)?;
@@ -377,23 +368,18 @@ impl Plan<'_> {
             let authority = format!("{CALLED}.agents.svc.cluster.local:{SERVICE_PORT}");
             self.service("agents", 24, Backend::a2a(CALLED, &authority, self.run)?)
         });
-        let memory = self.options.memory.then(|| {
-            let backend = Backend::start("memory", self.run, backends::remembered())?;
-            self.service("data", 25, backend)
-        });
         let everything = self.options.everything.then(|| {
             let backend = Backend::everything(EVERYTHING, self.run)?;
             // So the conformance suite calls servers, and no other name.
-            self.service_named("localhost".to_owned(), "tools", 26, backend)
+            self.service_named("localhost".to_owned(), "tools", 25, backend)
         });
         let archive = self
             .options
             .everything
-            .then(|| self.service("data", 27, Backend::dav(ARCHIVE, &["archive", "secrets"], self.run)?));
+            .then(|| self.service("data", 26, Backend::dav(ARCHIVE, &["archive", "secrets"], self.run)?));
         Ok([warehouse, reports, mcp]
             .into_iter()
             .chain(called.transpose()?)
-            .chain(memory.transpose()?)
             .chain(everything.transpose()?)
             .chain(archive.transpose()?)
             .map(|service| (service.name.clone(), service))

@@ -61,21 +61,14 @@ async fn main() -> ExitCode {
 
 async fn story() -> Result<bool> {
     let start = Instant::now();
-    println!("starting the mini mesh: 1 policy server, 2 agents, 4 services, 7 Envoys");
-    let options = Options {
-        memory: true,
-        ..Options::default()
-    };
-    let mut mesh = Mesh::start("demo", &options).await?;
+    println!("starting the mini mesh: 1 policy server, 2 agents, 3 services, 6 Envoys");
+    let mesh = Mesh::start("demo", &Options::default()).await?;
     println!(
         "every sidecar has its policy after {:.1} s\n\n{}",
         start.elapsed().as_secs_f64(),
         demo::head()
     );
-    let mut mismatches = demo::tell(&mesh, &mut |row| println!("{}", row)).await?;
-    println!("\nfrom here on scores act; the policy server is started again with `risk: {{ act: true }}`\n");
-    mesh.policy_server.reconfigure(&demo::acting()).await?;
-    mismatches += demo::tell_of_hijack(&mesh, &mut |row| println!("{}", row)).await?;
+    let mismatches = demo::tell(&mesh, &mut |row| println!("{}", row)).await?;
     println!("\nwhat is left of one user request, and what that proves:\n");
     demo::prove(&mesh, &mut |said| println!("{said}")).await?;
     println!("{}", demo::foot(&mesh, mismatches, start.elapsed()));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::verdict::Try;
 use super::{Caller, Expected, OWN, SERVICE, Stage, Story, token_request};
@@ -11,7 +11,7 @@ use crate::client::Call;
 use crate::wait;
 
 /// How long a change may take to reach every worker of every sidecar.
-pub(super) const CHANGE_LIMIT: Duration = Duration::from_secs(20);
+const CHANGE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Calls that must all meet the change, as each connection lands on a random worker.
 const PROBES: usize = 12;
@@ -51,24 +51,20 @@ impl<S: Stage> Story<'_, S> {
         .await?;
         self.operator("resume")?;
         let what = "analyst-7 reads with its old token, resumed";
-        self.denied_at_both(what, token, table, "token_superseded").await?;
-        self.with_a_new_token(&token_request()).await
-    }
-
-    pub(super) async fn with_a_new_token(&mut self, request: &Value) -> Result<()> {
+        self.denied_at_both(what, token, table.clone(), "token_superseded")
+            .await?;
         // A token of the second in which it was resumed would be dead too, so none is issued then.
         let new = wait::until("a token after the agent was resumed", CHANGE_LIMIT, async || {
-            self.token(request).await.ok()
+            self.token(&token_request()).await.ok()
         })
         .await?;
-        let table = self.table("sales_q1_2026")?;
         self.passes_again(&new, table.clone()).await?;
         self.through("reads with a new token, resumed", &new, table, Expected::Pass)
             .await
     }
 
     /// What an operator types beside the policy server.
-    pub(super) fn operator(&self, change: &str) -> Result<()> {
+    fn operator(&self, change: &str) -> Result<()> {
         let said = self
             .stage
             .ostiary(&["agent", change, "analyst-7", "--reason", "the demo"])?;
@@ -77,7 +73,7 @@ impl<S: Stage> Story<'_, S> {
     }
 
     /// A call of analyst-7, which its own sidecar and the service's deny once the change has reached them.
-    pub(super) async fn denied_at_both(
+    async fn denied_at_both(
         &mut self,
         what: &str,
         token: &str,
@@ -98,7 +94,7 @@ impl<S: Stage> Story<'_, S> {
     }
 
     /// Waits until neither sidecar denies the call any more.
-    pub(super) async fn passes_again(&self, token: &str, (service, call): (&'static str, Call)) -> Result<()> {
+    async fn passes_again(&self, token: &str, (service, call): (&'static str, Call)) -> Result<()> {
         let call = call.bearer(token);
         settled(&self.stage.direct(service, "analyst-7")?, &call, None).await?;
         settled(&self.analyst()?, &call, None).await
@@ -106,7 +102,7 @@ impl<S: Stage> Story<'_, S> {
 }
 
 /// Waits until many calls in a row meet this denial, or none.
-pub(super) async fn settled(client: &Caller, call: &Call, denial: Option<&str>) -> Result<()> {
+async fn settled(client: &Caller, call: &Call, denial: Option<&str>) -> Result<()> {
     let mut found = 0;
     wait::until("the change to reach every worker", CHANGE_LIMIT, async || {
         let met = client.send(call.clone()).await;

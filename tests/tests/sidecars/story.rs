@@ -1,6 +1,6 @@
 //! The story of `make demo`, line by line.
 
-use tests::demo::{self, Stage as _};
+use tests::demo;
 use tests::mesh::{Mesh, Options};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,28 +36,4 @@ async fn tell(options: &Options) -> Mesh {
     assert_eq!(mismatches, 0, "{}\n{}", demo::head(), rows.join("\n"));
     assert!(rows.len() >= 46, "the story has {} lines", rows.len());
     mesh
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hijacked_agent_is_paused_and_suspended_by_its_score() {
-    let options = Options {
-        memory: true,
-        ..Options::default()
-    };
-    let mut mesh = Mesh::start("hijack", &options).await.unwrap();
-    // Whether every sidecar has its policy was asked in the name of agents, by calls that were denied: nobody is to answer
-    // for these once scores act.
-    for change in ["pause", "approve"] {
-        mesh.ostiary(&["agent", change, "analyst-7", "--reason", "a test"])
-            .unwrap();
-    }
-    mesh.policy_server.reconfigure(&demo::acting()).await.unwrap();
-    let mut rows = Vec::new();
-    let mismatches = demo::tell_of_hijack(&mesh, &mut |row| rows.push(row.to_string())).await;
-    let told = format!("{}\n{}", demo::head(), rows.join("\n"));
-    println!("{told}");
-    assert_eq!(mismatches.unwrap(), 0, "{told}");
-    for why in ["paused after", "suspended after"] {
-        assert!(told.contains(why), "{told}");
-    }
 }

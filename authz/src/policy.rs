@@ -225,9 +225,7 @@ impl<'a> RawBundle<'a> {
         let (payload, signed_by) = keys.open(self.0, BUNDLE_TYPE)?;
         let bundle = match wire::format(&payload)? {
             FORMAT => PendingBundle::whole(wire::read_checked(&payload)?, aud, held, now),
-            PAGED_FORMAT | NAMED_FORMAT | CALLS_FORMAT | BOUND_FORMAT => {
-                PendingBundle::paged(wire::read_checked(&payload)?, aud, held, now)
-            }
+            PAGED_FORMAT..=BOUND_FORMAT => PendingBundle::paged(wire::read_checked(&payload)?, aud, held, now),
             format => Err(PolicyError::Format(format)),
         };
         Ok(bundle?.signed_by(signed_by))
@@ -244,7 +242,7 @@ impl<'a> RawBundle<'a> {
             FORMAT => Ok(BundleHead::of(wire::read_checked::<BundleClaims>(&payload)?, |_| {
                 Vec::new()
             })),
-            PAGED_FORMAT | NAMED_FORMAT | CALLS_FORMAT => {
+            PAGED_FORMAT..=BOUND_FORMAT => {
                 let claims: BundleClaims<Option<PageDigest>> = wire::read_checked(&payload)?;
                 Ok(BundleHead::of(claims, |pages| pages.into_iter().flatten().collect()))
             }

@@ -10,9 +10,12 @@ use authz::audit::{Chain, Kind as RecordKind, Record, SourceId};
 use authz::log::note::NoteKey;
 use authz::log::policy::{Kind, PolicyKeys};
 use authz::policy::Version;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use policy_server::store::policy::SignedPolicy;
-use support::{ANALYST, AUDITOR, NOW, Place, Server, WAREHOUSE, read};
+use serde_json::{Value, json};
+use support::{ANALYST, AUDITOR, MCP, NOW, Place, Server, WAREHOUSE, read};
 
 const ORIGIN: &str = "cluster.local/ns/ostiary/sa/policy-server";
 
@@ -30,7 +33,7 @@ async fn policy_keys(server: &Server) -> PolicyKeys {
 
 /// What a workload is told, in its newest format.
 async fn told(server: &Server, workload: &str) -> (String, String) {
-    let answer = server.poll(workload, "formats=1,2,3,4").await;
+    let answer = server.poll(workload, "formats=1,2,3,4,5").await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
     (answer.text("bundle").unwrap(), answer.text("state").unwrap())
 }
@@ -82,6 +85,27 @@ async fn what_sidecars_were_told_is_there_after_a_restart_as_it_was_signed() {
             "{absent}"
         );
     }
+    server.stop().await;
+}
+
+fn claims(jws: &str) -> Value {
+    let payload = jws.split('.').nth(1).unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
+/// Whoever reads the log is not to open other agents' sessions.
+#[tokio::test]
+async fn keys_of_sessions_are_told_to_the_sidecar_and_never_kept() {
+    let place = Place::new();
+    let server = Server::start(&place).await;
+    let (bundle, _) = told(&server, MCP).await;
+    let version = policy_keys(&server).await.bundle(&bundle).unwrap().version;
+    let kept = text(&server, &path(Kind::Bundle, version)).await;
+    assert_eq!(policy_keys(&server).await.bundle(&kept).unwrap().version, version);
+    let mut told = claims(&bundle);
+    let keys = told.as_object_mut().unwrap().remove("session_keys");
+    assert!(keys.is_some_and(|keys| keys != json!([])));
+    assert_eq!(claims(&kept), told, "all else is the same");
     server.stop().await;
 }
 

@@ -51,7 +51,10 @@ async fn the_official_client_for_rust_uses_what_it_may_use() {
     assert!(!client.get_prompt(prompt).await.unwrap().messages.is_empty());
     let refused = client.call_tool(CallToolRequestParams::new("test_image_content")).await;
     let refused = format!("{:?}", refused.unwrap_err());
-    assert!(refused.contains("tool_not_granted"), "{refused}");
+    assert!(
+        refused.contains("InsufficientScope"),
+        "as `WWW-Authenticate` says: {refused}"
+    );
     client.cancel().await.unwrap();
 }
 

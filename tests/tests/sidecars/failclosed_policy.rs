@@ -259,8 +259,8 @@ fn forged_bundles(stand: &Stand) -> Vec<(&'static str, &'static str, String)> {
         ),
         (
             "of a later format",
-            "format 5 is not understood",
-            key.sign(TYPE, &wide(9, json!({"format": 5}))),
+            "format 6 is not understood",
+            key.sign(TYPE, &wide(9, json!({"format": 6}))),
         ),
         ("with a key twice", "payload", {
             let twice = newer().to_string().replacen('{', "{\"version\":1,", 1);

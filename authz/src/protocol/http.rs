@@ -87,19 +87,22 @@ fn apply<'t, 'p>(route: &'t Route, mut captures: Captures<'t, 'p>, query: Option
 /// The value of a parameter that must be there once, in its one spelling.
 ///
 /// Applications differ in which of two they take, in whether case, escapes and brackets (`table[]`, PHP) make another name
-/// of it, and in whether `;` separates: what could be the parameter to any of them counts as it.
+/// of it, and in whether `;` separates: what could be the parameter to any of them counts as it, and what is one to some only is
+/// refused.
 fn parameter_value<'p>(query: &'p str, name: &str) -> Result<&'p str, Denial> {
     let mut found = None;
-    for part in query.split(['&', ';']) {
-        let (given, value) = part.split_once('=').unwrap_or((part, ""));
-        if !request::could_name(given, name) {
-            continue;
-        }
-        if given != name || found.replace(value).is_some() {
-            return Err(Denial::new(
-                Code::RequestMalformed,
-                "a query parameter that names something must occur once, in its own spelling",
-            ));
+    for field in query.split('&') {
+        for part in field.split(';') {
+            let (given, value) = part.split_once('=').unwrap_or((part, ""));
+            if !request::could_name(given, name) {
+                continue;
+            }
+            if part != field || given != name || found.replace(value).is_some() {
+                return Err(Denial::new(
+                    Code::RequestMalformed,
+                    "a query parameter that names something must occur once, in its own spelling, between `&` alone",
+                ));
+            }
         }
     }
     found.ok_or_else(|| unknown("a query parameter that the route needs is missing"))

@@ -13,7 +13,7 @@ use super::chain::Proof;
 use super::traffic::{
     AGENT, CALLED, DOWNLOAD_PATH, HOST, ISSUER, OFFERED, OTHER_PATH, OTHER_TOOL, PATH, SCOPE, TOKEN_SECONDS, TOLD,
     TOOL, UPLOAD_PATH, call, caller, forged_token, good, good_call, issuer, list, message, read, service, token,
-    tool_names,
+    tool_names, unsigned_message,
 };
 
 /// The policy that the filter decides by.
@@ -85,7 +85,7 @@ pub(super) fn proofs(policy: Policy) -> Vec<Proof> {
             Proof::allowed(message()),
             denied(
                 "a token without the scope",
-                message().bearer(&token(&json!({}))),
+                unsigned_message().bearer(&token(&json!({}))),
                 403,
                 "scope_not_granted",
             ),

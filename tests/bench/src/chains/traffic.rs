@@ -165,12 +165,16 @@ pub(super) fn list() -> Request {
 
 /// The message that every chain lets pass.
 pub(super) fn message() -> Request {
+    let scope = json!({"scope": [format!("call:agent.{CALLED}")]});
+    unsigned_message().bearer(&token(&scope))
+}
+
+/// The same without a token.
+pub(super) fn unsigned_message() -> Request {
     let text = "x".repeat(1 << 10);
     let params = json!({"message": {"messageId": "m1", "role": "ROLE_USER", "parts": [{"text": text}]}});
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": params});
-    let scope = json!({"scope": [format!("call:agent.{CALLED}")]});
-    let request = Request::post(HOST, "/", body.to_string());
-    request.header("a2a-version", "1.0").bearer(&token(&scope))
+    Request::post(HOST, "/", body.to_string()).header("a2a-version", "1.0")
 }
 
 fn upload() -> Request {

@@ -420,6 +420,14 @@ async fn a_tool_is_called_after_its_record_is_on_the_disk_and_not_without() {
     let answer = call.await.unwrap().unwrap();
     assert_eq!((answer.status, seen(&mesh, "held")), (200, 1), "{answer:?}");
 
+    // A batch that fails before the next call would have that denied without a wait, and so without an end.
+    wait::until("the ends of all that was permitted", LIMIT, async || {
+        let records = stored(&mesh).await;
+        let count = |field: &str, value: &str| records.iter().filter(|record| record[field] == value).count();
+        (count("verdict", "permit") == count("kind", "completion")).then_some(())
+    })
+    .await
+    .unwrap();
     mesh.policy_server.stop_server().await.unwrap();
     for _ in 0..4 {
         let answer = direct.send(tool("away")).await.unwrap();

@@ -7,7 +7,11 @@ use serde_json::{Value, json};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use authz::digest::Digest;
+
+use super::deciding::MOST_HEADERS;
 use super::*;
+use crate::host::Message;
 use crate::testing::{self, AGENT, BUNDLE_KEY, FakeHost, MCP_PORT, NOW, OTHER_AGENT, SERVICE, bearer, get_table};
 
 mod gates;

@@ -9,7 +9,10 @@ use std::rc::Rc;
 use authz::audit::Record;
 use authz::denial::Code;
 
-use super::{Flow, Passing, Phase, Session, from_upstream, internal, status};
+use super::answer::from_upstream;
+use super::ending::status;
+use super::passage::Passing;
+use super::{Flow, Phase, Session, internal};
 use crate::calls::{Call, Wait};
 use crate::host::Host;
 use crate::vm::Vm;

@@ -25,6 +25,7 @@ use crate::digest::Digest;
 use crate::jws::MAX_POLICY_BYTES;
 
 mod finding;
+mod line;
 mod policy;
 mod verifier;
 
@@ -32,6 +33,7 @@ mod verifier;
 mod tests;
 
 pub use finding::{Fault, Finding, Named};
+pub use line::Line;
 pub use policy::{PolicyLine, PolicyProven};
 pub use verifier::{Completeness, Proven, Verifier};
 

@@ -3,6 +3,7 @@
 mod export;
 mod filter;
 mod findings;
+mod lines;
 mod policy;
 mod prove;
 mod remote;

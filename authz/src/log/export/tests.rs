@@ -82,7 +82,7 @@ fn good() -> (LogKey, Vec<Vec<u8>>) {
 fn verify_bytes(bytes: &[u8], key: &LogKey, other: Option<SignedCheckpoint>) -> Result<Proven, Finding> {
     let mut verifier = Verifier::new(vec![key.public.clone()], other);
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        verifier.line(line)?;
+        verifier.line(Line::read(line))?;
     }
     verifier.finish()
 }

@@ -1,8 +1,9 @@
 //! Checks an export line by line, in memory that grows with the number of sources and of versions of policy, and with
-//! nothing else.
+//! nothing else. What a line says by itself has been read before ([`Line`]).
 
 use std::collections::HashMap;
 
+use super::line::{CHECKPOINT, Line, TILE};
 use super::policy::{PolicyCheck, PolicyLine, PolicyProven};
 use super::{
     CheckpointLine, End, EndLine, FORMAT, FORMAT_WITHOUT_POLICY, Fault, Finding, Header, Named, read, read_tile,
@@ -13,7 +14,7 @@ use crate::log::checkpoint::SignedCheckpoint;
 use crate::log::note::NoteKey;
 use crate::log::policy::PolicyKeys;
 use crate::log::tile::WIDTH;
-use crate::log::tree::{Frontier, leaf_hash};
+use crate::log::tree::Frontier;
 
 /// What an export proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,30 +117,31 @@ impl Verifier {
         (self.tree.size(), self.size())
     }
 
-    /// Checks the next line, its line feed included.
+    /// Checks the next line.
     ///
     /// # Errors
     ///
     /// The first [`Finding`]; nothing after it can be relied on.
-    pub fn line(&mut self, line: &[u8]) -> Result<(), Finding> {
+    pub fn line(&mut self, line: Line<'_>) -> Result<(), Finding> {
         self.line += 1;
-        let Some(content) = line.strip_suffix(b"\n") else {
-            return Err(self.first(Fault::Cut, line));
-        };
+        let content = line.content;
+        if line.is_cut {
+            return Err(self.first(Fault::Cut, content));
+        }
         let checked = if self.header.is_none() {
             self.header(content)
         } else if self.ended {
             Err(Fault::Surplus)
-        } else if content.starts_with(b"{\"checkpoint\":") {
+        } else if let Some(record) = line.record {
+            self.record(content, record)
+        } else if content.starts_with(CHECKPOINT) {
             return self.checkpoint(content);
-        } else if content.starts_with(b"{\"tile\":") {
+        } else if content.starts_with(TILE) {
             return self.tile(content);
         } else if PolicyLine::is(content) {
             return self.policy(content);
-        } else if content.starts_with(b"{\"end\":") {
-            return self.end(content);
         } else {
-            self.record(content)
+            return self.end(content);
         };
         checked.map_err(|fault| self.first(fault, content))
     }
@@ -287,7 +289,7 @@ impl Verifier {
         Ok(())
     }
 
-    fn record(&mut self, line: &[u8]) -> Result<(), Fault> {
+    fn record(&mut self, line: &[u8], record: Result<(Verified<'_>, Digest), RecordError>) -> Result<(), Fault> {
         let index = self.tree.size();
         if index >= self.size() {
             return Err(Fault::Surplus);
@@ -296,10 +298,9 @@ impl Verifier {
             let place = usize::try_from(index - tile.first).ok()?;
             tile.hashes.get(place).map(|hash| (*hash, tile.line))
         });
-        let verified = audit::verify_line(line)?;
+        let (verified, leaf) = record?;
         self.follow(&verified)?;
         let (expected, tile_line) = expected.ok_or(Fault::TileMissing)?;
-        let leaf = leaf_hash(verified.canonical);
         if leaf != expected && self.differs.is_none() {
             self.differs = Some((self.first(Fault::Tile { tile_line }, line), tile_line));
         }

@@ -1,15 +1,16 @@
 //! `ostiary audit verify`.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use authz::log::checkpoint::SignedCheckpoint;
-use authz::log::export::{Completeness, Finding, MAX_EXPORT_LINE_BYTES, PolicyProven, Proven, Verifier};
+use authz::log::export::{Completeness, Finding, Line, MAX_EXPORT_LINE_BYTES, PolicyProven, Proven, Verifier};
 use authz::log::note::NoteKey;
 use authz::log::receipt::{self, Receipt};
 use serde_json::{Value, json};
 
+use super::lines::Lines;
 use super::{AuditError, keys, read_text};
 use crate::cli::keys::moment;
 use crate::cli::output::{Printer, Progress, printable};
@@ -76,24 +77,21 @@ impl Verify {
         other: Option<SignedCheckpoint>,
     ) -> Result<Result<Proven, Finding>, AuditError> {
         let mut verifier = Verifier::new(keys, other);
-        let mut line = Vec::new();
+        let mut lines = Lines::default();
         let mut progress = Progress::new("verifying", 0);
-        loop {
-            line.clear();
-            // One byte more than any line has: one that is longer does not end, and is told so.
-            let mut bounded = (&mut file).take(MAX_EXPORT_LINE_BYTES as u64 + 1);
-            let read = bounded
-                .read_until(b'\n', &mut line)
-                .map_err(|error| self.unread(error))?;
-            if read == 0 {
-                return Ok(verifier.finish());
-            }
-            if let Err(finding) = verifier.line(&line) {
-                return Ok(Err(finding));
+        while lines
+            .next(&mut file, MAX_EXPORT_LINE_BYTES)
+            .map_err(|error| self.unread(error))?
+        {
+            for line in lines.read(Line::read) {
+                if let Err(finding) = verifier.line(line) {
+                    return Ok(Err(finding));
+                }
             }
             let (done, all) = verifier.progress();
             progress.show_of(done, all);
         }
+        Ok(verifier.finish())
     }
 
     fn receipt(&self, file: BufReader<File>, keys: &[NoteKey], printer: &mut Printer) -> Result<Outcome, Error> {

@@ -42,6 +42,7 @@ mod log;
 mod mover;
 mod policy;
 mod risk;
+mod script;
 mod trace;
 mod tree;
 mod webhooks;

@@ -4,11 +4,12 @@
 
 use std::collections::HashMap;
 
-use authz::identity::SpiffeId;
 use authz::log::tree::leaf_hash;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
-use super::{ROWS_A_STATEMENT, hash, rows, signed, tree, unsigned};
+use super::script::Script;
+use super::tree::{self, Edge};
+use super::{ROWS_A_STATEMENT, hash, rows, signed, unsigned};
 use crate::store::{Appended, Batch, BatchRecord, Refused, StoreError};
 
 /// Positions of one span of the table of calls, as its migration has it.
@@ -27,12 +28,13 @@ pub(super) async fn append(
     batches: &[Batch],
     now_ms: u64,
 ) -> Result<Vec<Result<Appended, Refused>>, StoreError> {
-    let edge = tree::edge(connection).await?.of_all_records()?;
-    let mut heads = heads(connection, batches).await?;
+    let (edge, mut heads) = read(connection, batches).await?;
+    let edge = edge.of_all_records()?;
+    let mut script = Script::new();
     let mut leaves = Vec::new();
     let mut answers = Vec::with_capacity(batches.len());
     for batch in batches {
-        let known = match place(connection, heads.get(&batch.source), batch).await? {
+        let known = match place(connection, &mut script, heads.get(&batch.source), batch).await? {
             Ok(known) => known,
             Err(refused) => {
                 answers.push(Err(refused));
@@ -42,7 +44,7 @@ pub(super) async fn append(
         let new = batch.records.get(known..).unwrap_or_default();
         let size = edge.size.saturating_add(leaves.len() as u64);
         if let Some(last) = new.last() {
-            write(connection, batch, known, size, now_ms).await?;
+            write(connection, &mut script, batch, known, size, now_ms).await?;
             leaves.extend(new.iter().map(|record| leaf_hash(&record.canonical)));
             let head = Head {
                 workload: batch.workload.to_string(),
@@ -57,34 +59,45 @@ pub(super) async fn append(
             position: size.saturating_add(new.len() as u64),
         }));
     }
-    tree::grow(connection, edge, &leaves).await?;
+    tree::grow(connection, &mut script, edge, &leaves).await?;
+    script.run(connection).await?;
     Ok(answers)
 }
 
-/// The heads of the sources of batches, as far as they are known.
-async fn heads(connection: &mut SqliteConnection, batches: &[Batch]) -> Result<HashMap<String, Head>, StoreError> {
-    let mut query =
-        QueryBuilder::<Sqlite>::new("SELECT source, workload, last_seq, last_hash FROM sources WHERE source IN (");
+/// Where the tree ends, and the heads of the sources of batches, as far as they are known.
+async fn read(
+    connection: &mut SqliteConnection,
+    batches: &[Batch],
+) -> Result<(Edge, HashMap<String, Head>), StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query
+        .push(tree::EDGE)
+        .push(", source, workload, last_seq, last_hash FROM tree LEFT JOIN sources ON source IN (");
     let mut sources = query.separated(", ");
     for batch in batches {
         sources.push_bind(&batch.source);
     }
     query.push(")");
     let found = rows(connection, query.build().persistent(false)).await?;
-    let heads = found.iter().map(|row| {
-        let head = Head {
-            workload: row.get(1),
-            last_seq: unsigned(row.get(2), "last_seq")?,
-            last_hash: hash(row.get(3))?,
-        };
-        Ok((row.get(0), head))
-    });
-    heads.collect()
+    let edge = Edge::read(found.first().ok_or(StoreError::Corrupt("tree"))?)?;
+    let mut heads = HashMap::new();
+    for row in &found {
+        if let Some(source) = row.get("source") {
+            let head = Head {
+                workload: row.get("workload"),
+                last_seq: unsigned(row.get("last_seq"), "last_seq")?,
+                last_hash: hash(row.get("last_hash"))?,
+            };
+            heads.insert(source, head);
+        }
+    }
+    Ok((edge, heads))
 }
 
-/// Decides where a batch goes: how many of its records are already stored, or why it is refused. Writes nothing.
+/// Decides where a batch goes: how many of its records are already stored, or why it is refused.
 async fn place(
     connection: &mut SqliteConnection,
+    script: &mut Script,
     head: Option<&Head>,
     batch: &Batch,
 ) -> Result<Result<usize, Refused>, StoreError> {
@@ -102,6 +115,8 @@ async fn place(
         let continues = batch.prev_hash == Some(head.last_hash);
         return Ok(if continues { Ok(0) } else { Err(Refused::Fork) });
     }
+    // Those before it in this group are among what is stored.
+    script.run(connection).await?;
     let query = sqlx::query("SELECT hash FROM records WHERE source = ? AND seq >= ? ORDER BY seq LIMIT ?")
         .bind(&batch.source)
         .bind(signed(batch.first_seq))
@@ -117,6 +132,7 @@ async fn place(
 /// Writes the records of a batch beyond the first `known`, behind the `size` that there are, and the head of its source.
 async fn write(
     connection: &mut SqliteConnection,
+    script: &mut Script,
     batch: &Batch,
     known: usize,
     size: u64,
@@ -128,21 +144,23 @@ async fn write(
         .zip(new)
         .map(|((position, seq), record)| (position, seq, record))
         .collect();
-    let mut chunks = numbered.chunks(ROWS_A_STATEMENT).peekable();
-    while let Some(chunk) = chunks.next() {
-        let mut query = QueryBuilder::<Sqlite>::new("");
-        push_records(&mut query, batch, chunk, now_ms);
-        if let (None, Some((_, seq, last))) = (chunks.peek(), chunk.last()) {
-            push_head(&mut query, &batch.source, &batch.workload, *seq, last, now_ms);
+    for chunk in numbered.chunks(ROWS_A_STATEMENT) {
+        push_records(script, batch, chunk, now_ms);
+        if script.is_full() {
+            script.run(connection).await?;
         }
-        let query = query.build().persistent(false);
-        query.execute(&mut *connection).await.map_err(StoreError::Failed)?;
+    }
+    if let Some((_, seq, last)) = numbered.last() {
+        push_head(script, batch, *seq, last, now_ms);
     }
     Ok(())
 }
 
-fn push_records(query: &mut QueryBuilder<Sqlite>, batch: &Batch, records: &[(u64, u64, &BatchRecord)], now_ms: u64) {
-    query.push("INSERT INTO records (position, source, seq, hash, workload, received_at, record) ");
+fn push_records(script: &mut Script, batch: &Batch, records: &[(u64, u64, &BatchRecord)], now_ms: u64) {
+    let query = script.statement(
+        "INSERT INTO records (position, source, seq, hash, workload, received_at, record) ",
+        records.len(),
+    );
     query.push_values(records, |mut row, (position, seq, record)| {
         row.push_bind(signed(*position))
             .push_bind(&batch.source)
@@ -159,7 +177,7 @@ fn push_records(query: &mut QueryBuilder<Sqlite>, batch: &Batch, records: &[(u64
     if calls.is_empty() {
         return;
     }
-    query.push("; INSERT INTO calls (span, call, position) ");
+    let query = script.statement("INSERT INTO calls (span, call, position) ", calls.len());
     query.push_values(calls, |mut row, (position, call)| {
         row.push_bind(signed(position / SPAN))
             .push_bind(call)
@@ -167,18 +185,14 @@ fn push_records(query: &mut QueryBuilder<Sqlite>, batch: &Batch, records: &[(u64
     });
 }
 
-fn push_head(
-    query: &mut QueryBuilder<Sqlite>,
-    source: &str,
-    workload: &SpiffeId,
-    last_seq: u64,
-    last: &BatchRecord,
-    now_ms: u64,
-) {
-    query.push("; INSERT INTO sources (source, workload, last_seq, last_hash, opened_at) ");
+fn push_head(script: &mut Script, batch: &Batch, last_seq: u64, last: &BatchRecord, now_ms: u64) {
+    let query = script.statement(
+        "INSERT INTO sources (source, workload, last_seq, last_hash, opened_at) ",
+        1,
+    );
     query.push_values([last], |mut row, last| {
-        row.push_bind(source)
-            .push_bind(workload.as_str())
+        row.push_bind(&batch.source)
+            .push_bind(batch.workload.as_str())
             .push_bind(signed(last_seq))
             .push_bind(last.hash.as_slice())
             .push_bind(signed(now_ms));

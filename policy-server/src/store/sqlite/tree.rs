@@ -6,8 +6,10 @@
 use authz::digest::Digest;
 use authz::log::tile::{self, Run, WIDTH};
 use authz::log::tree::{Span, leaf_hash, root_above};
+use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool};
 
+use super::script::Script;
 use super::{commit, rows, signed, unsigned};
 use crate::store::{StoreError, TreeHead};
 
@@ -30,7 +32,9 @@ pub(super) async fn catch_up(writer: &SqlitePool) -> Result<(), StoreError> {
             }
         }
         let leaves: Vec<_> = rows.iter().map(|row| leaf_hash(row.get(1))).collect();
-        grow(&mut transaction, edge, &leaves).await?;
+        let mut script = Script::new();
+        grow(&mut transaction, &mut script, edge, &leaves).await?;
+        script.run(&mut transaction).await?;
         commit(transaction).await?;
     }
 }
@@ -47,6 +51,15 @@ pub(super) struct Edge {
 }
 
 impl Edge {
+    /// Reads a row of what [`EDGE`] selects.
+    pub(super) fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            size: unsigned(row.get("size"), "size")?,
+            records: unsigned(row.get("records"), "position")?,
+            hashes: row.get::<Option<_>, _>("hashes").unwrap_or_default(),
+        })
+    }
+
     /// Insists that the tree is of all records: none may be acknowledged that it lacks.
     pub(super) fn of_all_records(self) -> Result<Self, StoreError> {
         if self.size == self.records {
@@ -57,38 +70,36 @@ impl Edge {
     }
 }
 
+/// What is selected from `tree` to read an [`Edge`].
+pub(super) const EDGE: &str = "size, coalesce((SELECT max(position) FROM records), 0) AS records,
+    (SELECT hashes FROM tiles WHERE level = 0 AND tile = size / 256 AND size % 256 > 0) AS hashes";
+
 /// Where the tree ends.
-pub(super) async fn edge(connection: &mut SqliteConnection) -> Result<Edge, StoreError> {
-    let row = sqlx::query(
-        "SELECT size, coalesce((SELECT max(position) FROM records), 0),
-           (SELECT hashes FROM tiles WHERE level = 0 AND tile = size / 256 AND size % 256 > 0)
-         FROM tree",
-    )
-    .fetch_one(connection)
-    .await
-    .map_err(StoreError::Failed)?;
-    Ok(Edge {
-        size: unsigned(row.get(0), "size")?,
-        records: unsigned(row.get(1), "position")?,
-        hashes: row.get::<Option<_>, _>(2).unwrap_or_default(),
-    })
+async fn edge(connection: &mut SqliteConnection) -> Result<Edge, StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    let query = query.push(EDGE).push(" FROM tree").build();
+    Edge::read(&query.fetch_one(connection).await.map_err(StoreError::Failed)?)
 }
 
-/// Appends the leaves of records that the same transaction has written behind the edge.
-pub(super) async fn grow(connection: &mut SqliteConnection, edge: Edge, leaves: &[Digest]) -> Result<(), StoreError> {
+/// Appends the leaves of records that the same transaction writes behind the edge.
+pub(super) async fn grow(
+    connection: &mut SqliteConnection,
+    script: &mut Script,
+    edge: Edge,
+    leaves: &[Digest],
+) -> Result<(), StoreError> {
     if leaves.is_empty() {
         return Ok(());
     }
     let before = edge.size;
     let after = before.saturating_add(leaves.len() as u64);
-    let mut written = QueryBuilder::<Sqlite>::new("UPDATE tree SET size = ");
-    written.push_bind(signed(after));
+    script.statement("UPDATE tree SET size = ", 1).push_bind(signed(after));
     let (mut level, mut hashes, mut last) = (0, leaves.to_vec(), edge.hashes);
     while !hashes.is_empty() {
         let at = tile::level_size(level, before);
         let (tiles, full) = append(at, last, &hashes)?;
         for (index, bytes) in tiles {
-            push_tile(&mut written, level, index, bytes);
+            push_tile(script, level, index, bytes);
         }
         hashes = full;
         level += 1;
@@ -99,8 +110,6 @@ pub(super) async fn grow(connection: &mut SqliteConnection, edge: Edge, leaves: 
             tile(connection, level, at / WIDTH).await?
         };
     }
-    let written = written.build().persistent(false);
-    written.execute(connection).await.map_err(StoreError::Failed)?;
     Ok(())
 }
 
@@ -130,8 +139,8 @@ fn append(before: u64, last: Vec<u8>, mut hashes: &[Digest]) -> Result<(Tiles, V
     Ok((tiles, full))
 }
 
-fn push_tile(query: &mut QueryBuilder<Sqlite>, level: u32, index: u64, bytes: Vec<u8>) {
-    query.push("; INSERT INTO tiles (level, tile, hashes) ");
+fn push_tile(script: &mut Script, level: u32, index: u64, bytes: Vec<u8>) {
+    let query = script.statement("INSERT INTO tiles (level, tile, hashes) ", 1);
     query.push_values([bytes], |mut row, bytes| {
         row.push_bind(i64::from(level))
             .push_bind(signed(index))

@@ -209,9 +209,10 @@ impl Profile {
     }
 
     /// A person has decided in the agent's favour: its score is 0 again, and its habits stay what they are. Doing so twice
-    /// for one change does it once.
-    pub fn forgive(&mut self, change: u64) {
-        if change > self.forgiven {
+    /// for one change does it once; says whether it had not been done.
+    pub fn forgive(&mut self, change: u64) -> bool {
+        let is_new = change > self.forgiven;
+        if is_new {
             self.forgiven = change;
             self.evidence = Evidence::default();
             self.score = 0;
@@ -221,6 +222,7 @@ impl Profile {
             self.hours.forget();
             self.outcomes.forget();
         }
+        is_new
     }
 
     /// Takes over one observation; with `frozen` nothing is learnt from it.

@@ -9,7 +9,7 @@
 //! A sidecar is believed of what it can know: a service's of agents that reach it, an agent's of that agent alone. So a
 //! service that is owned can harm the agents that call it, and an agent's workload only itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use authz::identity::{AgentId, SpiffeId};
 use authz::manifest::{AgentPolicy, Mesh};
 use authz::request::Side;
 use authz::risk::reading::{self, Subject};
-use authz::risk::{Declared, Profile, Settings};
+use authz::risk::{Declared, Observation, Profile, Settings};
 use authz::state::AgentState;
 use authz::state::transition::{Change, Role};
 use tokio::sync::{Notify, watch};
@@ -161,23 +161,47 @@ impl Risk {
         *profiles = stored.into_iter().collect();
     }
 
-    fn publish(&self, changed: impl IntoIterator<Item = (AgentId, Profile)>) {
+    /// Forgives agents of whom something is known and that a person has decided about since; gives those whose profile that
+    /// changes.
+    fn forgive(&self, changes: &BTreeMap<AgentId, AgentChange>) -> Vec<AgentId> {
         let mut profiles = self.profiles.write().unwrap_or_else(PoisonError::into_inner);
-        profiles.extend(changed);
+        let mut forgiven = Vec::new();
+        for change in changes.values().filter(|change| !change.change.takes_away()) {
+            let profile = profiles.get_mut(&change.agent);
+            if profile.is_some_and(|profile| profile.forgive(change.number)) {
+                forgiven.push(change.agent.clone());
+            }
+        }
+        forgiven
     }
 
-    /// Agents of whom something is known and that a person has decided about since.
-    fn unforgiven(&self, changes: &BTreeMap<AgentId, AgentChange>) -> Vec<(AgentId, Profile)> {
+    /// Lets a call count.
+    fn observe(
+        &self,
+        agent: &AgentId,
+        declared: &Declared,
+        seen: &Observation,
+        frozen: bool,
+        last_change: Option<&AgentChange>,
+    ) {
+        let mut profiles = self.profiles.write().unwrap_or_else(PoisonError::into_inner);
+        let profile = profiles.entry(agent.clone()).or_insert_with(|| {
+            let mut profile = Profile::default();
+            // One that is new has nothing to forgive, now or after the next start.
+            if let Some(change) = last_change.filter(|change| !change.change.takes_away()) {
+                profile.forgive(change.number);
+            }
+            profile
+        });
+        profile.observe(declared, seen, self.settings(agent), frozen);
+    }
+
+    /// What an agent's score asks for at a time, and the score and its reasons in words.
+    fn verdict(&self, agent: &AgentId, now_ms: u64) -> Option<(Change, String)> {
         let profiles = self.profiles.read().unwrap_or_else(PoisonError::into_inner);
-        let forgiven = changes.values().filter(|change| !change.change.takes_away());
-        forgiven
-            .filter_map(|change| {
-                let before = profiles.get(&change.agent)?;
-                let mut after = before.clone();
-                after.forgive(change.number);
-                (after != *before).then(|| (change.agent.clone(), after))
-            })
-            .collect()
+        let (profile, settings) = (profiles.get(agent)?, self.settings(agent));
+        let change = profile.verdict(now_ms, settings)?;
+        Some((change, reason(profile.score(now_ms, settings), &profile.reasons())))
     }
 }
 
@@ -216,13 +240,13 @@ pub(crate) async fn run(app: Arc<App>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// The task's own place, and what is known there and not yet stored.
+/// The task's own place, and of whom more is known than is stored.
 #[derive(Default)]
 struct Scorer {
     position: Option<u64>,
     /// The last change of each agent's state.
     changes: Option<BTreeMap<AgentId, AgentChange>>,
-    unsaved: HashMap<AgentId, Profile>,
+    unsaved: BTreeSet<AgentId>,
     saved: Option<(u64, Instant)>,
 }
 
@@ -246,7 +270,7 @@ impl Scorer {
             app.risk.progress.send_replace(Progress::Idle);
             return Ok(false);
         };
-        let mut touched = HashMap::new();
+        let mut touched = BTreeSet::new();
         // The flag first: what changes while this reads is read again.
         if app.risk.agents_changed.swap(false, Ordering::Acquire) {
             self.changes = None;
@@ -255,7 +279,7 @@ impl Scorer {
             Some(changes) => changes,
             None => {
                 let changes = changes(app).await?;
-                touched.extend(app.risk.unforgiven(&changes));
+                touched.extend(app.risk.forgive(&changes));
                 changes
             }
         };
@@ -273,9 +297,7 @@ impl Scorer {
         }
         act(app, changes, &touched).await?;
         let reached = records.last().map_or(at, |record| record.position);
-        self.unsaved
-            .extend(touched.iter().map(|(agent, profile)| (agent.clone(), profile.clone())));
-        app.risk.publish(touched);
+        self.unsaved.append(&mut touched);
         self.position = Some(reached);
         app.risk.progress.send_replace(Progress::Through(reached));
         let save_every = if records.is_empty() { IDLE } else { SAVE_EVERY };
@@ -306,9 +328,7 @@ impl Scorer {
         let profiles = self.unsaved.iter();
         let scored = Scored {
             position,
-            profiles: profiles
-                .map(|(agent, profile)| (agent.clone(), profile.clone()))
-                .collect(),
+            profiles: profiles.map(|agent| (agent.clone(), app.risk.profile(agent))).collect(),
         };
         app.store().save_scored(&scored).await?;
         self.unsaved.clear();
@@ -332,7 +352,7 @@ struct Batch<'a> {
     mesh: &'a Mesh,
     changes: &'a BTreeMap<AgentId, AgentChange>,
     declared: HashMap<AgentId, Declared>,
-    touched: &'a mut HashMap<AgentId, Profile>,
+    touched: &'a mut BTreeSet<AgentId>,
 }
 
 impl<'a> Batch<'a> {
@@ -354,17 +374,10 @@ impl<'a> Batch<'a> {
             .entry(id.clone())
             .or_insert_with(|| Declared::of(&agent.claims, mesh.services().iter()));
         let frozen = state(self.changes, id) != AgentState::Active;
-        let risk = &self.app.risk;
-        let change = self.changes.get(id).filter(|change| !change.change.takes_away());
-        let profile = self.touched.entry(id.clone()).or_insert_with(|| {
-            let mut profile = risk.profile(id);
-            if let Some(change) = change {
-                // One that is new has nothing to forgive, now or after the next start.
-                profile.forgive(change.number);
-            }
-            profile
-        });
-        profile.observe(declared, &seen, risk.settings(id), frozen);
+        self.app.risk.observe(id, declared, &seen, frozen, self.changes.get(id));
+        if !self.touched.contains(id) {
+            self.touched.insert(id.clone());
+        }
     }
 
     /// The agent that a record tells of, if whoever wrote it can know.
@@ -401,17 +414,18 @@ fn state(changes: &BTreeMap<AgentId, AgentChange>, agent: &AgentId) -> AgentStat
 async fn act(
     app: &App,
     changes: &BTreeMap<AgentId, AgentChange>,
-    touched: &HashMap<AgentId, Profile>,
+    touched: &BTreeSet<AgentId>,
 ) -> Result<(), AgentError> {
     let now_ms = app.clock.millis();
-    for (agent, profile) in touched {
-        let settings = app.risk.settings(agent);
-        let change = match (profile.verdict(now_ms, settings), state(changes, agent)) {
-            (Some(change), AgentState::Active) => change,
-            (Some(Change::Suspend), AgentState::Paused) => Change::Suspend,
+    for agent in touched {
+        let Some((asked, reason)) = app.risk.verdict(agent, now_ms) else {
+            continue;
+        };
+        let change = match (asked, state(changes, agent)) {
+            (change, AgentState::Active) => change,
+            (Change::Suspend, AgentState::Paused) => Change::Suspend,
             _ => continue,
         };
-        let reason = reason(profile.score(now_ms, settings), &profile.reasons());
         if !app.risk.act {
             if app.risk.due(agent, now_ms) {
                 tracing::warn!(%agent, %change, reason, "the risk engine would change an agent's state");

@@ -14,7 +14,7 @@ use crate::identity::{ServiceId, SpiffeId};
 use crate::jws::NoExternal;
 use crate::policy::{Bundle, BundleKeys, RawBundle};
 use crate::protocol::list::List;
-use crate::request::{self, RequestHead, Side};
+use crate::request::{self, Extraction, Facts, Listener, RequestHead, Side};
 use crate::state::RawStateList;
 use crate::token::UnverifiedToken;
 
@@ -208,6 +208,12 @@ impl World {
 
     /// Whether the caller is told of an entry of a list of the MCP server.
     pub(crate) fn is_told(&self, list: List, name: &str) -> bool {
+        let service = ServiceId::parse("tools/mcp").unwrap();
+        self.ask(|question| decision::admit(question, &service).unwrap().is_told(list, name))
+    }
+
+    /// Decides otherwise than a request that has just come is decided; analyst-7 is the peer.
+    pub(crate) fn ask<T>(&self, ask: impl FnOnce(&Question<'_>) -> T) -> T {
         let (workload, peer) = (
             SpiffeId::parse(self.workload).unwrap(),
             SpiffeId::parse(ANALYST).unwrap(),
@@ -220,7 +226,7 @@ impl World {
         let token = token
             .verify(bundle.issuers(), bundle.token_limits(), self.now, &NoExternal)
             .unwrap();
-        let question = Question {
+        ask(&Question {
             now: self.now,
             side: Side::Inbound,
             workload: &workload,
@@ -229,9 +235,27 @@ impl World {
             bundle: &bundle,
             state: &state,
             seconds_since_poll: 0,
+        })
+    }
+
+    /// What its headers alone ask for.
+    pub(crate) fn facts(&self) -> Facts {
+        let host = self.headers.iter().find(|(name, _)| name == "host").unwrap();
+        let pairs = [
+            (":method", self.method),
+            (":path", &self.path),
+            (":scheme", "https"),
+            (":authority", &host.1),
+        ];
+        let head = RequestHead::parse(&pairs).unwrap();
+        let listener = Listener {
+            side: Side::Inbound,
+            local_port: 8080,
         };
-        let service = ServiceId::parse("tools/mcp").unwrap();
-        decision::admit(&question, &service).unwrap().is_told(list, name)
+        match request::extract(&head, listener, &self.checked_bundle(), true).unwrap() {
+            Extraction::Ready(facts) => facts,
+            Extraction::NeedsBody(_) => panic!("a body is needed"),
+        }
     }
 }
 

@@ -427,3 +427,44 @@ fn a_call_that_waited_begins_only_for_an_active_agent() {
         assert_eq!(code(may_begin_by(&standing, &claims)), "records_unavailable");
     }
 }
+
+#[test]
+fn a_call_of_a_paused_agent_is_held_where_its_service_holds_and_for_nothing_else() {
+    let held = |mode: &str, agents: serde_json::Value, change: fn(&mut World)| {
+        let world = World::warehouse().with(|w| {
+            w.bundle["services"][0]["on_pause"] = json!(mode);
+            w.state["agents"] = agents;
+        });
+        let world = world.with(change);
+        let facts = world.facts();
+        world.ask(|q| hold(q, &facts).map(|held| held.service().id().to_string()))
+    };
+    let paused = json!({"analyst-7": "paused"});
+    let same = |_: &mut World| {};
+    assert_eq!(held("hold", paused.clone(), same).as_deref(), Some("data/warehouse"));
+    assert_eq!(held("deny", paused.clone(), same), None);
+    assert_eq!(held("hold", json!({"analyst-7": "suspended"}), same), None);
+    assert_eq!(held("hold", json!({"analyst-7": "killed"}), same), None);
+    assert_eq!(held("hold", paused, |w| w.claims["scope"] = json!([])), None);
+}
+
+#[test]
+fn a_call_goes_on_by_a_token_of_its_operation_that_permits_it() {
+    let world = World::warehouse();
+    let facts = world.facts();
+    let code = |change: fn(&mut serde_json::Value)| {
+        let mut other = world.claims.clone();
+        other["jti"] = json!("another");
+        change(&mut other);
+        let text = other.to_string();
+        let document = crate::json::parse(text.as_bytes(), &crate::json::Limits::REQUEST).unwrap();
+        let other = Claims::read(document.root()).unwrap();
+        let outcome = world.ask(|q| goes_on_by(q, &other, &facts));
+        outcome.err().map_or("goes on", |denial| denial.code().as_str())
+    };
+    assert_eq!(code(|_| {}), "goes on");
+    assert_eq!(code(|other| other["operation_id"] = json!("another")), "token_expired");
+    assert_eq!(code(|other| other["agent_id"] = json!("writer-2")), "token_expired");
+    assert_eq!(code(|other| other["sub"] = json!(WRITER)), "token_expired");
+    assert_eq!(code(|other| other["scope"] = json!([])), "scope_not_granted");
+}

@@ -1,7 +1,11 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use serde_json::json;
 
 use super::*;
+use crate::decision::Question;
 use crate::json::{Limits, parse};
+use crate::testing::World;
 
 fn digest(entry: &str) -> String {
     DefinitionDigest::of(parse(entry.as_bytes(), &Limits::REQUEST).unwrap().root()).to_string()
@@ -43,4 +47,59 @@ fn a_digest_has_one_spelling() {
     ] {
         assert_eq!(bad.parse::<DefinitionDigest>(), Err(DefinitionDigestError), "{bad}");
     }
+}
+
+/// The MCP server, which pins one tool, to this definition.
+fn pinning(on_drift: &str, tool: &str, definition: &str) -> World {
+    World::mcp().with(|w| {
+        let service = &mut w.bundle["services"][1];
+        service["on_drift"] = json!(on_drift);
+        service["tools"][tool]["definition"] = json!(definition);
+    })
+}
+
+fn server<'a>(q: &Question<'a>) -> &'a Service {
+    let mut services = q.bundle.services().iter();
+    services.find(|service| service.id().as_str() == "tools/mcp").unwrap()
+}
+
+#[test]
+fn what_drifts_stays_denied_for_as_long_as_it_is_pinned_to_the_same() {
+    let (first, second) = (digest("{}"), digest(r#"{"a":1}"#));
+    let called: ToolName = "pandas".parse().unwrap();
+    let other: ToolName = "matplotlib".parse().unwrap();
+    let denies = |drifts: &Drifts, world: &World, tool: &ToolName| {
+        let right = Right::Tool {
+            name: tool.clone(),
+            scope: None,
+        };
+        world.ask(|q| drifts.check(server(q), &right).is_err())
+    };
+    let note = |drifts: &mut Drifts, world: &World, tool: &ToolName, differs: bool| {
+        world.ask(|q| drifts.note(q.bundle, server(q), [(tool, differs)]));
+    };
+    let pinned = pinning("deny", "pandas", &first);
+    let mut drifts = Drifts::default();
+    note(&mut drifts, &pinned, &called, false);
+    assert!(!denies(&drifts, &pinned, &called));
+    note(&mut drifts, &pinned, &called, true);
+    assert!(denies(&drifts, &pinned, &called));
+    assert!(!denies(&drifts, &pinned, &other), "another tool");
+    assert!(!denies(&drifts, &pinning("report", "pandas", &first), &called));
+    assert!(
+        !denies(&drifts, &pinning("deny", "pandas", &second), &called),
+        "pinned anew"
+    );
+
+    // What is seen of another tool changes nothing, what is seen of this one does.
+    note(&mut drifts, &pinned, &other, true);
+    assert!(denies(&drifts, &pinned, &called));
+    assert!(!denies(&drifts, &pinned, &other), "it is not pinned");
+    let mut as_pinned = drifts.clone();
+    note(&mut as_pinned, &pinned, &called, false);
+    assert!(!denies(&as_pinned, &pinned, &called));
+
+    // A policy that pins it otherwise has what drifted forgotten, also once it is pinned as before.
+    note(&mut drifts, &pinning("deny", "pandas", &second), &other, false);
+    assert!(!denies(&drifts, &pinned, &called));
 }

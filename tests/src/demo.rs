@@ -21,6 +21,7 @@ pub use verdict::{Expected, Row, head};
 use verdict::{ServiceLog, Try};
 
 mod changes;
+mod hijack;
 mod proof;
 mod stage;
 mod verdict;
@@ -35,6 +36,14 @@ const ORCHESTRATOR: &str = "orchestrator";
 /// Marks each call, so that the service's log can be asked for it.
 const CALL_HEADER: &str = "x-demo-call";
 
+/// Where the calls of the hijack are counted from, so that no mark is used twice.
+const HIJACK_CALLS: usize = 1000;
+
+/// User requests that analyst-7 works on before the story, and between it and the hijack: all its past. At once they would be a
+/// burst, which its score tells from work.
+const EARLIER_REQUESTS: usize = 5;
+const LATER_REQUESTS: usize = 3;
+
 /// The lifetime of the token that is left to expire; sidecars allow for 5 s of clock skew on top.
 const SHORT_TTL_SECONDS: u64 = 1;
 
@@ -44,13 +53,9 @@ const SHORT_TTL_SECONDS: u64 = 1;
 ///
 /// When the stage breaks in a way that is no verdict.
 pub async fn tell<S: Stage>(stage: &S, tell: &mut dyn FnMut(&Row)) -> Result<usize> {
-    let mut story = Story {
-        stage,
-        tell,
-        calls: 0,
-        mismatches: 0,
-    };
+    let mut story = Story::new(stage, tell, 0);
     let short = story.short_token().await?;
+    let dead = story.dead_token(&token_request()).await?;
     let token = story.issuing().await?;
     story.allowed(&token).await?;
     story.not_granted(&token).await?;
@@ -59,9 +64,34 @@ pub async fn tell<S: Stage>(stage: &S, tell: &mut dyn FnMut(&Row)) -> Result<usi
     story.around(&token).await?;
     story.own_process().await?;
     story.policy_change(&token).await?;
-    story.paused(&token).await?;
+    story.paused(&token, &dead).await?;
     story.killed(&token).await?;
     story.expired(short).await?;
+    Ok(story.mismatches)
+}
+
+/// The same on a mini mesh with a memory, where analyst-7 works before it as every day.
+///
+/// # Errors
+///
+/// As [`tell`], or when its work is denied.
+pub async fn tell_with_past(mesh: &Mesh, tell: &mut dyn FnMut(&Row)) -> Result<usize> {
+    Story::new(mesh, tell, 0).works(EARLIER_REQUESTS).await?;
+    self::tell(mesh, tell).await
+}
+
+/// Has scores act on that mesh, and tells how analyst-7 is hijacked: what its score does, and what people do then.
+///
+/// # Errors
+///
+/// As [`tell`], or when the score does not stop the agent.
+pub async fn tell_of_hijack(mesh: &mut Mesh, tell: &mut dyn FnMut(&Row)) -> Result<usize> {
+    let acting = json!({"risk": {"act": true}});
+    mesh.policy_server.reconfigure(&acting).await?;
+    let mut story = Story::new(mesh, tell, HIJACK_CALLS);
+    story.records_again().await?;
+    story.works(LATER_REQUESTS).await?;
+    story.hijacked().await?;
     Ok(story.mismatches)
 }
 
@@ -104,6 +134,20 @@ struct Story<'a, S> {
     tell: &'a mut dyn FnMut(&Row),
     calls: usize,
     mismatches: usize,
+    /// Why the next row comes to what it does.
+    why: Option<String>,
+}
+
+impl<'a, S> Story<'a, S> {
+    fn new(stage: &'a S, tell: &'a mut dyn FnMut(&Row), calls: usize) -> Self {
+        Self {
+            stage,
+            tell,
+            calls,
+            mismatches: 0,
+            why: None,
+        }
+    }
 }
 
 /// The calls of the story, each to its service.
@@ -387,12 +431,16 @@ impl<S: Stage> Story<'_, S> {
 
     /// A token that is no row of the table.
     async fn token(&self, body: &Value) -> Result<String> {
-        let call = self.policy_server("POST", "/v1/tokens").json(body);
-        let answer = self.stage.principal(ORCHESTRATOR)?.send(call).await?;
-        token_of(&answer)
+        token_of(&self.ask_token(body).await?)
     }
 
-    fn record(&mut self, row: Row) {
+    async fn ask_token(&self, body: &Value) -> Result<Answer> {
+        let call = self.policy_server("POST", "/v1/tokens").json(body);
+        self.stage.principal(ORCHESTRATOR)?.send(call).await
+    }
+
+    fn record(&mut self, mut row: Row) {
+        row.why = self.why.take();
         self.mismatches += usize::from(row.mismatch.is_some());
         (self.tell)(&row);
     }

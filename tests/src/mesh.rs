@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 
-use crate::backends::Backend;
+use crate::backends::{self, Backend};
 use crate::client::{Call, Client};
 use crate::envoy::Envoy;
 use crate::loopback::Loopback;
@@ -55,6 +55,8 @@ pub struct Options {
     /// Adds an MCP server that offers one of everything, [`EVERYTHING`], and a WebDAV server, [`ARCHIVE`], all of the former and a
     /// file of the latter granted to `analyst-7`: the agent's file then is that of `tests/mesh/everything`.
     pub everything: bool,
+    /// Adds a memory for each agent, by the files of the cluster's demo.
+    pub memory: bool,
 }
 
 /// The agent that others call.
@@ -76,6 +78,7 @@ impl Default for Options {
             mcp_sessions: false,
             called: None,
             everything: false,
+            memory: false,
         }
     }
 }
@@ -188,6 +191,12 @@ impl Mesh {
         if options.everything {
             copy_files(&crate::built::mesh_files().join(EVERYTHING), &policy)?;
         }
+        if options.memory {
+            let files = crate::built::mesh_files().join("../../k8s/demo/policy");
+            for file in ["agent-analyst-7.yaml", "agent-writer-2.yaml", "service-memory.yaml"] {
+                std::fs::copy(files.join(file), policy.join(file)).with_context(|| format!("cannot copy {file}"))?;
+            }
+        }
         let orchestrator = ca.issue(&Workload::new("orchestration", "orchestrator"), &[])?;
         let scheduler = ca.issue(&Workload::new("orchestration", "scheduler"), &[])?;
         let issuers = [&orchestrator, &scheduler].map(|issuer| (issuer.workload.spiffe(), vec!["issuer".to_owned()]));
@@ -237,23 +246,21 @@ impl Mesh {
         })
     }
 
-    /// Waits until every worker of every sidecar has a policy.
+    /// Waits until every worker of every sidecar has a policy. No agent is denied anything meanwhile: that would count for it.
     ///
     /// # Errors
     ///
     /// When one has none in time.
     pub async fn settled(&self) -> Result<()> {
-        let service = self.service("warehouse")?;
         for agent in self.agents.values() {
-            settled(&agent.name, &Client::plain(agent.outbound), &service.authority()).await?;
+            let keys = Call::new("GET", POLICY_AUTHORITY, "/.well-known/jwks.json");
+            settled(&agent.name, &Client::plain(agent.outbound), &keys).await?;
         }
         for service in self.services.values() {
-            settled(
-                &service.name,
-                &self.direct(&service.name, "analyst-7")?,
-                &service.authority(),
-            )
-            .await?;
+            let stranger = Some(&*self.orchestrator);
+            let client = Client::tls(service.address, &service.host, &self.ca, stranger)?;
+            let nowhere = Call::new("GET", &service.authority(), "/");
+            settled(&service.name, &client, &nowhere).await?;
         }
         Ok(())
     }
@@ -377,11 +384,16 @@ impl Plan<'_> {
             .options
             .everything
             .then(|| self.service("data", 26, Backend::dav(ARCHIVE, &["archive", "secrets"], self.run)?));
+        let memory = self.options.memory.then(|| {
+            let backend = Backend::start("memory", self.run, backends::remembered())?;
+            self.service("data", 27, backend)
+        });
         Ok([warehouse, reports, mcp]
             .into_iter()
             .chain(called.transpose()?)
             .chain(everything.transpose()?)
             .chain(archive.transpose()?)
+            .chain(memory.transpose()?)
             .map(|service| (service.name.clone(), service))
             .collect())
     }
@@ -464,13 +476,13 @@ fn destination(service: &Service) -> Destination {
 }
 
 /// Waits until calls on fresh connections are judged by a policy, whatever the verdict.
-async fn settled(name: &str, client: &Client, authority: &str) -> Result<()> {
+async fn settled(name: &str, client: &Client, call: &Call) -> Result<()> {
     let mut found = 0;
     wait::until(
         &format!("every worker of {name} to have its policy"),
         SETTLE_LIMIT,
         async || {
-            let probe = client.send(Call::new("GET", authority, "/")).await;
+            let probe = client.send(call.clone()).await;
             found = if probe.is_ok_and(|answer| answer.status != 503) {
                 found + 1
             } else {

@@ -141,6 +141,22 @@ impl PolicyServer {
         Ok(())
     }
 
+    /// Ends the server process in order, changes fields of its configuration, and starts it again.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end, or is not ready in time with what is changed.
+    pub async fn reconfigure(&mut self, fields: &Value) -> Result<()> {
+        self.stop_server().await?;
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&self.config)?)?;
+        let (Some(config_fields), Some(fields)) = (config.as_object_mut(), fields.as_object()) else {
+            bail!("a configuration is an object");
+        };
+        config_fields.extend(fields.clone());
+        std::fs::write(&self.config, serde_json::to_vec_pretty(&config)?)?;
+        self.start_server().await
+    }
+
     /// Cuts every sidecar off: the server lives on, but nothing leads to it any more.
     pub fn cut_off(&mut self) {
         self.sidecar = None;

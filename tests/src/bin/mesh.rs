@@ -61,14 +61,20 @@ async fn main() -> ExitCode {
 
 async fn story() -> Result<bool> {
     let start = Instant::now();
-    println!("starting the mini mesh: 1 policy server, 2 agents, 3 services, 6 Envoys");
-    let mesh = Mesh::start("demo", &Options::default()).await?;
+    println!("starting the mini mesh: 1 policy server, 2 agents, 4 services, 7 Envoys");
+    let options = Options {
+        memory: true,
+        ..Options::default()
+    };
+    let mut mesh = Mesh::start("demo", &options).await?;
     println!(
         "every sidecar has its policy after {:.1} s\n\n{}",
         start.elapsed().as_secs_f64(),
         demo::head()
     );
-    let mismatches = demo::tell(&mesh, &mut |row| println!("{}", row)).await?;
+    let mut mismatches = demo::tell_with_past(&mesh, &mut |row| println!("{row}")).await?;
+    println!("\nthe policy server is started again with `risk: {{ act: true }}`: from here on scores act\n");
+    mismatches += demo::tell_of_hijack(&mut mesh, &mut |row| println!("{row}")).await?;
     println!("\nwhat is left of one user request, and what that proves:\n");
     demo::prove(&mesh, &mut |said| println!("{said}")).await?;
     println!("{}", demo::foot(&mesh, mismatches, start.elapsed()));

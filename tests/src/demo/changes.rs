@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use super::verdict::Try;
-use super::{Caller, Expected, OWN, SERVICE, Stage, Story, token_request};
+use super::{Caller, Expected, OWN, SERVICE, Stage, Story, token_of, token_request};
 use crate::client::Call;
 use crate::wait;
 
 /// How long a change may take to reach every worker of every sidecar.
-const CHANGE_LIMIT: Duration = Duration::from_secs(20);
+pub(super) const CHANGE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Calls that must all meet the change, as each connection lands on a random worker.
 const PROBES: usize = 12;
@@ -27,13 +27,13 @@ impl<S: Stage> Story<'_, S> {
     }
 
     /// A person stops the agent, looks, and lets it go on with the token that it has.
-    pub(super) async fn paused(&mut self, token: &str) -> Result<()> {
+    pub(super) async fn paused(&mut self, token: &str, dead: &str) -> Result<()> {
         self.operator("pause")?;
         let table = self.table("sales_q1_2026")?;
         let what = "analyst-7 reads, paused by a person";
         self.denied_at_both(what, token, table.clone(), "agent_paused").await?;
         self.operator("approve")?;
-        self.passes_again(token, table.clone()).await?;
+        self.passes_again(dead, table.clone()).await?;
         self.through("reads, approved by a person", token, table, Expected::Pass)
             .await
     }
@@ -51,20 +51,36 @@ impl<S: Stage> Story<'_, S> {
         .await?;
         self.operator("resume")?;
         let what = "analyst-7 reads with its old token, resumed";
-        self.denied_at_both(what, token, table.clone(), "token_superseded")
-            .await?;
+        self.denied_at_both(what, token, table, "token_superseded").await?;
+        self.with_a_new_token(&token_request()).await?;
+        Ok(())
+    }
+
+    /// Every worker knows by now that the agent was resumed.
+    pub(super) async fn with_a_new_token(&mut self, request: &Value) -> Result<String> {
         // A token of the second in which it was resumed would be dead too, so none is issued then.
         let new = wait::until("a token after the agent was resumed", CHANGE_LIMIT, async || {
-            self.token(&token_request()).await.ok()
+            self.token(request).await.ok()
         })
         .await?;
-        self.passes_again(&new, table.clone()).await?;
+        let table = self.table("sales_q1_2026")?;
         self.through("reads with a new token, resumed", &new, table, Expected::Pass)
-            .await
+            .await?;
+        Ok(new)
+    }
+
+    /// A token that was revoked: by it one can ask whether its agent is paused, and no answer says anything of the agent's
+    /// behaviour.
+    pub(super) async fn dead_token(&self, request: &Value) -> Result<String> {
+        let answer = self.ask_token(request).await?;
+        let (token, told) = (token_of(&answer)?, answer.json());
+        let jti = told.get("jti").and_then(Value::as_str).context("a token without jti")?;
+        self.stage.ostiary(&["revoke", "--jti", jti, "--reason", "the demo"])?;
+        Ok(token)
     }
 
     /// What an operator types beside the policy server.
-    fn operator(&self, change: &str) -> Result<()> {
+    pub(super) fn operator(&self, change: &str) -> Result<()> {
         let said = self
             .stage
             .ostiary(&["agent", change, "analyst-7", "--reason", "the demo"])?;
@@ -73,7 +89,7 @@ impl<S: Stage> Story<'_, S> {
     }
 
     /// A call of analyst-7, which its own sidecar and the service's deny once the change has reached them.
-    async fn denied_at_both(
+    pub(super) async fn denied_at_both(
         &mut self,
         what: &str,
         token: &str,
@@ -93,16 +109,18 @@ impl<S: Stage> Story<'_, S> {
         Ok(())
     }
 
-    /// Waits until neither sidecar denies the call any more.
-    async fn passes_again(&self, token: &str, (service, call): (&'static str, Call)) -> Result<()> {
-        let call = call.bearer(token);
-        settled(&self.stage.direct(service, "analyst-7")?, &call, None).await?;
-        settled(&self.analyst()?, &call, None).await
+    /// Waits until neither sidecar denies a call for its agent's state any more, but for its dead token.
+    pub(super) async fn passes_again(&self, dead: &str, (service, call): (&'static str, Call)) -> Result<()> {
+        let call = call.bearer(dead);
+        for client in [self.stage.direct(service, "analyst-7")?, self.analyst()?] {
+            settled(&client, &call, Some("token_revoked")).await?;
+        }
+        Ok(())
     }
 }
 
 /// Waits until many calls in a row meet this denial, or none.
-async fn settled(client: &Caller, call: &Call, denial: Option<&str>) -> Result<()> {
+pub(super) async fn settled(client: &Caller, call: &Call, denial: Option<&str>) -> Result<()> {
     let mut found = 0;
     wait::until("the change to reach every worker", CHANGE_LIMIT, async || {
         let met = client.send(call.clone()).await;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -28,6 +29,15 @@ impl From<Client> for Caller {
 }
 
 impl Caller {
+    /// The same with more patience, where it is in the test's hand.
+    #[must_use]
+    pub fn within(self, limit: Duration) -> Self {
+        match self {
+            Self::Here(client) => Self::Here(client.within(limit)),
+            Self::There(pod) => Self::There(pod),
+        }
+    }
+
     /// Makes one call.
     ///
     /// # Errors

@@ -75,6 +75,8 @@ pub struct Row {
     pub elapsed: Duration,
     /// What does not match; none if all does.
     pub mismatch: Option<String>,
+    /// Why it came to that, where somebody said so.
+    pub why: Option<String>,
 }
 
 impl Row {
@@ -101,6 +103,7 @@ impl Row {
             code,
             elapsed,
             mismatch: mismatch(tried.expected, answer).or_else(in_log),
+            why: None,
         }
     }
 }
@@ -124,12 +127,16 @@ impl std::fmt::Display for Row {
             code,
             elapsed,
             mismatch,
+            why,
         } = self;
         let (expected, milliseconds) = (expected.code(), elapsed.as_secs_f64() * 1000.0);
         let mut line =
             format!("{call:<55} {door:<9} {expected:<24} {got:<9} {status:>6} {code:<24} {milliseconds:>7.1}");
         if let Some(mismatch) = mismatch {
             write!(line, "\n  MISMATCH: {mismatch}")?;
+        }
+        if let Some(why) = why {
+            write!(line, "\n  {why}")?;
         }
         f.write_str(&line)
     }

@@ -6,13 +6,14 @@
 //! * [`plan`] says what of it all is wanted, [`row`] what a row is, [`report`] gathers rows, [`table`] prints them;
 //! * [`rounds`] turns samples into medians, [`cpu`] reads what a process has used, [`drive`] generates load;
 //! * [`chains`] are real Envoys, one a filter chain; [`memory`] is what the filter adds to one; [`micro`] are functions
-//!   one by one; [`server`] is the policy server, with the agents of [`population`].
+//!   one by one; [`server`] is the policy server, with the agents of [`population`]; [`kills`] are agents killed under load.
 //!
 //! A section is a module with `ROWS`, which are known before anything runs, and `run`.
 
 mod chains;
 mod cpu;
 mod drive;
+mod kills;
 mod machine;
 mod memory;
 mod micro;
@@ -65,11 +66,12 @@ enum Part {
 }
 
 /// Every section, in the order of the table.
-const SECTIONS: [(&str, &[Spec]); 4] = [
+const SECTIONS: [(&str, &[Spec]); 5] = [
     ("chains", chains::ROWS),
     ("micro", micro::ROWS),
     ("memory", memory::ROWS),
     ("server", server::ROWS),
+    ("kills", kills::ROWS),
 ];
 
 #[tokio::main(flavor = "current_thread")]
@@ -114,6 +116,9 @@ async fn run(arguments: Arguments) -> Result<()> {
     }
     if plan.wants_any("server", server::ROWS) {
         server::run(&plan, &mut report).await?;
+    }
+    if plan.wants_any("kills", kills::ROWS) {
+        kills::run(&plan, &mut report).await?;
     }
     for (section, rows) in SECTIONS {
         let mut wanted = rows.iter().filter(|row| plan.wants(section, row));

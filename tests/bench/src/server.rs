@@ -4,11 +4,11 @@
 //! would name. [`stand`] starts it; [`tokens`], [`records`] and [`polls`] are the callers.
 
 mod audit;
-mod before;
+pub(crate) mod before;
 mod plain;
-mod polls;
+pub(crate) mod polls;
 mod records;
-mod stand;
+pub(crate) mod stand;
 mod tokens;
 
 use std::time::Duration;

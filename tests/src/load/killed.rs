@@ -31,22 +31,26 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// What came of one kill. All times are since the command was given.
 #[derive(Debug)]
 pub struct Killed {
+    /// When the command was given.
+    pub commanded: Instant,
     /// When it was acknowledged.
     pub acknowledged: Duration,
+    /// The state list that tells of it.
+    pub state_version: String,
     /// When each connection met its first denial.
     pub denied: Vec<Duration>,
     /// When each call ended that was on its way.
     pub ended: Vec<Duration>,
-    /// When the last call began that passed.
-    pub last_passed: Duration,
-    /// Calls that passed on a connection that had met a denial, which none may.
+    /// When each call was answered that passed after the command.
+    pub passed: Vec<Duration>,
+    /// Calls that passed on a connection to the service's sidecar that had met a denial, which none may. What comes through the
+    /// agent's own sidecar meets another worker of the service's with each call, and may be denied by the first that knows.
     pub raised: usize,
 }
 
 /// A call as its caller saw it.
 #[derive(Debug, Clone, Copy)]
 struct Made {
-    began: Instant,
     answered: Instant,
     status: u16,
 }
@@ -69,9 +73,10 @@ pub async fn trial(mesh: &LoadMesh) -> Result<Killed> {
     .await?;
     let load = Arc::new(Load::default());
     let (mut callers, mut endless) = (JoinSet::new(), JoinSet::new());
-    for client in &doors {
+    for (client, direct) in doors.iter().zip([true, false]) {
         for _ in 0..CONNECTIONS {
-            callers.spawn(call_on(client.clone(), call(TABLE), Arc::clone(&load)));
+            let made = call_on(client.clone(), call(TABLE), Arc::clone(&load));
+            callers.spawn(async move { made.await.map(|made| (direct, made)) });
         }
         for _ in 0..ENDLESS {
             let (client, call) = (client.clone().within(LIMIT), call(HANGING_TABLE));
@@ -85,8 +90,9 @@ pub async fn trial(mesh: &LoadMesh) -> Result<Killed> {
     load.goes_on().await?;
 
     let commanded = Instant::now();
-    change(mesh, "kill").await?;
+    let answer = change(mesh, "kill").await?;
     let acknowledged = commanded.elapsed();
+    let state_version = answer.get("state_version").and_then(Value::as_str);
     let mut ended = Vec::new();
     while let Some(call) = endless.join_next().await {
         let (answer, at) = call?;
@@ -97,35 +103,38 @@ pub async fn trial(mesh: &LoadMesh) -> Result<Killed> {
     load.goes_on().await?;
     load.stop.store(true, Ordering::Relaxed);
     let mut killed = Killed {
+        commanded,
         acknowledged,
+        state_version: state_version.context("a kill without a state list")?.to_owned(),
         denied: Vec::new(),
         ended,
-        last_passed: Duration::ZERO,
+        passed: Vec::new(),
         raised: 0,
     };
     while let Some(made) = callers.join_next().await {
-        killed.add(commanded, &made??)?;
+        let (direct, made) = made??;
+        killed.add(direct, &made)?;
     }
     Ok(killed)
 }
 
 impl Killed {
     /// Adds what one connection saw.
-    fn add(&mut self, commanded: Instant, made: &[Made]) -> Result<()> {
+    fn add(&mut self, direct: bool, made: &[Made]) -> Result<()> {
         let first = made.iter().position(|made| made.status == 403);
         let (passed, denied) = made.split_at(first.context("a connection never met a denial")?);
         ensure!(
             passed.iter().all(|made| made.status == 200),
             "a call met neither: {passed:?}"
         );
-        let since = |at: Instant| at.saturating_duration_since(commanded);
-        self.denied.extend(denied.first().map(|made| since(made.answered)));
-        self.raised += denied.iter().filter(|made| made.status == 200).count();
-        let last = made
-            .iter()
-            .filter(|made| made.status == 200)
-            .map(|made| since(made.began));
-        self.last_passed = last.fold(self.last_passed, Duration::max);
+        let commanded = self.commanded;
+        let since = |made: &Made| made.answered.saturating_duration_since(commanded);
+        self.denied.extend(denied.first().map(since));
+        if direct {
+            self.raised += denied.iter().filter(|made| made.status == 200).count();
+        }
+        let all = made.iter().filter(|made| made.status == 200).map(since);
+        self.passed.extend(all.filter(|at| !at.is_zero()));
         Ok(())
     }
 }
@@ -153,10 +162,8 @@ async fn call_on(client: Client, call: Call, load: Arc<Load>) -> Result<Vec<Made
     let mut connection = client.connect().await?;
     let mut made = Vec::new();
     while !load.stop.load(Ordering::Relaxed) {
-        let began = Instant::now();
         let answer = tokio::time::timeout(LIMIT, connection.send(call.clone())).await??;
         made.push(Made {
-            began,
             answered: Instant::now(),
             status: answer.status,
         });
@@ -199,10 +206,10 @@ async fn ask(mesh: &LoadMesh, call: Call) -> Result<Value> {
     Ok(answer.json())
 }
 
-async fn change(mesh: &LoadMesh, change: &str) -> Result<()> {
+async fn change(mesh: &LoadMesh, change: &str) -> Result<Value> {
     let path = format!("/v1/agents/{ANALYST}/{change}");
     let call = Call::new("POST", POLICY_AUTHORITY, &path).json(&json!({"reason": "a trial"}));
-    ask(mesh, call).await.map(drop)
+    ask(mesh, call).await
 }
 
 async fn shown(mesh: &LoadMesh) -> Result<String> {

@@ -8,12 +8,13 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use serde_json::Value;
 use tests::client::{Call, Client};
 use tests::pki::Workload;
+use tests::policy_server::PolicyServer;
 use tests::sidecar::POLICY_AUTHORITY;
 use tests::wait;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::stand::{Stand, accepted, peer};
+use super::stand::{Stand, accepted, metric, peer};
 use crate::population;
 
 /// VMs of one sidecar: three workers and the main thread.
@@ -60,23 +61,39 @@ impl Polls {
     ///
     /// When a poll is refused, or the server does not hold them all.
     pub(crate) async fn hold(&mut self, stand: &Stand, count: usize) -> Result<()> {
+        let whose = |number| population::agent(number / VMS_A_WORKLOAD);
+        self.hold_beside(&stand.server, 0, whose, count).await
+    }
+
+    /// The same of a server that holds so many polls of others.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::hold`].
+    pub(crate) async fn hold_beside(
+        &mut self,
+        server: &PolicyServer,
+        others: usize,
+        whose: impl Fn(usize) -> Workload,
+        count: usize,
+    ) -> Result<()> {
         while self.count < count {
             let most = count.min(self.count + OPENED_AT_ONCE);
             for number in self.count..most {
-                let workload = population::agent(number / VMS_A_WORKLOAD);
-                self.tasks.spawn(poll(stand.client(), workload, self.sender.clone()));
+                let client = server.direct().within(LIMIT);
+                self.tasks.spawn(poll(client, whose(number), self.sender.clone()));
             }
             self.count = most;
-            self.answered(stand, most).await?;
+            self.answered(server, others + most).await?;
         }
         Ok(())
     }
 
     /// Waits until so many polls are held, and forgets what they were told before.
-    async fn answered(&mut self, stand: &Stand, count: usize) -> Result<()> {
+    async fn answered(&mut self, server: &PolicyServer, count: usize) -> Result<()> {
         let what = format!("{count} held polls");
         let held = wait::until(&what, LIMIT, async || {
-            let held = stand.metric("ostiary_polls_held").await.unwrap_or_default();
+            let held = metric(server, "ostiary_polls_held").await.unwrap_or_default();
             (held == count as u64 || !self.alive()).then_some(())
         });
         held.await?;
@@ -126,6 +143,23 @@ impl Polls {
             last = told.at;
         }
         Ok(last - first.at)
+    }
+
+    /// When the last poll was told the state list of this version, where each is told it once.
+    ///
+    /// # Errors
+    ///
+    /// When not all polls are told.
+    pub(crate) async fn told(&mut self, state: &str) -> Result<Instant> {
+        let (mut told, mut last) = (0, Instant::now());
+        while told < self.count {
+            let heard = self.next().await?;
+            if heard.state.as_deref() == Some(state) {
+                (told, last) = (told + 1, heard.at);
+            }
+        }
+        self.check()?;
+        Ok(last)
     }
 
     async fn next(&mut self) -> Result<Told> {

@@ -73,22 +73,6 @@ impl Stand {
         self.run.file("policy-server").join("ostiary.db")
     }
 
-    /// A number among its metrics.
-    ///
-    /// # Errors
-    ///
-    /// When it does not answer or has no such metric.
-    pub(crate) async fn metric(&self, name: &str) -> Result<u64> {
-        let answer = self
-            .client()
-            .send(Call::new("GET", POLICY_AUTHORITY, "/metrics"))
-            .await?;
-        let text = String::from_utf8_lossy(&answer.body).into_owned();
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        let value = value.with_context(|| format!("no metric `{name}`"))?;
-        Ok(value.trim().parse()?)
-    }
-
     /// The server's resident memory, in KiB.
     ///
     /// # Errors
@@ -111,6 +95,20 @@ impl Stand {
         self.server.kill_server();
         Ok(std::fs::remove_dir_all(self.run.path())?)
     }
+}
+
+/// A number among a server's metrics.
+///
+/// # Errors
+///
+/// When it does not answer or has no such metric.
+pub(crate) async fn metric(server: &PolicyServer, name: &str) -> Result<u64> {
+    let call = Call::new("GET", POLICY_AUTHORITY, "/metrics");
+    let answer = server.direct().send(call).await?;
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let value = value.with_context(|| format!("no metric `{name}`"))?;
+    Ok(value.trim().parse()?)
 }
 
 /// What the server's own sidecar would say of a caller.

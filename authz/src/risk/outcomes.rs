@@ -32,6 +32,8 @@ const PRIOR_ENDS: u64 = 8;
 const USUAL: Bits = Bits::whole(3);
 /// How surprising a request may be at most: together with its oddest call it pauses nobody.
 const MOST_OF_A_REQUEST: Bits = Bits::whole(9);
+/// Times up to this are all as short, in microseconds: below it the machine's own moods are larger than any difference.
+const SHORT_TIME: u64 = 50_000;
 /// How surprising the time of an answer may be at most.
 const MOST_OF_A_TIME: Bits = Bits::whole(6);
 /// Parts of a doubling in which lateness is kept.
@@ -61,11 +63,19 @@ impl Doublings {
 
     /// The doubling that half of all come to; none while nothing is known.
     fn median(&self) -> Option<usize> {
-        let half = self.total().div_ceil(2);
+        self.reached_by(self.total().div_ceil(2))
+    }
+
+    /// The doubling that seven of eight do not exceed; none while nothing is known.
+    fn most(&self) -> Option<usize> {
+        self.reached_by((7 * self.total()).div_ceil(8))
+    }
+
+    fn reached_by(&self, count: u64) -> Option<usize> {
         let mut below = 0;
-        self.0.iter().position(|count| {
-            below += count;
-            below >= half && half > 0
+        self.0.iter().position(|here| {
+            below += here;
+            below >= count && count > 0
         })
     }
 
@@ -132,6 +142,8 @@ pub(super) struct Measure {
     pub(super) value: u64,
     /// What is usual; 0 while that is not known.
     pub(super) usual: u64,
+    /// What seven of eight are below; 0 while that is not known.
+    pub(super) most: u64,
     pub(super) surprise: Bits,
     pub(super) bucket: usize,
 }
@@ -222,7 +234,10 @@ impl Outcomes {
 
     fn measure(&self, step: &str, service: &str, quantity: Quantity, value: u64) -> Measure {
         let own = self.steps.get(step).map(|usual| usual.of(quantity));
-        let bucket = bucket(value);
+        let bucket = bucket(match quantity {
+            Quantity::Time => value.max(SHORT_TIME),
+            Quantity::Request | Quantity::Answer => value,
+        });
         let late = match quantity {
             Quantity::Time => self.late.get(service).map_or(0, |late| late.div_ceil(LATE_PARTS)),
             Quantity::Request | Quantity::Answer => 0,
@@ -234,14 +249,17 @@ impl Outcomes {
         let surprise = of_share(own_tail * all + PRIOR_ENDS * of_all, (own_all + PRIOR_ENDS) * all);
         let known = of_share(1, own_all + PRIOR_ENDS);
         let most = match quantity {
+            Quantity::Time if judged <= self::bucket(SHORT_TIME) => Bits::ZERO,
             Quantity::Time => known.min(MOST_OF_A_TIME),
             Quantity::Request | Quantity::Answer => known,
         };
         let usual = own.and_then(Doublings::median).or_else(|| any.median());
+        let seven_of_eight = own.and_then(Doublings::most).or_else(|| any.most());
         Measure {
             quantity,
             value,
             usual: usual.map_or(0, middle),
+            most: seven_of_eight.map_or(0, |bucket| 1 << bucket),
             surprise: surprise.min(most),
             bucket,
         }
@@ -293,7 +311,8 @@ impl Outcomes {
         if time.usual == 0 || (self.late.len() >= MOST_STEPS && !self.late.contains_key(&judged.service)) {
             return;
         }
-        let later = time.bucket.saturating_sub(bucket(time.usual)) as u64 * LATE_PARTS;
+        let usual = bucket(time.usual.max(SHORT_TIME));
+        let later = time.bucket.saturating_sub(usual) as u64 * LATE_PARTS;
         let late = self.late.entry(judged.service.clone()).or_default();
         *late = (*late + later) / 2;
     }
@@ -336,18 +355,44 @@ mod tests {
             assert_eq!(bucket(middle(own)), own);
         }
         let mut doublings = Doublings::default();
-        assert_eq!(doublings.median(), None);
+        assert_eq!((doublings.median(), doublings.most()), (None, None));
         for bucket in [3, 3, 5, 9] {
             doublings.learn(bucket);
         }
         assert_eq!(
-            (doublings.median(), doublings.at_least(5), doublings.total()),
-            (Some(3), 2, 4)
+            (
+                doublings.median(),
+                doublings.most(),
+                doublings.at_least(5),
+                doublings.total()
+            ),
+            (Some(3), Some(9), 2, 4)
         );
         for _ in 0..100_000 {
             doublings.learn(3);
         }
         assert!(doublings.total() < MOST_COUNTED && doublings.at_least(5) >= 1);
+    }
+
+    /// A machine that is busy for a moment is no surprise, and a second is.
+    #[test]
+    fn times_that_are_all_short_are_alike() {
+        let mut outcomes = Outcomes::default();
+        let end = |duration_us| End {
+            service: "known".to_owned(),
+            duration_us: Some(duration_us),
+            ..End::default()
+        };
+        for number in 0..1000_u64 {
+            let judged = outcomes.judge(end(200));
+            outcomes.add(&judged, number);
+            outcomes.learn(&judged, number);
+        }
+        let mut judged = |time| outcomes.judge(end(time)).measures[0];
+        assert_eq!(judged(1_000).surprise, Bits::ZERO);
+        assert_eq!(judged(SHORT_TIME).surprise, Bits::ZERO);
+        let second = judged(1_000_000);
+        assert_eq!((second.surprise, second.most), (MOST_OF_A_TIME, 1 << 16));
     }
 
     /// A step of which nothing is known makes no size surprising, and one of which much is known does.

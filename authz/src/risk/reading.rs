@@ -9,6 +9,7 @@ use super::{Call, Declared, End, Observation};
 use crate::audit::{Kind, Outcome, Record, RecordedFacts};
 use crate::denial::Code;
 use crate::policy::{AgentClaims, Protocol, ServiceClaims};
+use crate::protocol;
 use crate::request::Side;
 use crate::scope::Scope;
 use crate::token::SKEW_SECONDS;
@@ -82,11 +83,6 @@ pub fn read<'a>(record: &'a Record<'_>, received_ms: u64) -> Option<(Subject<'a>
 fn end(record: &Record<'_>) -> Option<End> {
     let delivered = matches!(record.end.as_deref()?, "complete" | "broken");
     let status = record.status.filter(|_| delivered)?;
-    // The service's own trouble, its limits and its patience say nothing of who called.
-    let failed = match status {
-        408 | 429 | 500.. => None,
-        _ => Some(status >= 400),
-    };
     let own = |text: &str| text.to_owned();
     Some(End {
         id: record.call.as_deref().map(own),
@@ -95,8 +91,23 @@ fn end(record: &Record<'_>) -> Option<End> {
         request_bytes: record.request_bytes,
         response_bytes: record.response_bytes,
         duration_us: record.duration_us,
-        failed,
+        failed: failed(status, record.outcome.as_deref()),
     })
+}
+
+/// Whether the service refused a call for what was asked, by its status or by what its protocol says under status 200.
+///
+/// The service's own trouble, its limits and its patience say nothing of who called. A tool that fails does not say why; so
+/// often as it fails this agent anyway is what is usual.
+fn failed(status: u64, outcome: Option<&str>) -> Option<bool> {
+    match status {
+        408 | 429 | 500.. => None,
+        400.. => Some(true),
+        _ => {
+            let errors = [protocol::list::Outcome::ToolError, protocol::list::Outcome::RpcError];
+            Some(errors.iter().any(|error| outcome == Some(error.as_str())))
+        }
+    }
 }
 
 /// Whether a denial says something of who was denied: not for the agent's own state, whose calls fail until a person has
@@ -293,6 +304,21 @@ mod tests {
         ] {
             let record = completion(Side::Inbound, "broken", Some(status));
             assert_eq!(read(&record, 5000).unwrap().1.end.unwrap().failed, failed, "{status}");
+        }
+        for (status, outcome, failed) in [
+            (200, "result", Some(false)),
+            (200, "input_required", Some(false)),
+            (200, "tool_error", Some(true)),
+            (200, "rpc_error", Some(true)),
+            (400, "rpc_error", Some(true)),
+            (503, "rpc_error", None),
+        ] {
+            let record = Record {
+                outcome: Some(outcome.into()),
+                ..completion(Side::Inbound, "complete", Some(status))
+            };
+            let seen = read(&record, 5000).unwrap().1.end.unwrap().failed;
+            assert_eq!(seen, failed, "{status} {outcome}");
         }
     }
 

@@ -127,19 +127,27 @@ impl Reasons {
         let Measure {
             quantity,
             value,
-            usual,
+            most,
             surprise,
             ..
         } = *measure;
-        let than_usual = match value / usual.max(1) {
-            0 | 1 => "more than usual".to_owned(),
-            times => format!("{} times more than usual", grouped(times)),
-        };
         let about = format!("{quantity:?} {step}");
         self.note(surprise, &about, || match quantity {
-            Quantity::Answer => format!("reads {than_usual}: {} in an answer to {step}", bytes(value)),
-            Quantity::Request => format!("sends {than_usual}: {} in a request to {step}", bytes(value)),
-            Quantity::Time => format!("takes {than_usual}: {} for an answer to {step}", time(value)),
+            Quantity::Answer => format!(
+                "read {} in an answer to {step}, usually {} at most",
+                bytes(value),
+                bytes(most)
+            ),
+            Quantity::Request => format!(
+                "sent {} in a request to {step}, usually {} at most",
+                bytes(value),
+                bytes(most)
+            ),
+            Quantity::Time => format!(
+                "waited {} for an answer to {step}, usually {} at most",
+                time(value),
+                time(most)
+            ),
         });
     }
 
@@ -183,9 +191,10 @@ fn bytes(number: u64) -> String {
     format!("{} {}", grouped(number), units.get(unit).copied().unwrap_or_default())
 }
 
-/// Rounded down to milliseconds, or to seconds from ten on.
+/// Rounded down to milliseconds, to seconds from ten on, and below ten to tenths of a millisecond.
 fn time(micros: u64) -> String {
     match micros / 1000 {
+        millis if millis < 10 => format!("{millis}.{} ms", micros % 1000 / 100),
         millis if millis < 10_000 => format!("{} ms", grouped(millis)),
         millis => format!("{} s", grouped(millis / 1000)),
     }
@@ -262,24 +271,24 @@ mod tests {
     #[test]
     fn circumstances_have_words() {
         let mut reasons = Reasons::default();
-        let measure = |quantity, value, usual, bits| Measure {
+        let measure = |quantity, value, most, bits| Measure {
             quantity,
             value,
-            usual,
+            most,
             surprise: Bits::whole(bits),
             ..Measure::default()
         };
-        reasons.note_outcome("sql_query", &measure(Quantity::Answer, 12 << 20, 314_572, 12));
-        reasons.note_outcome("export", &measure(Quantity::Request, 1000, 700, 11));
-        reasons.note_outcome("pandas", &measure(Quantity::Time, 12_400_000, 98_304, 10));
+        reasons.note_outcome("sql_query", &measure(Quantity::Answer, 12 << 20, 1 << 18, 12));
+        reasons.note_outcome("export", &measure(Quantity::Request, 1000, 512, 11));
+        reasons.note_outcome("pandas", &measure(Quantity::Time, 12_400_000, 1 << 17, 10));
         reasons.note_failures(Bits::whole(9), 14, 20);
         reasons.note_hour(Bits::whole(8), (3, 0, 480), 2310);
         assert_eq!(
             reasons.words(),
             [
-                "reads 40 times more than usual: 12 MiB in an answer to sql_query",
-                "sends more than usual: 1,000 bytes in a request to export",
-                "takes 126 times more than usual: 12 s for an answer to pandas",
+                "read 12 MiB in an answer to sql_query, usually 256 KiB at most",
+                "sent 1,000 bytes in a request to export, usually 512 bytes at most",
+                "waited 12 s for an answer to pandas, usually 131 ms at most",
                 "14 of 20 calls failed in 60 s",
                 "calls at 03 UTC, never before in 2,310 calls",
             ]
@@ -291,7 +300,10 @@ mod tests {
             (bytes(1023), bytes(1 << 60)),
             ("1,023 bytes".to_owned(), "1,048,576 TiB".to_owned())
         );
-        assert_eq!((time(999), time(9_999_999)), ("0 ms".to_owned(), "9,999 ms".to_owned()));
+        assert_eq!(
+            (time(999), time(9_999_999)),
+            ("0.9 ms".to_owned(), "9,999 ms".to_owned())
+        );
     }
 
     #[test]

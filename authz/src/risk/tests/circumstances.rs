@@ -140,7 +140,7 @@ fn an_answer_that_is_larger_than_ever_is_told_and_pauses_nobody() {
         "{score} {:?}",
         large.profile.reasons()
     );
-    assert!(large.said("times more than usual: ") && large.said("in an answer to data/warehouse GET"));
+    assert!(large.said("in an answer to data/warehouse GET, usually ") && large.said(" at most"));
     // However many there are in a request, and however large: of its kind it is one request.
     for _ in 0..20 {
         let seen = call(0, "pandas", None, "tools/mcp", large.number);
@@ -213,6 +213,52 @@ fn calls_that_fail_more_often_than_usual_are_told_and_what_ails_the_service_is_n
         let (score, said) = fail(usual);
         assert!(score < 15 && !said, "{score} {usual:?}");
     }
+}
+
+/// All of them under status 200: what its protocol says is in the record, and the same records give the same score again.
+#[test]
+fn tools_that_fail_are_told_from_their_records() {
+    use crate::audit::{Kind, Outcome, Record, RecordedFacts};
+    use crate::request::Side;
+    let scored = |outcome: &'static str| {
+        let mut profile = Profile::default();
+        for number in 1..=210_u64 {
+            let of = |kind, time_ms| Record {
+                agent_id: Some("analyst-7".into()),
+                side: Some(Side::Inbound),
+                verdict: Some(Outcome::Permit),
+                service: Some("tools/mcp".into()),
+                call: Some(number.to_string().into()),
+                ..Record::new(kind, time_ms)
+            };
+            let at_ms = 4000 * number;
+            let called = Record {
+                facts: Some(RecordedFacts {
+                    tool: Some("pandas".into()),
+                    ..RecordedFacts::default()
+                }),
+                ..of(Kind::Decision, at_ms)
+            };
+            let ended = Record {
+                end: Some("complete".into()),
+                status: Some(200),
+                outcome: Some(if number > 200 { outcome } else { "result" }.into()),
+                ..of(Kind::Completion, at_ms + 500)
+            };
+            for record in [called, ended] {
+                let (_, seen) = reading::read(&record, record.time_ms).unwrap();
+                profile.observe(&declared(), &seen, &SETTINGS, false);
+            }
+        }
+        let said = profile
+            .reasons()
+            .iter()
+            .any(|reason| reason.contains("calls failed in 60 s"));
+        (profile.score_thousandths(profile.at_ms, &SETTINGS), said)
+    };
+    let (fine, failed) = (scored("result"), scored("tool_error"));
+    assert!(failed.0 > fine.0 + 10_000 && failed.1 && !fine.1, "{fine:?} {failed:?}");
+    assert_eq!((scored("rpc_error"), scored("tool_error")), (failed, failed));
 }
 
 #[test]

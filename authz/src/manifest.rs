@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::definition::OnDrift;
-use crate::policy::{ExpiryMode, PauseMode, RecordMode, Tasks};
+use crate::policy::{ExpiryMode, Mode, PauseMode, RecordMode, Tasks};
 
 mod agent;
 pub mod bounds;
@@ -198,6 +198,9 @@ pub struct ServiceSpec {
     /// What becomes of calls of a paused agent.
     #[serde(default, skip_serializing_if = "PauseMode::is_default")]
     pub on_pause: PauseMode,
+    /// What becomes of calls that a rule denies.
+    #[serde(default, skip_serializing_if = "Mode::is_default")]
+    pub mode: Mode,
 }
 
 /// The endpoint of an MCP service that names none.

@@ -33,7 +33,7 @@ pub use pages::{MAX_AGENTS, MAX_PAGE_BYTES, MAX_PAGES, PageDigest};
 pub use pending::PendingBundle;
 pub use route::{Captures, PathTemplate, PathTemplateError, QueryCapture, Route};
 pub use service::{
-    CalledAgent, Exempt, ExpiryMode, HeaderName, Method, PauseMode, Protocol, RecordMode, ResourceRule, Service,
+    CalledAgent, Exempt, ExpiryMode, HeaderName, Method, Mode, PauseMode, Protocol, RecordMode, ResourceRule, Service,
     ServiceIndex, Tasks, ToolRule,
 };
 pub(crate) use wire::read;

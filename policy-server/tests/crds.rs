@@ -103,7 +103,7 @@ fn http() -> Value {
         "spec": {
             "serviceAccount": "warehouse", "hosts": ["warehouse.data.svc.cluster.local"], "ports": [8080],
             "protocol": "http", "tokenHeader": "authorization", "forwardToken": false, "forwardClaims": false,
-            "bodyLimitBytes": 1, "record": "before", "onExpiry": "finish", "onPause": "hold",
+            "bodyLimitBytes": 1, "record": "before", "onExpiry": "finish", "onPause": "hold", "mode": "shadow",
             "routes": [
                 {"method": "GET", "path": "/v1/{table}", "query": {"row": "{row}"}, "scope": "read:data.{table}.{row}"},
             ],

@@ -78,6 +78,7 @@ pub(super) fn check(manifest: &ServiceManifest, trust_domain: &str, report: &mut
         record: spec.record.unwrap_or(RecordMode::of(protocol)),
         on_expiry: spec.on_expiry.unwrap_or(ExpiryMode::OF_FILES),
         on_pause: spec.on_pause,
+        mode: spec.mode,
     };
     bounds::service(spec, report);
     check_useful(&claims, report);

@@ -485,6 +485,22 @@ fn calls_of_paused_agents_are_denied_unless_the_file_says_otherwise() {
 }
 
 #[test]
+fn a_service_is_enforced_unless_its_file_says_shadow_and_by_older_filters_always() {
+    for (written, expected) in [("enforce", Mode::Enforce), ("shadow", Mode::Shadow)] {
+        let files = Files::new().with(0, "/spec/mode", json!(written));
+        let claims = compile(&files.mesh(), "data/sa/warehouse");
+        assert_eq!(claims.services[0].mode, expected);
+        let signed = serde_json::to_value(&claims).unwrap();
+        assert_eq!(signed["services"][0].get("mode").is_some(), written == "shadow");
+        assert_eq!(claims.without_bindings().services[0].mode, Mode::Enforce);
+    }
+    let silent = compile(&Files::new().mesh(), "data/sa/warehouse");
+    assert_eq!(silent.services[0].mode, Mode::Enforce);
+    let misspelt = Files::new().with(0, "/spec/mode", json!("audit"));
+    assert!(serde_json::from_value::<ServiceManifest>(misspelt.0[0].clone()).is_err());
+}
+
+#[test]
 fn one_mistake_is_told_once() {
     let problems = Files::new().with(0, "/spec/hosts/0", json!("Warehouse")).problems();
     assert_eq!(problems.len(), 1, "{problems:?}");

@@ -54,6 +54,7 @@ pub(crate) fn service(claims: &ServiceClaims, faults: &mut Faults) -> Option<Ser
         record: claims.record,
         on_expiry: claims.on_expiry,
         on_pause: claims.on_pause,
+        mode: claims.mode,
     })
 }
 

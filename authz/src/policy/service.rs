@@ -102,6 +102,25 @@ impl PauseMode {
     }
 }
 
+/// What becomes of a call that a rule denies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It does not go on.
+    #[default]
+    Enforce,
+    /// It goes on, and its record says what would have denied it; within the limits of [`crate::decision`].
+    Shadow,
+}
+
+impl Mode {
+    /// Whether this is what a file that says nothing means.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The place of a service in its bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceIndex(pub(super) u16);
@@ -264,6 +283,7 @@ pub struct Service {
     pub(super) record: RecordMode,
     pub(super) on_expiry: ExpiryMode,
     pub(super) on_pause: PauseMode,
+    pub(super) mode: Mode,
 }
 
 impl Service {
@@ -421,16 +441,22 @@ impl Service {
         self.record == RecordMode::Before
     }
 
-    /// Whether its calls end with their tokens.
+    /// Whether its calls end with their tokens. In shadow none do: a call that begins without a good one goes on too.
     #[must_use]
     pub fn cuts_on_expiry(&self) -> bool {
-        self.on_expiry == ExpiryMode::Cut
+        self.on_expiry == ExpiryMode::Cut && !self.is_in_shadow()
     }
 
     /// Whether calls of a paused agent are held for a while.
     #[must_use]
     pub fn holds_on_pause(&self) -> bool {
         self.on_pause == PauseMode::Hold
+    }
+
+    /// Whether it is asked of its calls what would deny them, and they go on.
+    #[must_use]
+    pub fn is_in_shadow(&self) -> bool {
+        self.mode == Mode::Shadow
     }
 
     /// The longest body that is held, in bytes.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{ExpiryMode, FORMAT, PauseMode, PolicyError, Protocol, RecordMode, Tasks};
+use super::{ExpiryMode, FORMAT, Mode, PauseMode, PolicyError, Protocol, RecordMode, Tasks};
 use crate::{
     claims::ToolGrant,
     definition::{DefinitionDigest, OnDrift},
@@ -21,7 +21,8 @@ use crate::{
 /// In format 1 the agents are there themselves; in the later ones it is the digests of their pages (`Option<PageDigest>`),
 /// and the pages come separately. Filters that know no format 3 know no prompts, resources and queries either, and hold
 /// no call until its record is stored; those that know no format 4 know no services of agents, and those that know no
-/// format 5 bind no sessions, pin no definitions, hold no call until its agent is approved, and end none with its token.
+/// format 5 bind no sessions, pin no definitions, hold no call until its agent is approved, end none with its token, and let
+/// none go on in shadow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BundleClaims<A = AgentClaims> {
@@ -138,6 +139,9 @@ pub struct ServiceClaims {
     /// What becomes of calls of a paused agent.
     #[serde(default, skip_serializing_if = "PauseMode::is_default")]
     pub on_pause: PauseMode,
+    /// What becomes of calls that a rule denies.
+    #[serde(default, skip_serializing_if = "Mode::is_default")]
+    pub mode: Mode,
 }
 
 /// A route of an HTTP service.
@@ -214,8 +218,9 @@ pub struct AgentClaims {
 }
 
 impl BundleClaims {
-    /// The same for a filter that cannot bind sessions, pin definitions, hold calls of paused agents or end calls with their
-    /// tokens: it hands ids of sessions on as they come, denies what is paused, and lets calls finish.
+    /// The same for a filter that cannot bind sessions, pin definitions, hold calls of paused agents, end calls with their
+    /// tokens or let any go on in shadow: it hands ids of sessions on as they come, denies what is paused, lets calls finish,
+    /// and enforces.
     #[must_use]
     pub fn without_bindings(mut self) -> Self {
         self.session_keys.clear();
@@ -223,6 +228,7 @@ impl BundleClaims {
             service.on_drift = OnDrift::default();
             service.on_expiry = ExpiryMode::Finish;
             service.on_pause = PauseMode::Deny;
+            service.mode = Mode::Enforce;
             for tool in service.tools.values_mut() {
                 tool.definition = None;
             }

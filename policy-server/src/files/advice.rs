@@ -136,6 +136,7 @@ fn hint(path: &[Step]) -> String {
         Some("record") => "`before` or `batched`",
         Some("onExpiry") => "`cut` or `finish`",
         Some("onPause") => "`deny` or `hold`",
+        Some("mode") => "`enforce` or `shadow`",
         Some("bodyLimitBytes") => "a number of bytes up to 16777216",
         Some("maxTokensPerDay") => "a number of tokens, such as 2000000",
         Some("tokenHeader") => "a header name in lower case, such as `x-capability`",

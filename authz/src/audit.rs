@@ -236,6 +236,11 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// Whether it is of a call that went on in shadow: a permit that says what would have denied it.
+    pub fn is_in_shadow(&self) -> bool {
+        self.kind == Kind::Decision && self.verdict == Some(Outcome::Permit) && self.code.is_some()
+    }
+
     /// Whether it is one.
     pub fn is_heartbeat(&self) -> bool {
         self.kind == Kind::Aggregate && self.count == Some(0)

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::denial::{Denial, Needed};
+use crate::denial::{Code, Denial, Needed};
 use crate::identity::{AgentId, Jti, SpiffeId};
 use crate::json;
 use crate::jws::ExternalVerifier;
@@ -138,7 +138,7 @@ pub struct Verdict {
     pub id: CaseId,
     /// `permit` or `deny`.
     pub verdict: &'static str,
-    /// `ok`, or the code of the denial.
+    /// `ok`, or the code of the denial; of a permit in shadow, of what would have denied it.
     pub code: &'static str,
     /// The status of the denial; 200 for a permit, which leaves it to the application.
     pub status: u16,
@@ -208,7 +208,7 @@ struct Trail {
 }
 
 impl Trail {
-    fn verdict(self, id: &CaseId, result: Result<(), Denial>) -> Verdict {
+    fn verdict(self, id: &CaseId, result: Result<Option<Denial>, Denial>) -> Verdict {
         let (scope, tool) = match self.right {
             Some(Right::Scope(scope) | Right::Call { scope, .. }) => (Some(scope.to_string()), None),
             Some(Right::Tool { name, scope }) => (scope.map(|scope| scope.to_string()), Some(name.to_string())),
@@ -219,18 +219,18 @@ impl Trail {
             }
             Some(Right::Session | Right::Exempt | Right::ControlPlane) | None => (None, None),
         };
-        let detail = result.as_ref().err().map(|denial| denial.detail().to_owned());
-        let (verdict, code, status, needed) = match result {
-            Ok(()) => ("permit", "ok", 200, Needed::default()),
-            Err(denial) => {
-                let needed = denial.needed().cloned().unwrap_or_default();
-                ("deny", denial.code().as_str(), denial.code().status(), needed)
-            }
+        let (verdict, denial) = match result {
+            Ok(shadowed) => ("permit", shadowed),
+            Err(denial) => ("deny", Some(denial)),
         };
+        let code = denial.as_ref().map(Denial::code);
+        let status = code.filter(|_| verdict == "deny").map_or(200, Code::status);
+        let needed = denial.as_ref().and_then(Denial::needed).cloned().unwrap_or_default();
+        let detail = denial.map(|denial| denial.detail().to_owned());
         Verdict {
             id: id.clone(),
             verdict,
-            code,
+            code: code.map_or("ok", Code::as_str),
             status,
             needed,
             agent_id: self.agent_id,

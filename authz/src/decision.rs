@@ -12,6 +12,8 @@
 //! 4. [`admit`], where the right is named in the body, before the body is held; then
 //!    [`crate::request::Pending::finish`];
 //! 5. [`decide`], which repeats what [`admit`] checks.
+//!
+//! Both let a call go on that a rule denies where its service is in shadow, within the limits of [`is_shadowed`].
 
 use crate::audit::AgentStanding;
 use crate::claims::Claims;
@@ -36,6 +38,8 @@ pub struct Question<'a> {
     pub peer: Option<&'a SpiffeId>,
     /// The token, verified now or before.
     pub token: Option<&'a VerifiedToken>,
+    /// Why a token that was shown is none, where that [`may_wait`].
+    pub flaw: Option<&'a Denial>,
     /// The policy.
     pub bundle: &'a Bundle,
     /// The agents' states.
@@ -65,26 +69,37 @@ impl<'a> Admitted<'a> {
 }
 
 /// Why a call may go on without a capability, or the capability by which it does.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Basis<'a> {
     Capability(Admitted<'a>),
     Exempt(&'a Service),
     ControlPlane,
+    Shadow(Shadowed<'a>),
 }
 
 /// The proof that a call may go on. Only [`decide`] makes one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "a permit is the only reason to let a request go on"]
 pub struct Permit<'a> {
     basis: Basis<'a>,
 }
 
 impl<'a> Permit<'a> {
-    /// The claims that the call rests on; None for exempt callers and the policy server's own endpoints.
+    /// The claims that the call rests on; None for exempt callers, the policy server's own endpoints, and in shadow where no
+    /// good token was shown.
     pub fn claims(&self) -> Option<&'a Claims> {
-        match self.basis {
+        match &self.basis {
             Basis::Capability(admitted) => Some(admitted.claims),
+            Basis::Shadow(shadowed) => shadowed.claims,
             Basis::Exempt(_) | Basis::ControlPlane => None,
+        }
+    }
+
+    /// What would have denied the call, if it goes on in shadow.
+    pub fn shadowed(&self) -> Option<&Shadowed<'a>> {
+        match &self.basis {
+            Basis::Shadow(shadowed) => Some(shadowed),
+            Basis::Capability(_) | Basis::Exempt(_) | Basis::ControlPlane => None,
         }
     }
 
@@ -95,8 +110,9 @@ impl<'a> Permit<'a> {
 
     /// The service; None for the policy server.
     pub fn service(&self) -> Option<&'a Service> {
-        match self.basis {
+        match &self.basis {
             Basis::Capability(admitted) => Some(admitted.service),
+            Basis::Shadow(shadowed) => Some(shadowed.service),
             Basis::Exempt(service) => Some(service),
             Basis::ControlPlane => None,
         }
@@ -158,9 +174,10 @@ pub fn exempt(q: &Question<'_>, facts: &Facts) -> bool {
 /// # Errors
 ///
 /// The first check that fails, in the order of the module's page.
-pub fn admit<'a>(q: &Question<'a>, service: &ServiceId) -> Result<Admitted<'a>, Denial> {
+pub fn admit(q: &Question<'_>, service: &ServiceId) -> Result<(), Denial> {
     available(q)?;
-    admit_to(q, find_service(q.bundle, service)?, Pause::Waits)
+    let admitted = admit_to(q, find_service(q.bundle, service)?, Pause::Waits);
+    admitted.map(drop).or_else(|denial| shadow::admit(q, service, denial))
 }
 
 /// What a pause means for a call to a service that holds calls; to others it is a denial in any case.
@@ -171,9 +188,8 @@ enum Pause {
 }
 
 fn admit_to<'a>(q: &Question<'a>, service: &'a Service, pause: Pause) -> Result<Admitted<'a>, Denial> {
-    let token = q
-        .token
-        .ok_or_else(|| Denial::new(Code::TokenMissing, "send a capability token as `Bearer`"))?;
+    let missing = || Denial::new(Code::TokenMissing, "send a capability token as `Bearer`");
+    let token = q.token.ok_or_else(|| q.flaw.cloned().unwrap_or_else(missing))?;
     let claims = token.claims();
     token.check_time(q.now).map_err(|error| Denial::from(&error))?;
     check_peer(q.peer, claims)?;
@@ -210,7 +226,7 @@ pub fn decide<'a>(q: &Question<'a>, facts: &Facts) -> Result<Permit<'a>, Denial>
         Side::Inbound => Pause::Denies,
         Side::Outbound => Pause::Waits,
     };
-    decide_with(q, facts, pause)
+    decide_with(q, facts, pause).or_else(|denial| shadow::permit(q, facts, denial))
 }
 
 /// A call of a paused agent that would be permitted if it were active, to a service that holds such calls. It may go on only
@@ -543,7 +559,11 @@ fn name_right(denial: Denial, right: &Right) -> Denial {
     }
 }
 
+mod shadow;
 mod told;
+
+pub use shadow::{Shadowed, is_shadowed, may_begin_tokenless, may_wait, outlives_tokenless};
+pub use told::{Told, tell};
 
 #[cfg(test)]
 mod tests;

@@ -47,8 +47,8 @@ pub enum Facts {
     Read,
 }
 
-/// A verdict: the call went on, or the code of its denial.
-pub type Verdict = Result<(), Code>;
+/// A verdict: the call went on, in shadow with the code of what would have denied it; or the code of its denial.
+pub type Verdict = Result<Option<Code>, Code>;
 
 /// A decision that was made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +148,11 @@ impl<'m> Policy<'m> {
 /// The verdict of a record that is worth deciding again.
 fn outcome(record: &Record<'_>) -> Result<Verdict, Unplayed> {
     let verdict = match (record.kind, record.verdict, record.code) {
-        (Kind::Decision, Some(Outcome::Permit), _) => return Ok(Ok(())),
+        // What was shown in the place of a token is not recorded.
+        (Kind::Decision, Some(Outcome::Permit), Some(Code::TokenExpired)) if record.claims.is_none() => {
+            return Err(Unplayed::Unread);
+        }
+        (Kind::Decision, Some(Outcome::Permit), shadowed) => return Ok(Ok(shadowed)),
         (Kind::Decision, Some(Outcome::Deny), Some(code)) => code,
         _ => return Err(Unplayed::NoDecision),
     };
@@ -198,12 +202,15 @@ fn decide(
         workload,
         peer: peer.as_ref(),
         token: token.as_ref(),
+        flaw: None,
         bundle,
         state,
         seconds_since_poll: 0,
     };
-    let decided = decision::decide(&question, &facts);
-    Ok(decided.map(drop).map_err(|denial| denial.code()))
+    Ok(match decision::decide(&question, &facts) {
+        Ok(permit) => Ok(permit.shadowed().map(|shadowed| shadowed.denial().code())),
+        Err(denial) => Err(denial.code()),
+    })
 }
 
 /// The verified claims of a record.

@@ -209,7 +209,7 @@ impl World {
     /// Whether the caller is told of an entry of a list of the MCP server.
     pub(crate) fn is_told(&self, list: List, name: &str) -> bool {
         let service = ServiceId::parse("tools/mcp").unwrap();
-        self.ask(|question| decision::admit(question, &service).unwrap().is_told(list, name))
+        self.ask(|question| decision::tell(question, &service).unwrap().is_told(list, name))
     }
 
     /// Decides otherwise than a request that has just come is decided; analyst-7 is the peer.
@@ -232,6 +232,7 @@ impl World {
             workload: &workload,
             peer: Some(&peer),
             token: Some(&token),
+            flaw: None,
             bundle: &bundle,
             state: &state,
             seconds_since_poll: 0,

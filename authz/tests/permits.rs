@@ -96,6 +96,7 @@ impl Scene {
             workload: &self.workload,
             peer: Some(&self.peer),
             token: self.token.as_ref(),
+            flaw: None,
             bundle: &self.bundle,
             state: &self.state,
             seconds_since_poll: 0,

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use authz::decision::is_shadowed;
 use serde_json::Value;
 
 mod vectors;
@@ -64,8 +65,10 @@ fn a_denial_differs_from_its_allow_in_one_fact() {
     for Placed { vector, .. } in vectors::all() {
         let facts = leaves(&Value::Object(vector.change.clone()));
         match (&vector.expect, &vector.twin) {
-            (Expect::Permit, None) => drop(allowed.insert(vector.id)),
-            (Expect::Permit, Some(_)) => panic!("{}: an allow has a base, not a twin", vector.id),
+            (Expect::Permit | Expect::Shadow { .. }, None) => drop(allowed.insert(vector.id)),
+            (Expect::Permit | Expect::Shadow { .. }, Some(_)) => {
+                panic!("{}: an allow has a base, not a twin", vector.id)
+            }
             (Expect::Deny { .. }, None) => panic!("{}: a denial stands beside an allow", vector.id),
             (Expect::Deny { .. }, Some(twin)) => {
                 assert!(allowed.contains(twin), "{}: {twin} is no earlier allow", vector.id);
@@ -123,9 +126,22 @@ fn every_code_that_a_request_can_earn_has_a_vector() {
     assert_eq!(unseen, ELSEWHERE);
 }
 
+#[test]
+fn every_code_that_goes_on_in_shadow_has_a_vector_and_no_other_has() {
+    let seen: BTreeSet<String> = vectors::all()
+        .into_iter()
+        .filter_map(|placed| match placed.vector.expect {
+            Expect::Shadow { code, .. } => Some(code),
+            Expect::Permit | Expect::Deny { .. } => None,
+        })
+        .collect();
+    let shadowed = authz::denial::Code::ALL.iter().filter(|code| is_shadowed(**code));
+    assert_eq!(seen, shadowed.map(|code| code.as_str().to_owned()).collect());
+}
+
 fn code(expect: &Expect) -> Option<String> {
     match expect {
-        Expect::Permit => None,
+        Expect::Permit | Expect::Shadow { .. } => None,
         Expect::Deny { code, .. } => Some(code.clone()),
     }
 }

@@ -40,10 +40,11 @@ fn index(themes: &[(&str, Theme)]) -> String {
     let all: Vec<&Vector> = themes.iter().flat_map(|(_, theme)| &theme.vectors).collect();
     let count = |wanted: &dyn Fn(&Vector) -> bool| all.iter().filter(|vector| wanted(vector)).count();
     let mut out = format!(
-        "\n{} vectors: {} allow, {} deny. {} run natively and in wasm; {} of them also run through a real Envoy.\n",
+        "\n{} vectors: {} allow, {} in shadow alone, {} deny. {} run natively and in wasm; {} of them also run through a real Envoy.\n",
         all.len(),
         count(&|vector| vector.expect == Expect::Permit),
-        count(&|vector| vector.expect != Expect::Permit),
+        count(&|vector| matches!(vector.expect, Expect::Shadow { .. })),
+        count(&|vector| matches!(vector.expect, Expect::Deny { .. })),
         count(&|vector| vector.runs.starts_with(&[Runs::Native, Runs::Wasm])),
         count(&|vector| vector.runs.contains(&Runs::Envoy)),
     );
@@ -102,6 +103,7 @@ fn recorded() -> String {
 fn verdict(vector: &Vector) -> String {
     match &vector.expect {
         Expect::Permit => "**permit**".into(),
+        Expect::Shadow { code, .. } => format!("**permit** in shadow of `{code}`"),
         Expect::Deny { code, .. } => format!("`{code}`"),
     }
 }

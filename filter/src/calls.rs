@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use authz::decision;
 use authz::denial::{Denial, Form, Response};
+use authz::identity::AgentId;
 use authz::state::StateList;
 
 use crate::cache::Verified;
@@ -44,6 +45,8 @@ const MOST_ATTEMPTS: u8 = 3;
 pub(crate) struct Call {
     /// None for a call that needs no capability: no change of any agent's state ends it.
     token: Option<Rc<Verified>>,
+    /// Whose call it is that goes on in shadow without a token.
+    tokenless: Option<AgentId>,
     form: Form,
     rpc_id: Option<String>,
     trace_id: Option<String>,
@@ -85,6 +88,7 @@ impl Call {
     ) -> Self {
         Self {
             token,
+            tokenless: None,
             form,
             rpc_id,
             trace_id,
@@ -103,6 +107,28 @@ impl Call {
     /// The same call, which ends with its token.
     pub(crate) fn with_lease(self, lease: Option<Lease>) -> Self {
         Self { lease, ..self }
+    }
+
+    /// The same call, of an agent that shows no token.
+    pub(crate) fn of_agent(self, tokenless: Option<AgentId>) -> Self {
+        Self { tokenless, ..self }
+    }
+
+    /// Whether some change of an agent's state ends it.
+    pub(crate) fn is_of_an_agent(&self) -> bool {
+        self.token.is_some() || self.tokenless.is_some()
+    }
+
+    /// Whether it may begin, or go on, by this list.
+    fn judge(&self, list: &StateList) -> Result<(), Denial> {
+        let begins = self.is_waiting() && self.hold.is_none();
+        match (&self.token, &self.tokenless) {
+            (Some(token), _) if begins => decision::may_begin(list, token.claims()),
+            (Some(token), _) => decision::outlives(list, token.claims()),
+            (None, Some(agent)) if begins => decision::may_begin_tokenless(list, agent),
+            (None, Some(agent)) => decision::outlives_tokenless(list, agent),
+            (None, None) => Ok(()),
+        }
     }
 
     fn render(&self, denial: &Denial) -> Response {
@@ -174,15 +200,10 @@ impl Calls {
     /// Holds every call to a new state list; those that it ends are ended by the next [`Self::cancel`].
     pub(crate) fn judge(&mut self, list: &StateList) {
         for (stream, call) in &self.by_stream {
-            let Some(token) = call.token.as_deref().filter(|_| call.cancelled.get().is_none()) else {
+            if call.cancelled.get().is_some() {
                 continue;
-            };
-            let judged = if call.is_waiting() && call.hold.is_none() {
-                decision::may_begin(list, token.claims())
-            } else {
-                decision::outlives(list, token.claims())
-            };
-            let judged = judged.and_then(|()| match &call.lease {
+            }
+            let judged = call.judge(list).and_then(|()| match &call.lease {
                 Some(lease) => lease.outlives(list),
                 None => Ok(()),
             });

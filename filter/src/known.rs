@@ -40,6 +40,10 @@ pub(crate) struct Known {
     pub(crate) call: Option<String>,
     pub(crate) trace_id: Option<String>,
     pub(crate) token: Option<Rc<Verified>>,
+    /// Why what was shown is no token, where that waits for the decision.
+    pub(crate) flaw: Option<Denial>,
+    /// What would have denied the call, if it goes on in shadow.
+    pub(crate) shadowed: Option<Code>,
     pub(crate) standing: Option<Standing>,
     pub(crate) facts: Option<Rc<Facts>>,
     pub(crate) request_digest: Option<Digest>,

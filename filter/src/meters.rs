@@ -10,8 +10,24 @@ use authz::request::Side;
 
 use crate::host::{Host, MetricKind};
 
-/// How a decision is counted: no code means that it was permitted.
-type Decision = (Option<Side>, Option<Code>);
+/// How a call was decided on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Permit,
+    /// It went on all the same.
+    Shadow(Code),
+    Deny(Code),
+}
+
+impl Verdict {
+    /// Of a call that goes on, with what would have denied it if it does so in shadow.
+    pub(crate) fn going_on(shadowed: Option<Code>) -> Self {
+        shadowed.map_or(Self::Permit, Self::Shadow)
+    }
+}
+
+/// How a decision is counted.
+type Decision = (Option<Side>, Verdict);
 
 /// Decisions of one kind since the last flush, and Envoy's id of their metric.
 #[derive(Debug)]
@@ -69,8 +85,8 @@ pub(crate) struct Meters {
 
 impl Meters {
     /// Counts one decision.
-    pub(crate) fn decided(&mut self, side: Option<Side>, code: Option<Code>) {
-        let decision = (side, code);
+    pub(crate) fn decided(&mut self, side: Option<Side>, verdict: Verdict) {
+        let decision = (side, verdict);
         match self.decisions.iter_mut().find(|decided| decided.decision == decision) {
             Some(decided) => decided.count += 1,
             None => self.decisions.push(Decided {
@@ -135,15 +151,16 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn decision_name((side, code): Decision) -> String {
+fn decision_name((side, verdict): Decision) -> String {
     let side = match side {
         Some(Side::Inbound) => "inbound",
         Some(Side::Outbound) => "outbound",
         None => "unknown",
     };
-    let (verdict, code) = match code {
-        None => ("permit", "ok"),
-        Some(code) => ("deny", code.as_str()),
+    let (verdict, code) = match verdict {
+        Verdict::Permit => ("permit", "ok"),
+        Verdict::Shadow(code) => ("shadow", code.as_str()),
+        Verdict::Deny(code) => ("deny", code.as_str()),
     };
     format!("ostiary_decisions.side.{side}.verdict.{verdict}.code.{code}")
 }
@@ -155,11 +172,15 @@ mod tests {
     #[test]
     fn names_carry_side_verdict_and_code() {
         assert_eq!(
-            decision_name((Some(Side::Inbound), None)),
+            decision_name((Some(Side::Inbound), Verdict::Permit)),
             "ostiary_decisions.side.inbound.verdict.permit.code.ok"
         );
         assert_eq!(
-            decision_name((None, Some(Code::DirectionUnknown))),
+            decision_name((Some(Side::Outbound), Verdict::Shadow(Code::ToolForbidden))),
+            "ostiary_decisions.side.outbound.verdict.shadow.code.tool_forbidden"
+        );
+        assert_eq!(
+            decision_name((None, Verdict::Deny(Code::DirectionUnknown))),
             "ostiary_decisions.side.unknown.verdict.deny.code.direction_unknown"
         );
     }

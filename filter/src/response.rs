@@ -202,21 +202,22 @@ impl Listing {
             workload: &standing.workload,
             peer: known.peer.as_ref(),
             token: known.token.as_deref().map(|known| &known.token),
+            flaw: known.flaw.as_ref(),
             bundle: &standing.bundle.bundle,
             state: &standing.state.list,
             seconds_since_poll: standing.state.seconds_since_poll(now.monotonic),
         };
-        let admitted = decision::admit(&question, service)?;
+        let told = decision::tell(&question, service)?;
         let seen = RefCell::new(BTreeMap::new());
         let is_told = |name: &str, entry: Value<'_>| {
-            let drifts = admitted.drifts(self.list, name, entry).is_some_and(|(tool, drifts)| {
+            let drifts = told.drifts(self.list, name, entry).is_some_and(|(tool, drifts)| {
                 // A tool that is listed twice is what is worse of the two.
                 if let Ok(mut seen) = seen.try_borrow_mut() {
                     *seen.entry(tool).or_default() |= drifts;
                 }
                 drifts
             });
-            admitted.is_told(self.list, name) && !(drifts && admitted.is_denied_if_it_drifts(name))
+            told.is_told(self.list, name) && !(drifts && told.is_denied_if_it_drifts(name))
         };
         let filtered = list::filter(&body, media, self.list, &self.rpc_id, &is_told);
         let filtered = filtered.map_err(|error| withheld(error.to_string()))?;
@@ -225,7 +226,7 @@ impl Listing {
             && let Ok(mut drifts) = standing.drifts.try_borrow_mut()
         {
             let seen = seen.iter().map(|(tool, drifts)| (*tool, *drifts));
-            drifts.note(&standing.bundle.bundle, admitted.service(), seen);
+            drifts.note(&standing.bundle.bundle, told.service(), seen);
         }
         let drifted = seen.into_iter().filter(|(_, drifts)| *drifts);
         self.drifted = drifted.take(MOST_DRIFTED).map(|(tool, _)| tool.clone()).collect();

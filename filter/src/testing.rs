@@ -682,12 +682,17 @@ pub(crate) fn ready_vm(host: &FakeHost) -> Vm {
 
 /// The same, whose services have their calls wait for their records, and with a bell.
 pub(crate) fn waiting_vm(host: &FakeHost) -> Vm {
+    vm_of_services(host, &json!({"record": "before"}))
+}
+
+/// The same, whose services have these fields too.
+pub(crate) fn vm_of_services(host: &FakeHost, fields: &Value) -> Vm {
     let mut vm = fresh_vm(host);
     let outbound = host.property(&["xds", "listener_direction"]) == Some(2_i64.to_le_bytes().to_vec());
     let workload = if outbound { AGENT } else { SERVICE };
     let mut claims = bundle_claims(workload, 1, &json!({}));
     for service in claims["services"].as_array_mut().unwrap() {
-        service["record"] = json!("before");
+        *service = with(service.take(), fields);
     }
     let bundle = sign("policy-bundle+jwt", "b1", BUNDLE_KEY, &claims);
     host.answer_poll(&mut vm, 200, &json!({"bundle": bundle, "state": state(1, &json!({}))}));

@@ -20,7 +20,7 @@ use crate::calls::{Call, Calls};
 use crate::config::{Config, ConfigError};
 use crate::connection::Connections;
 use crate::host::{Callout, Host, Message, Moment, jitter};
-use crate::meters::{Meter, Meters};
+use crate::meters::{Meter, Meters, Verdict};
 use crate::policy::{BundleInUse, Policy, StateInUse};
 use crate::poll::Poller;
 use crate::records::{Answer, POST_TIMEOUT, Records};
@@ -219,8 +219,8 @@ impl Vm {
     }
 
     /// Counts a decision; no code means that it was permitted.
-    pub(crate) fn decided(&mut self, side: Option<Side>, code: Option<Code>) {
-        self.meters.decided(side, code);
+    pub(crate) fn decided(&mut self, side: Option<Side>, verdict: Verdict) {
+        self.meters.decided(side, verdict);
     }
 
     /// A call waits for its record, which is queued. A batch that is out is followed by the next; else a root context is

@@ -94,6 +94,7 @@ impl Scene {
             workload: &self.workload,
             peer: Some(&self.peer),
             token: Some(&self.token),
+            flaw: None,
             bundle: &self.bundle,
             state: &self.state,
             seconds_since_poll: 0,

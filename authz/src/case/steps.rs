@@ -6,7 +6,7 @@ use crate::denial::{Code, Denial};
 use crate::identity::{ServiceId, SpiffeId};
 use crate::jws::ExternalVerifier;
 use crate::policy::Bundle;
-use crate::request::{Extraction, Facts, Listener, RequestHead, Side, extract};
+use crate::request::{Extraction, Listener, RequestHead, Side, extract};
 use crate::state::StateList;
 use crate::token::{TokenError, UnverifiedToken, VerifiedToken};
 
@@ -18,42 +18,62 @@ pub(super) struct Steps<'a> {
     pub(super) external: &'a dyn ExternalVerifier,
 }
 
+/// What the caller shows of who it is.
+#[derive(Default)]
+struct Shown {
+    token: Option<VerifiedToken>,
+    /// Why what it shows is no token, where that may wait for the decision.
+    flaw: Option<Denial>,
+}
+
 impl Steps<'_> {
+    /// The denial of a permit is what would have been said if the service were not in shadow.
     pub(super) fn take(
         &self,
         pairs: &[(Vec<u8>, Vec<u8>)],
         body: &[u8],
         listener: Listener,
         trail: &mut Trail,
-    ) -> Result<(), Denial> {
+    ) -> Result<Option<Denial>, Denial> {
         let peer = self.peer();
-        let question = |token| Question {
-            now: self.case.now,
-            side: self.case.side,
-            workload: &self.case.workload,
-            peer: peer.as_ref(),
-            token,
-            bundle: self.bundle,
-            state: self.state,
-            seconds_since_poll: 0,
-        };
-        decision::available(&question(None))?;
+        let nothing = Shown::default();
+        decision::available(&self.question(peer.as_ref(), &nothing))?;
         let head = RequestHead::parse(pairs)?;
-        match extract(&head, listener, self.bundle, body.is_empty())? {
+        let (facts, shown) = match extract(&head, listener, self.bundle, body.is_empty())? {
             Extraction::Ready(facts) => {
                 trail.right = Some(facts.right.clone());
-                let token = self.token(&head, &question(None), &facts, trail)?;
-                decision::decide(&question(token.as_ref()), &facts).map(|_| ())
+                let question = self.question(peer.as_ref(), &nothing);
+                let shown = match &facts.service {
+                    Some(service) if !decision::exempt(&question, &facts) => self.verify(&head, service, trail)?,
+                    Some(_) | None => nothing,
+                };
+                (facts, shown)
             }
             Extraction::NeedsBody(pending) => {
                 let service = pending.service().clone();
-                let token = self.verify(&head, &service, trail)?;
-                let question = question(token.as_ref());
-                decision::admit(&question, &service)?;
+                let shown = self.verify(&head, &service, trail)?;
+                decision::admit(&self.question(peer.as_ref(), &shown), &service)?;
                 let facts = pending.finish(self.bundle, body)?;
                 trail.right = Some(facts.right.clone());
-                decision::decide(&question, &facts).map(|_| ())
+                (facts, shown)
             }
+        };
+        let question = self.question(peer.as_ref(), &shown);
+        let permit = decision::decide(&question, &facts)?;
+        Ok(permit.shadowed().map(|shadowed| shadowed.denial().clone()))
+    }
+
+    fn question<'q>(&'q self, peer: Option<&'q SpiffeId>, shown: &'q Shown) -> Question<'q> {
+        Question {
+            now: self.case.now,
+            side: self.case.side,
+            workload: &self.case.workload,
+            peer,
+            token: shown.token.as_ref(),
+            flaw: shown.flaw.as_ref(),
+            bundle: self.bundle,
+            state: self.state,
+            seconds_since_poll: 0,
         }
     }
 
@@ -66,36 +86,25 @@ impl Steps<'_> {
         }
     }
 
-    fn token(
-        &self,
-        head: &RequestHead<'_>,
-        question: &Question<'_>,
-        facts: &Facts,
-        trail: &mut Trail,
-    ) -> Result<Option<VerifiedToken>, Denial> {
-        match &facts.service {
-            Some(service) if !decision::exempt(question, facts) => self.verify(head, service, trail),
-            Some(_) | None => Ok(None),
-        }
-    }
-
-    fn verify(
-        &self,
-        head: &RequestHead<'_>,
-        service: &ServiceId,
-        trail: &mut Trail,
-    ) -> Result<Option<VerifiedToken>, Denial> {
+    fn verify(&self, head: &RequestHead<'_>, service: &ServiceId, trail: &mut Trail) -> Result<Shown, Denial> {
         let service = self
             .bundle
             .service_with_id(service)
             .and_then(|index| self.bundle.service(index));
         let service = service.ok_or_else(|| Denial::new(Code::InternalError, "the service has no entry"))?;
         let Some(compact) = head.bearer(service)? else {
-            return Ok(None);
+            return Ok(Shown::default());
         };
-        let token = self.verify_compact(compact).map_err(|error| Denial::from(&error))?;
-        trail.agent_id = Some(token.claims().agent_id.clone());
-        Ok(Some(token))
+        let mut shown = Shown::default();
+        match self.verify_compact(compact).map_err(|error| Denial::from(&error)) {
+            Ok(token) => {
+                trail.agent_id = Some(token.claims().agent_id.clone());
+                shown.token = Some(token);
+            }
+            Err(flaw) if decision::may_wait(&flaw, service) => shown.flaw = Some(flaw),
+            Err(flaw) => return Err(flaw),
+        }
+        Ok(shown)
     }
 
     fn verify_compact(&self, compact: &str) -> Result<VerifiedToken, TokenError> {

@@ -1,30 +1,60 @@
 //! What a caller is told of in a service's lists: what some call of it would be permitted.
 
-use super::{Admitted, check_resource, check_tool};
+use super::{Admitted, Pause, Question, admit_to, available, check_resource, check_tool, find_service, shadow};
 use crate::definition::DefinitionDigest;
-use crate::identity::ToolName;
+use crate::denial::Denial;
+use crate::identity::{ServiceId, ToolName};
 use crate::json::Value;
 use crate::policy::{ResourceRule, Service, ToolRule};
 use crate::protocol::{list::List, mcp};
 use crate::scope::ScopeTemplate;
 
-impl<'a> Admitted<'a> {
+/// Whom a service's lists are told to.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    service: &'a Service,
+    /// None where all is told that the service's file lists: an agent that is kept from knowing a tool is kept from calling
+    /// it, and shadow mode keeps nobody from anything.
+    admitted: Option<Admitted<'a>>,
+}
+
+/// Who is told of the lists of the service named.
+///
+/// # Errors
+///
+/// As of [`super::admit`].
+pub fn tell<'a>(q: &Question<'a>, service: &ServiceId) -> Result<Told<'a>, Denial> {
+    available(q)?;
+    let service = find_service(q.bundle, service)?;
+    let admitted = if shadow::is_told_all(q, service) {
+        None
+    } else {
+        Some(admit_to(q, service, Pause::Waits)?)
+    };
+    Ok(Told { service, admitted })
+}
+
+impl<'a> Told<'a> {
     /// Whether the caller is told of an entry of a list, by its name, URI or template.
     ///
     /// By the same checks as a call. Where the scope that a call needs is made of its arguments, one that the caller holds
     /// must be one that some arguments ask for.
     #[must_use]
     pub fn is_told(&self, list: List, name: &str) -> bool {
+        let Self { service, admitted } = self;
+        let may = |check: &dyn Fn(&Admitted<'a>) -> bool| admitted.as_ref().is_none_or(check);
         match list {
-            List::Tools => self.service.tool(name).is_some_and(|rule| self.may_call(rule)),
-            List::Prompts => self.service.prompt(name).is_some_and(|rule| self.may_get(rule)),
-            List::Resources => {
-                mcp::resource_need(name, self.service).is_ok_and(|need| check_resource(self, &need).is_ok())
-            }
-            List::Templates => self
-                .service
+            List::Tools => service
+                .tool(name)
+                .is_some_and(|rule| may(&|admitted| admitted.may_call(rule))),
+            List::Prompts => service
+                .prompt(name)
+                .is_some_and(|rule| may(&|admitted| admitted.may_get(rule))),
+            List::Resources => mcp::resource_need(name, service)
+                .is_ok_and(|need| may(&|admitted| check_resource(admitted, &need).is_ok())),
+            List::Templates => service
                 .resource_template(name)
-                .is_some_and(|rule| self.may_read_some(rule)),
+                .is_some_and(|rule| may(&|admitted| admitted.may_read_some(rule))),
         }
     }
 
@@ -42,12 +72,14 @@ impl<'a> Admitted<'a> {
         self.service.denied_if_not(name).is_some()
     }
 
-    /// The service that may be called.
+    /// The service whose lists they are.
     #[must_use]
     pub fn service(&self) -> &'a Service {
         self.service
     }
+}
 
+impl Admitted<'_> {
     fn may_call(&self, rule: &ToolRule) -> bool {
         check_tool(self, &rule.name, None).is_ok() && self.holds_one_of(rule.scope.as_ref())
     }

@@ -144,11 +144,11 @@ fn again(mesh: &Mesh, record: &Record<'_>, facts: Facts) -> Result<Verdict, Unpl
 fn a_record_is_decided_again_as_it_was() {
     let mesh = Files::new().mesh();
     for record in [
-        read_table("sales", Ok(())),
+        read_table("sales", Ok(None)),
         read_table("costs", Err(Code::ScopeNotGranted)),
         read_table("payroll", Err(Code::ScopeNotInPolicy)),
-        call_tool("pandas", None, Ok(())),
-        call_tool("sql_query", Some("read:data.sales"), Ok(())),
+        call_tool("pandas", None, Ok(None)),
+        call_tool("sql_query", Some("read:data.sales"), Ok(None)),
         call_tool("bash", None, Err(Code::ToolForbidden)),
     ] {
         for facts in [Facts::Recorded, Facts::Read] {
@@ -156,10 +156,10 @@ fn a_record_is_decided_again_as_it_was() {
             assert_eq!(replayed.recorded, replayed.again, "{facts:?} {record:?}");
         }
     }
-    let mut stolen = read_table("sales", Ok(()));
+    let mut stolen = read_table("sales", Ok(None));
     stolen.peer = Some("spiffe://cluster.local/ns/agents/sa/writer-2".into());
     assert_eq!(again(&mesh, &stolen, Facts::Recorded), Ok(Err(Code::PeerMismatch)));
-    let mut late = read_table("sales", Ok(()));
+    let mut late = read_table("sales", Ok(None));
     late.time_ms = (NOW + 400) * 1000;
     assert_eq!(again(&mesh, &late, Facts::Recorded), Ok(Err(Code::TokenExpired)));
 }
@@ -170,7 +170,7 @@ fn what_a_record_does_not_hold_is_said_and_not_guessed() {
     let denied = |code| read_table("sales", Err(code));
     let mut unread = denied(Code::RouteUnknown);
     unread.facts.as_mut().unwrap().right = None;
-    let mut completion = read_table("sales", Ok(()));
+    let mut completion = read_table("sales", Ok(None));
     completion.kind = Kind::Completion;
     for (record, why) in [
         (denied(Code::AgentPaused), Unplayed::State),
@@ -186,11 +186,11 @@ fn what_a_record_does_not_hold_is_said_and_not_guessed() {
 #[test]
 fn edited_files_decide_what_was_asked_then() {
     let narrower = Files::changed(|files| files.analyst["scope"] = json!(["read:data.costs"]));
-    let sales = read_table("sales", Ok(()));
+    let sales = read_table("sales", Ok(None));
     assert_eq!(again(&narrower, &sales, Facts::Read), Ok(Err(Code::ScopeNotInPolicy)));
     let wider = Files::changed(|files| files.analyst["scope"] = json!(["read:data.sales", "read:data.payroll"]));
     let payroll = read_table("payroll", Err(Code::ScopeNotInPolicy));
-    assert_eq!(again(&wider, &payroll, Facts::Read), Ok(Ok(())));
+    assert_eq!(again(&wider, &payroll, Facts::Read), Ok(Ok(None)));
 
     // The service asks for something else now; and what matched no route then, matches one.
     let moved = Files::changed(|files| {
@@ -199,7 +199,7 @@ fn edited_files_decide_what_was_asked_then() {
         files.analyst["scope"] = json!(["read:data.sales"]);
     });
     assert_eq!(again(&moved, &sales, Facts::Read), Ok(Err(Code::ScopeNotGranted)));
-    assert_eq!(again(&moved, &sales, Facts::Recorded), Ok(Ok(())));
+    assert_eq!(again(&moved, &sales, Facts::Recorded), Ok(Ok(None)));
     let mut unknown = read_table("sales", Err(Code::RouteUnknown));
     unknown.facts = Some(RecordedFacts {
         method: Some("GET".into()),
@@ -212,14 +212,14 @@ fn edited_files_decide_what_was_asked_then() {
         let route = json!({"method": "GET", "path": "/v2/tables/{table}", "scope": "read:data.{table}"});
         files.warehouse["routes"].as_array_mut().unwrap().push(route);
     });
-    assert_eq!(again(&added, &unknown, Facts::Read), Ok(Ok(())));
+    assert_eq!(again(&added, &unknown, Facts::Read), Ok(Ok(None)));
 
     let gone = Files::changed(|files| {
         files.mcp["tools"] = json!({"bash": {}, "sql_query": {"scope": "read:data.{arguments./table}"}});
         files.analyst["tools"] = json!(["sql_query"]);
     });
     assert_eq!(
-        again(&gone, &call_tool("pandas", None, Ok(())), Facts::Read),
+        again(&gone, &call_tool("pandas", None, Ok(None)), Facts::Read),
         Ok(Err(Code::ToolNotOffered))
     );
 }
@@ -227,16 +227,16 @@ fn edited_files_decide_what_was_asked_then() {
 #[test]
 fn queries_and_arguments_are_taken_as_far_as_they_were_recorded() {
     let mesh = Files::new().mesh();
-    let mut rows = read_table("sales", Ok(()));
+    let mut rows = read_table("sales", Ok(None));
     rows.facts.as_mut().unwrap().path = Some("/v1/rows".into());
-    assert_eq!(again(&mesh, &rows, Facts::Read), Ok(Ok(())));
+    assert_eq!(again(&mesh, &rows, Facts::Read), Ok(Ok(None)));
     rows.facts.as_mut().unwrap().captures.clear();
     assert_eq!(again(&mesh, &rows, Facts::Read), Err(Unplayed::Unread));
     // A scope of arguments that nobody asked for then.
     let scoped =
         Files::changed(|files| files.mcp["tools"]["pandas"] = json!({"scope": "read:data.{arguments./table}"}));
     assert_eq!(
-        again(&scoped, &call_tool("pandas", None, Ok(())), Facts::Read),
+        again(&scoped, &call_tool("pandas", None, Ok(None)), Facts::Read),
         Err(Unplayed::Unread)
     );
 }
@@ -249,13 +249,13 @@ fn an_exempt_call_is_decided_again_without_a_token() {
         right: Some("exempt".into()),
         ..RecordedFacts::default()
     };
-    let mut scraped = decision("data/warehouse", Ok(()), facts);
+    let mut scraped = decision("data/warehouse", Ok(None), facts);
     (scraped.claims, scraped.agent_id) = (None, None);
     scraped.peer = Some("spiffe://cluster.local/ns/monitoring/sa/prometheus".into());
     let mesh = Files::new().mesh();
     let stricter = Files::changed(|files| files.warehouse["exempt"] = json!([]));
     for facts in [Facts::Recorded, Facts::Read] {
-        assert_eq!(again(&mesh, &scraped, facts), Ok(Ok(())), "{facts:?}");
+        assert_eq!(again(&mesh, &scraped, facts), Ok(Ok(None)), "{facts:?}");
     }
     assert_eq!(again(&stricter, &scraped, Facts::Read), Ok(Err(Code::RouteUnknown)));
 }
@@ -274,7 +274,7 @@ fn the_smallest_file_is_what_was_used() {
             right: Some("resources".into()),
             ..RecordedFacts::default()
         };
-        decision("tools/mcp", Ok(()), facts)
+        decision("tools/mcp", Ok(None), facts)
     };
     let used = |records: &[Record<'static>]| {
         let mut usage = Usage::new(&agent, &mesh);
@@ -292,7 +292,7 @@ fn the_smallest_file_is_what_was_used() {
     assert_eq!((calls, nothing.reaches.len(), nothing.scope.len()), (0, 0, 0));
     assert_eq!(nothing.forbidden_tools, ["bash"]);
 
-    let (calls, (smaller, removed)) = used(&[read_table("sales", Ok(())), read_table("sales", Ok(()))]);
+    let (calls, (smaller, removed)) = used(&[read_table("sales", Ok(None)), read_table("sales", Ok(None))]);
     let expected = AgentSpec {
         tools: vec![],
         resources: vec![],
@@ -317,15 +317,15 @@ fn the_smallest_file_is_what_was_used() {
     manifests.agents[0].spec = smaller;
     let shrunk = manifests.check("cluster.local").unwrap();
     assert_eq!(
-        again(&shrunk, &read_table("sales", Ok(())), Facts::Recorded),
-        Ok(Ok(()))
+        again(&shrunk, &read_table("sales", Ok(None)), Facts::Recorded),
+        Ok(Ok(None))
     );
 
     let all = [
-        read_table("costs", Ok(())),
-        read_table("sales", Ok(())),
-        call_tool("pandas", None, Ok(())),
-        call_tool("sql_query", Some("read:data.sales"), Ok(())),
+        read_table("costs", Ok(None)),
+        read_table("sales", Ok(None)),
+        call_tool("pandas", None, Ok(None)),
+        call_tool("sql_query", Some("read:data.sales"), Ok(None)),
         resource("memo://a", ""),
         resource("table://sales", "read:data.sales"),
     ];
@@ -388,21 +388,21 @@ fn a_decision_is_made_again_by_the_bundle_and_the_state_list_that_its_record_nam
     };
     let paused = Err(Code::AgentPaused);
     for (record, state, again) in [
-        (read_table("sales", Ok(())), "1.1", Ok(())),
+        (read_table("sales", Ok(None)), "1.1", Ok(None)),
         (read_table("sales", paused), "1.2", paused),
-        (read_table("sales", Ok(())), "1.2", paused),
-        (read_table("sales", paused), "1.1", Ok(())),
-        (read_table("payroll", Ok(())), "1.1", Err(Code::ScopeNotInPolicy)),
+        (read_table("sales", Ok(None)), "1.2", paused),
+        (read_table("sales", paused), "1.1", Ok(None)),
+        (read_table("payroll", Ok(None)), "1.1", Err(Code::ScopeNotInPolicy)),
     ] {
         let recorded = outcome(&record).unwrap();
         let replayed = kept.replay(&named(record, "1.1", state)).unwrap();
         assert_eq!((replayed.recorded, replayed.again), (recorded, again), "{state}");
     }
     for (bundle, state) in [("1.2", "1.1"), ("1.1", "1.3"), ("-", "1.1")] {
-        let record = named(read_table("sales", Ok(())), bundle, state);
+        let record = named(read_table("sales", Ok(None)), bundle, state);
         assert_eq!(kept.replay(&record), Err(Unplayed::NotKept), "{bundle} {state}");
     }
-    let mut others = named(read_table("sales", Ok(())), "1.1", "1.1");
+    let mut others = named(read_table("sales", Ok(None)), "1.1", "1.1");
     others.workload = Some(MCP.into());
     assert_eq!(kept.replay(&others), Err(Unplayed::Policy));
 }

@@ -2,6 +2,9 @@
 //!
 //! Every call is counted once: where it arrives. Of what the caller's own sidecar saw only denials count, since those never
 //! arrive anywhere. What came of a call is told by the side where it arrived, too, and is no second call.
+//!
+//! A call that went on in shadow counts as what it was, a call that went on: what it used is as surprising as ever, but that a
+//! rule would have denied it moves no score. Else shadow mode would stop agents after all, by pausing them.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +30,7 @@ pub enum Subject<'a> {
 /// ahead does not make time pass.
 pub fn read<'a>(record: &'a Record<'_>, received_ms: u64) -> Option<(Subject<'a>, Observation)> {
     let at_ms = record.time_ms.min(received_ms.saturating_add(SKEW_SECONDS * 1000));
-    let counts = record.code.is_none_or(is_behaviour);
+    let counts = record.verdict == Some(Outcome::Permit) || record.code.is_none_or(is_behaviour);
     match record.kind {
         Kind::Decision if counts => {
             let denied = match (record.verdict?, record.side?) {

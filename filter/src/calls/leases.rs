@@ -138,6 +138,7 @@ pub(super) fn question<'a>(token: &'a Verified, standing: &'a Standing, now: Mom
         // INVARIANT: a call is here only if its token is its peer's.
         peer: Some(&token.claims().sub),
         token: Some(&token.token),
+        flaw: None,
         bundle: &standing.bundle.bundle,
         state: &standing.state.list,
         seconds_since_poll: standing.state.seconds_since_poll(now.monotonic),

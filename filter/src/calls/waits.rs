@@ -85,7 +85,10 @@ impl Call {
         let own = |told: &&StoredCall| self.awaited.is_some_and(|own| told.is_of(own.seq, &own.hash));
         let told = told.filter(own).ok_or_else(unavailable)?;
         let Some(token) = &self.token else {
-            return Ok(());
+            return match &self.tokenless {
+                Some(agent) => decision::may_begin_tokenless(list.ok_or_else(unavailable)?, agent),
+                None => Ok(()),
+            };
         };
         let claims = token.claims();
         let answer = told.agent.as_ref().ok_or_else(unavailable)?;

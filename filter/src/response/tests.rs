@@ -332,3 +332,18 @@ fn tools_that_are_not_pinned_do_not_drift() {
     let (told, named) = lists(&host, &mut vm, PINNED);
     assert!(told.contains(PINNED) && named.is_null(), "{told} {named}");
 }
+
+#[test]
+fn a_service_in_shadow_tells_all_that_it_offers() {
+    let listed = LISTED.replace(r#"{"name":"sql"}"#, r#"{"name":"sql"},{"name":"shell"}"#);
+    for (mode, told) in [("enforce", TOLD), ("shadow", LISTED)] {
+        let host = FakeHost::inbound();
+        let mut vm = testing::vm_of_services(&host, &json!({"mode": mode}));
+        let mut session = permitted(&host, &mut vm, true, "tools/list");
+        host.set_response_headers(&[(":status", "200"), JSON]);
+        session.response_headers(&mut vm, &host, false);
+        host.set_body(Message::Response, listed.as_bytes());
+        assert_eq!(session.response_body(&host, listed.len(), true), Flow::Continue);
+        assert_eq!(host.response_body(), told, "{mode}");
+    }
+}

@@ -6,7 +6,6 @@ use authz::decision::{self, Question};
 use authz::denial::{Code, Denial};
 use authz::digest::Digest;
 use authz::request::{self, Extraction, Facts, Pending, RequestHead};
-use authz::token::VerifiedToken;
 
 use super::passage::Permitted;
 use super::{DECISION_KEY, Flow, HeldBody, Phase, Session, internal};
@@ -66,16 +65,7 @@ impl Session {
                 self.pass(vm, host, permit, reservation, None)
             }
             Extraction::NeedsBody(pending) => {
-                let token = self.known.token.clone();
-                decision::admit(
-                    &question(
-                        self.now,
-                        &standing,
-                        &connection,
-                        token.as_deref().map(|known| &known.token),
-                    ),
-                    pending.service(),
-                )?;
+                decision::admit(&self.question(&standing, &connection), pending.service())?;
                 bound::open(&self.known, host, &pairs)?;
                 headers::rewrite(&self.known, host, &pairs)?;
                 let reservation = self.reserve(vm)?;
@@ -123,8 +113,7 @@ impl Session {
     ) -> Result<Extraction, Denial> {
         let standing = self.known.standing()?.clone();
         let bundle = &standing.bundle.bundle;
-        let question = question(self.now, &standing, connection, None);
-        decision::available(&question)?;
+        decision::available(&self.question(&standing, connection))?;
         let head = RequestHead::parse(pairs)?;
         self.known.look_at(host, &head, connection, bundle);
         let extraction = request::extract(&head, connection.listener, bundle, end);
@@ -132,18 +121,21 @@ impl Session {
             self.known.note_target(&head);
         }
         if let Ok(Extraction::Ready(facts)) = &extraction
-            && decision::exempt(&question, facts)
+            && decision::exempt(&self.question(&standing, connection), facts)
         {
             return extraction;
         }
         if let Some(service) = self.known.service(bundle) {
             let token = match head.bearer(service) {
                 Ok(None) => Ok(None),
-                Ok(Some(compact)) => vm.verify(host, compact, &standing.bundle, question.now).map(Some),
+                Ok(Some(compact)) => vm.verify(host, compact, &standing.bundle, self.now.seconds()).map(Some),
                 Err(denial) => Err(denial),
             };
             match token {
-                Ok(token) => self.known.token = token,
+                Ok(token) => (self.known.token, self.known.flaw) = (token, None),
+                Err(flaw) if decision::may_wait(&flaw, service) => {
+                    (self.known.token, self.known.flaw) = (None, Some(flaw));
+                }
                 // What is wrong with the request comes first; the token only tells whose denial it is.
                 Err(denial) if extraction.is_ok() => return Err(denial),
                 Err(_) => {}
@@ -222,10 +214,9 @@ impl Session {
 
     pub(super) fn decide(&self, connection: &Connection, facts: &Facts) -> Result<Permitted, Denial> {
         let standing = self.known.standing()?;
-        let token = self.known.token.as_deref().map(|known| &known.token);
-        let question = question(self.now, standing, connection, token);
+        let question = self.question(standing, connection);
         let (service, permitted) = match decision::decide(&question, facts) {
-            Ok(permit) => (permit.service(), Permitted::from(permit)),
+            Ok(permit) => (permit.service(), Permitted::from(&permit)),
             Err(denial) if denial.code() == Code::AgentPaused => {
                 let held = decision::hold(&question, facts).ok_or(denial)?;
                 (Some(held.service()), Permitted::from(held))
@@ -251,22 +242,19 @@ impl Session {
                 )
             })
     }
-}
 
-fn question<'a>(
-    now: Moment,
-    standing: &'a Standing,
-    connection: &'a Connection,
-    token: Option<&'a VerifiedToken>,
-) -> Question<'a> {
-    Question {
-        now: now.seconds(),
-        side: connection.side(),
-        workload: &standing.workload,
-        peer: connection.peer.as_ref(),
-        token,
-        bundle: &standing.bundle.bundle,
-        state: &standing.state.list,
-        seconds_since_poll: standing.state.seconds_since_poll(now.monotonic),
+    /// What is to be decided by, of what is known by now.
+    fn question<'a>(&'a self, standing: &'a Standing, connection: &'a Connection) -> Question<'a> {
+        Question {
+            now: self.now.seconds(),
+            side: connection.side(),
+            workload: &standing.workload,
+            peer: connection.peer.as_ref(),
+            token: self.known.token.as_deref().map(|known| &known.token),
+            flaw: self.known.flaw.as_ref(),
+            bundle: &standing.bundle.bundle,
+            state: &standing.state.list,
+            seconds_since_poll: standing.state.seconds_since_poll(self.now.monotonic),
+        }
     }
 }

@@ -5,6 +5,7 @@ use authz::denial::Denial;
 
 use super::{DECISION_KEY, Flow, Phase, Session};
 use crate::host::Host;
+use crate::meters::Verdict;
 use crate::slots::Reservation;
 use crate::vm::Vm;
 
@@ -26,7 +27,7 @@ impl Session {
     ) -> Flow {
         self.phase = Phase::Denied;
         self.record_denial(vm, host, &denial, reservation);
-        vm.decided(self.known.side, Some(denial.code()));
+        vm.decided(self.known.side, Verdict::Deny(denial.code()));
         if let Some(call) = self.call.take() {
             vm.calls.end(self.context);
             if call.is_answered() {

@@ -6,6 +6,7 @@ use authz::audit::{Outcome, Record};
 use authz::decision::{Held, Permit};
 use authz::denial::{Code, Denial};
 use authz::digest::Hasher;
+use authz::identity::AgentId;
 use authz::policy::Service;
 use authz::request::Side;
 
@@ -13,6 +14,7 @@ use super::{DECISION_KEY, Flow, Phase, Session};
 use crate::calls::{Awaited, Call, Hold, Lease};
 use crate::events::Tail;
 use crate::host::{Host, Message};
+use crate::meters::Verdict;
 use crate::reading::Reading;
 use crate::response::{self, Listing};
 use crate::slots::Reservation;
@@ -43,6 +45,10 @@ pub(super) struct Permitted {
     cuts_on_expiry: bool,
     /// Whether it is one only for as long as its agent is active, which it is not: then it waits for that.
     held: bool,
+    /// What would have denied the call, if it goes on in shadow.
+    shadowed: Option<Code>,
+    /// The agent of a call that goes on without a token.
+    tokenless: Option<AgentId>,
 }
 
 impl Permitted {
@@ -51,13 +57,25 @@ impl Permitted {
             records_before: service.is_some_and(Service::records_before),
             cuts_on_expiry: service.is_some_and(Service::cuts_on_expiry),
             held,
+            shadowed: None,
+            tokenless: None,
         }
     }
 }
 
-impl From<Permit<'_>> for Permitted {
-    fn from(permit: Permit<'_>) -> Self {
-        Self::by(permit.service(), false)
+impl From<&Permit<'_>> for Permitted {
+    fn from(permit: &Permit<'_>) -> Self {
+        let permitted = Self::by(permit.service(), false);
+        match permit.shadowed() {
+            None => permitted,
+            // What a rule denies goes on only with its record stored, whatever the service asks for.
+            Some(shadowed) => Self {
+                records_before: true,
+                shadowed: Some(shadowed.denial().code()),
+                tokenless: permit.claims().is_none().then(|| shadowed.agent_id().clone()),
+                ..permitted
+            },
+        }
     }
 }
 
@@ -77,6 +95,8 @@ impl Session {
             records_before,
             cuts_on_expiry,
             held,
+            shadowed,
+            tokenless,
         }: Permitted,
         mut reservation: Reservation,
         held_bytes: Option<u64>,
@@ -98,8 +118,10 @@ impl Session {
                 "the audit record of this call cannot be stored before it goes on",
             ));
         }
+        self.known.shadowed = shadowed;
         let record = Record {
             verdict: Some(Outcome::Permit),
+            code: shadowed,
             ..self.known.decision(self.now)
         };
         let Some(sealed) = vm.records.write(host, &mut reservation, &record) else {
@@ -131,7 +153,7 @@ impl Session {
             tail: Tail::default(),
             reading: Reading::of(&self.known),
         });
-        let mut call = self.own_call(cuts);
+        let mut call = self.own_call(cuts).of_agent(tokenless);
         if waits {
             call = call.awaiting(awaited);
         }
@@ -141,7 +163,7 @@ impl Session {
         if waits || held {
             return Ok(self.wait(vm, host, passing, call));
         }
-        vm.decided(self.known.side, None);
+        vm.decided(self.known.side, Verdict::going_on(shadowed));
         self.watch(vm, call);
         self.phase = Phase::Passing(passing);
         Ok(Flow::Continue)
@@ -149,7 +171,7 @@ impl Session {
 
     /// Lets the VM end the call, should its agent be suspended or killed. What passes without a capability is no agent's.
     pub(super) fn watch(&mut self, vm: &mut Vm, call: Call) {
-        if self.known.token.is_some() {
+        if call.is_of_an_agent() {
             let call = Rc::new(call);
             vm.calls.begin(self.context, Rc::clone(&call));
             self.call = Some(call);

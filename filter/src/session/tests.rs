@@ -15,6 +15,7 @@ use crate::host::Message;
 use crate::testing::{self, AGENT, BUNDLE_KEY, FakeHost, MCP_PORT, NOW, OTHER_AGENT, SERVICE, bearer, get_table};
 
 mod gates;
+mod shadow;
 
 /// Posts a call of a tool up to its headers.
 fn post_tool(host: &FakeHost, vm: &mut Vm, flag: bool) -> (Session, Flow) {

@@ -15,6 +15,7 @@ use super::passage::Passing;
 use super::{Flow, Phase, Session, internal};
 use crate::calls::{Call, Wait};
 use crate::host::Host;
+use crate::meters::Verdict;
 use crate::vm::Vm;
 
 /// How the record of its end says that the application never saw it.
@@ -64,7 +65,7 @@ impl Session {
     fn let_go(&mut self, vm: &mut Vm) {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Denied) {
             Phase::Waiting(waiting) => {
-                vm.decided(self.known.side, None);
+                vm.decided(self.known.side, Verdict::going_on(self.known.shadowed));
                 Phase::Passing(waiting.passing)
             }
             other => other,
@@ -145,8 +146,8 @@ impl Session {
             // The caller has left.
             Wait::Waiting | Wait::Delivered => None,
         };
-        if code.is_some() {
-            vm.decided(self.known.side, code);
+        if let Some(code) = code {
+            vm.decided(self.known.side, Verdict::Deny(code));
         }
         let record = Record {
             code,

@@ -66,6 +66,8 @@ pub(super) struct Past {
     denied: u64,
     permitted: u64,
     otherwise: u64,
+    /// Going on then and now, in shadow for another reason, or once in shadow and once by right.
+    in_shadow: u64,
     groups: BTreeMap<Kind, Group>,
     /// Changes that are counted alone.
     over: u64,
@@ -75,8 +77,8 @@ pub(super) struct Past {
 /// Calls that are told in one line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Kind {
-    recorded: &'static str,
-    again: &'static str,
+    recorded: String,
+    again: String,
     agent_id: Option<String>,
     workload: Option<String>,
     side: &'static str,
@@ -111,8 +113,9 @@ impl Past {
             return;
         }
         match (replayed.recorded, replayed.again) {
-            (Ok(()), _) => self.denied += 1,
-            (Err(_), Ok(())) => self.permitted += 1,
+            (Ok(_), Ok(_)) => self.in_shadow += 1,
+            (Ok(_), Err(_)) => self.denied += 1,
+            (Err(_), Ok(_)) => self.permitted += 1,
             (Err(_), Err(_)) => self.otherwise += 1,
         }
         let kind = Kind::of(record, replayed);
@@ -136,7 +139,7 @@ impl Past {
 
     /// How many decisions came out otherwise.
     pub(super) fn changed(&self) -> u64 {
-        self.denied + self.permitted + self.otherwise
+        self.denied + self.permitted + self.otherwise + self.in_shadow
     }
 
     /// How many calls were permitted then and would be denied now.
@@ -159,6 +162,7 @@ impl Past {
             ("permitted then and denied now", self.denied),
             ("denied then and permitted now", self.permitted),
             ("denied for another reason", self.otherwise),
+            ("going on then and now, but not both by right", self.in_shadow),
         ] {
             if number > 0 {
                 let _ = write!(text, ", {}", printer.bad(format!("{number} {label}")));
@@ -189,6 +193,7 @@ impl Past {
             "now_denied": self.denied,
             "now_permitted": self.permitted,
             "denied_otherwise": self.otherwise,
+            "differing_in_shadow": self.in_shadow,
             "not_replayed": unplayed.collect::<serde_json::Map<_, _>>(),
             "changes": changes.collect::<Vec<_>>(),
             "changes_not_listed": self.over,
@@ -237,22 +242,23 @@ impl Kind {
             of(&self.service),
             printable(&self.asked).replace(['\n', '\t'], "\u{fffd}"),
             self.recorded,
-            printer.bad(self.again),
+            printer.bad(&self.again),
             group.line,
             of(&group.call),
         );
     }
 }
 
-fn word(verdict: Verdict) -> &'static str {
+fn word(verdict: Verdict) -> String {
     match verdict {
-        Ok(()) => "permit",
-        Err(code) => code.as_str(),
+        Ok(None) => "permit".to_owned(),
+        Ok(Some(code)) => format!("shadow:{code}"),
+        Err(code) => code.to_string(),
     }
 }
 
 /// What a request asked for, in as few words as tell it from others.
-fn asked(facts: &RecordedFacts<'_>) -> String {
+pub(super) fn asked(facts: &RecordedFacts<'_>) -> String {
     if let Some(tool) = &facts.tool {
         return format!("tool {tool}");
     }

@@ -121,6 +121,7 @@ impl Written {
             workload: &identity(record.workload.as_deref()),
             peer: Some(&identity(record.peer.as_deref())),
             token: Some(&token),
+            flaw: None,
             bundle: &bundle,
             state: &state,
             seconds_since_poll: 0,

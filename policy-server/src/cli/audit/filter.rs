@@ -21,6 +21,9 @@ pub(super) struct Filter {
     /// With this denial's code
     #[arg(long, value_name = "CODE")]
     code: Option<String>,
+    /// Of calls that went on in shadow, each with the code of what would have denied it
+    #[arg(long)]
+    shadow: bool,
     /// From or about this workload or peer, by SPIFFE ID
     #[arg(long, value_name = "SPIFFE_ID")]
     workload: Option<String>,
@@ -47,6 +50,7 @@ impl Filter {
             && is(&self.txn, record.txn.as_deref())
             && is(&self.service, record.service.as_deref())
             && is(&self.code, record.code.map(|code| code.as_str()))
+            && (!self.shadow || record.is_in_shadow())
             && workload
             && self.since.is_none_or(|since| seconds >= since)
             && self.until.is_none_or(|until| seconds < until)

@@ -33,7 +33,14 @@ fn outcome(record: &Record<'_>) -> Vec<String> {
         let what = facts.tool.as_deref().map(|tool| format!("tool {tool}"));
         words.extend(what.or_else(|| Some(format!("{} {}", method?, path?))));
     }
-    words.extend(record.verdict.map(|verdict| verdict.as_str().to_owned()));
+    let in_shadow = record.is_in_shadow();
+    words.extend(
+        record
+            .verdict
+            .filter(|_| !in_shadow)
+            .map(|verdict| verdict.as_str().to_owned()),
+    );
+    words.extend(in_shadow.then(|| "permit in shadow".to_owned()));
     words.extend(record.code.map(|code| code.as_str().to_owned()));
     if record.kind == Kind::Completion {
         words.extend(record.status.map(|status| status.to_string()));

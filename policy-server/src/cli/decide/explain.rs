@@ -56,12 +56,13 @@ fn render_permit(verdict: &Verdict, printer: &Printer) -> String {
 
 fn render_denial(explained: &Explained<'_>, printer: &Printer) -> String {
     let verdict = explained.verdict;
-    let mut text = format!(
-        "{}: {} ({})",
-        printer.bad("deny"),
-        printer.strong(verdict.code),
-        verdict.status
-    );
+    let mut text = if verdict.verdict == "permit" {
+        let word = printer.good("permit");
+        format!("{word} in shadow; enforcing would deny: {}", printer.strong(verdict.code))
+    } else {
+        let (word, code) = (printer.bad("deny"), printer.strong(verdict.code));
+        format!("{word}: {code} ({})", verdict.status)
+    };
     let mut line = |label: &str, value: Option<&str>| {
         if let Some(value) = value {
             let _ = write!(text, "\n  {label:<8}{}", printable(value));

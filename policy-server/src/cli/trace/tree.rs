@@ -135,6 +135,7 @@ impl Tree<'_> {
         match call.attempts.iter().find_map(|attempt| attempt.ended.as_ref()) {
             Some(ended) => {
                 let mut words = vec![self.printer.good("permit").to_string()];
+                words.extend(shadowed(call).map(|code| self.printer.bad(format!("in shadow: {code}")).to_string()));
                 words.extend(ended.status.map(|status| status.to_string()));
                 let end = ended.end.clone().filter(|end| end != "complete");
                 words.extend(end.map(|end| self.printer.bad(end).to_string()));
@@ -214,6 +215,15 @@ fn asked(asked: &Asked) -> String {
     }
     let method = asked.method.as_deref().unwrap_or("-");
     format!("{method} {}", asked.path.as_deref().unwrap_or("-"))
+}
+
+/// What would have denied a call that went on in shadow.
+fn shadowed(call: &Call) -> Option<&str> {
+    let mut permits = call
+        .attempts
+        .iter()
+        .filter(|attempt| attempt.verdict.as_deref() == Some("permit"));
+    permits.find_map(|attempt| attempt.code.as_deref())
 }
 
 fn is_denied(call: &Call) -> bool {

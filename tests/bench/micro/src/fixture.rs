@@ -92,6 +92,7 @@ impl Stand {
             workload: &self.workload,
             peer: Some(peer),
             token: Some(&self.token),
+            flaw: None,
             bundle: &self.bundle,
             state: &self.state,
             seconds_since_poll: 5,

@@ -14,6 +14,7 @@ mod output;
 mod past;
 mod pin;
 mod render;
+mod report;
 mod review;
 mod revoke;
 mod serve;
@@ -79,6 +80,9 @@ enum Command {
     Check(check::Check),
     /// Pin what a service tells of its tools
     Pin(pin::Pin),
+    /// List what a log tells a person who has to decide something
+    #[command(subcommand)]
+    Report(report::Report),
     /// Propose the smallest file of an agent that explains a log
     Shrink(shrink::Shrink),
     /// Write the NetworkPolicies and Istio policies that agent and service files stand for
@@ -206,6 +210,7 @@ fn dispatch(command: Command, printer: &mut Printer) -> Result<Outcome, Error> {
         Command::State(state) => state.run(printer)?,
         Command::Check(check) => check.run(printer)?,
         Command::Pin(pin) => pin.run(printer)?,
+        Command::Report(report) => report.run(printer)?,
         Command::Shrink(shrink) => shrink.run(printer)?,
         Command::Render(render) => render.run(printer)?,
         Command::Decide(decide) => decide.run(printer)?,

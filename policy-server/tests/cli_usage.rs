@@ -39,6 +39,8 @@ const COMMANDS: &[&[&str]] = &[
     &["state"],
     &["state", "new-epoch"],
     &["check"],
+    &["report"],
+    &["report", "shadow"],
     &["shrink"],
     &["pin"],
     &["render"],
@@ -62,7 +64,7 @@ fn every_command_has_help_with_examples() {
                 !run.stdout.contains('\x1b'),
                 "{command:?} is coloured without a terminal"
             );
-            if ![["keys"], ["audit"], ["agent"], ["state"]]
+            if ![["keys"], ["audit"], ["agent"], ["state"], ["report"]]
                 .iter()
                 .any(|group| command == group)
             {
@@ -102,6 +104,8 @@ fn wrong_usage_exits_with_2_and_says_why_on_the_standard_error() {
         &["audit", "replay", "--policy", "a"],
         &["audit", "replay", "log.jsonl", "--data", "a", "--policy", "b"],
         &["shrink", "analyst-7", "policy"],
+        &["report", "shadow"],
+        &["report", "shadow", "log.jsonl", "--data", "a"],
         &["trace", "--unix", "s"],
         &["revoke", "--reason", "why", "--unix", "s"],
         &["revoke", "--jti", "j", "--txn", "t", "--reason", "why", "--unix", "s"],

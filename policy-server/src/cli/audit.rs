@@ -19,6 +19,9 @@ use std::path::{Path, PathBuf};
 
 use authz::log::note::{self, NoteKey};
 
+pub(super) use filter::Filter;
+pub(super) use remote::{Remote, verified};
+
 use super::output::Printer;
 use super::server::{Refusal, ServerError};
 use super::{Error, Outcome};

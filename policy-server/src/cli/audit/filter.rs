@@ -5,7 +5,7 @@ use authz::audit::Record;
 /// All that is given must hold of a record.
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Which records")]
-pub(super) struct Filter {
+pub(in crate::cli) struct Filter {
     /// Of this agent
     #[arg(long, value_name = "AGENT")]
     agent: Option<String>,
@@ -36,7 +36,7 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    pub(super) fn takes(&self, record: &Record<'_>) -> bool {
+    pub(in crate::cli) fn takes(&self, record: &Record<'_>) -> bool {
         let is =
             |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|wanted| found == Some(wanted));
         let workload = self.workload.as_deref().is_none_or(|wanted| {

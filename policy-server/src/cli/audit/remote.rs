@@ -14,11 +14,11 @@ use crate::cli::server::{Server, Session};
 const MAX_BUNDLE_BYTES: usize = 256 * (tile::MAX_ENTRY_BYTES + 2);
 
 /// A checkpoint of a server, as it came: believed only where that is said.
-pub(super) struct Told {
+pub(in crate::cli) struct Told {
     /// The log's name.
     pub(super) origin: String,
     /// How many records it signs.
-    pub(super) size: u64,
+    pub(in crate::cli) size: u64,
     /// The note.
     pub(super) note: String,
 }
@@ -34,18 +34,18 @@ impl Told {
 }
 
 /// The log of a server.
-pub(super) struct Remote {
+pub(in crate::cli) struct Remote {
     session: Session,
 }
 
 impl Remote {
-    pub(super) fn of(server: &Server) -> Result<Self, AuditError> {
+    pub(in crate::cli) fn of(server: &Server) -> Result<Self, AuditError> {
         let session = server.session()?;
         Ok(Self { session })
     }
 
     /// The newest checkpoint.
-    pub(super) async fn checkpoint(&self) -> Result<Told, AuditError> {
+    pub(in crate::cli) async fn checkpoint(&self) -> Result<Told, AuditError> {
         let note = String::from_utf8(self.get("/v1/log/checkpoint").await?).ok();
         note.and_then(Told::read)
             .ok_or(AuditError::Log("its checkpoint is none"))
@@ -105,7 +105,7 @@ impl Remote {
     }
 
     /// The records of a bundle, in a log of so many, as lines.
-    pub(super) async fn records(&self, index: u64, size: u64) -> Result<Vec<Vec<u8>>, AuditError> {
+    pub(in crate::cli) async fn records(&self, index: u64, size: u64) -> Result<Vec<Vec<u8>>, AuditError> {
         let width = size.saturating_sub(index.saturating_mul(WIDTH)).min(WIDTH);
         let content = Content::Entries;
         let path = Path { content, index, width };
@@ -157,6 +157,6 @@ impl Remote {
 }
 
 /// Reads a record that a server sent.
-pub(super) fn verified(line: &[u8]) -> Result<Verified<'_>, AuditError> {
+pub(in crate::cli) fn verified(line: &[u8]) -> Result<Verified<'_>, AuditError> {
     audit::verify_line(line).map_err(|_| AuditError::Log("a record of it is none"))
 }

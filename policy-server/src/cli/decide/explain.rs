@@ -58,7 +58,10 @@ fn render_denial(explained: &Explained<'_>, printer: &Printer) -> String {
     let verdict = explained.verdict;
     let mut text = if verdict.verdict == "permit" {
         let word = printer.good("permit");
-        format!("{word} in shadow; enforcing would deny: {}", printer.strong(verdict.code))
+        format!(
+            "{word} in shadow; enforcing would deny: {}",
+            printer.strong(verdict.code)
+        )
     } else {
         let (word, code) = (printer.bad("deny"), printer.strong(verdict.code));
         format!("{word}: {code} ({})", verdict.status)

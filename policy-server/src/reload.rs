@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use authz::manifest::Mesh;
+use authz::policy::Mode;
 use tokio::sync::watch;
 
 use crate::app::{App, PolicyStatus};
@@ -81,6 +82,9 @@ pub(crate) fn settle(app: &App, loaded: Result<Mesh, Vec<String>>, source: &dyn 
         Ok(mesh) => {
             let (agents, services) = (mesh.agents().len(), mesh.services().len());
             tracing::info!(agents, services, %source, "policy in force");
+            for service in mesh.services().iter().filter(|service| service.mode == Mode::Shadow) {
+                tracing::warn!(service = %service.id, "in shadow: what its rules deny goes on and is recorded");
+            }
             app.metrics.reload("ok");
             app.metrics.policy_agents.set(agents.try_into().unwrap_or(i64::MAX));
             app.metrics.policy_services.set(services.try_into().unwrap_or(i64::MAX));

@@ -64,6 +64,17 @@ fn a_good_folder_passes() {
 }
 
 #[test]
+fn services_in_shadow_are_named() {
+    let folder = folder_with("warehouse.yaml", "protocol: http", "protocol: http\n  mode: shadow");
+    let run = ostiary(folder.path(), &["check", "."]);
+    let told = "\nin shadow: data/warehouse does not enforce";
+    assert!(run.code == 0 && run.stdout.contains(told), "{}", run.stdout);
+    let run = ostiary(folder.path(), &["--output", "json", "check", "."]);
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(report["in_shadow"], serde_json::json!(["data/warehouse"]));
+}
+
+#[test]
 fn the_policy_of_the_mini_mesh_passes() {
     let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/mesh/policy");
     let run = ostiary(&policy, &["check", "."]);

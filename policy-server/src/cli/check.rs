@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use authz::manifest::Mesh;
+use authz::policy::Mode;
 use authz::replay::{self, Facts, Policy};
 use serde::Serialize;
 use serde_json::Value;
@@ -86,6 +87,8 @@ struct Report<'a> {
     files: usize,
     agents: usize,
     services: usize,
+    /// Services whose calls go on whatever rule denies them.
+    in_shadow: Vec<&'a str>,
     /// Whether the rules that several files obey together were checked too.
     complete: bool,
     diagnostics: &'a [Diagnostic],
@@ -127,6 +130,7 @@ impl Check {
             files: loaded.files,
             agents: loaded.manifests.agents.len(),
             services: loaded.manifests.services.len(),
+            in_shadow: loaded.mesh.as_ref().map(in_shadow).unwrap_or_default(),
             complete: diagnostics.is_none_or(Diagnostics::complete),
             diagnostics: diagnostics.map(Diagnostics::list).unwrap_or_default(),
             against_log: past.as_ref().map(Past::value),
@@ -161,6 +165,12 @@ impl Check {
     }
 }
 
+fn in_shadow(mesh: &Mesh) -> Vec<&str> {
+    let services = mesh.services().iter();
+    let in_shadow = services.filter(|service| service.mode == Mode::Shadow);
+    in_shadow.map(|service| service.id.as_str()).collect()
+}
+
 fn render(report: &Report<'_>, printer: &Printer) -> String {
     let mut text = places(report.diagnostics, printer);
     let files = count(report.files, "file");
@@ -174,6 +184,14 @@ fn render(report: &Report<'_>, printer: &Printer) -> String {
             printer.bad(count(report.diagnostics.len(), "mistake"))
         )
     };
+    for service in &report.in_shadow {
+        let word = printer.bad("in shadow:");
+        let _ = write!(
+            text,
+            "\n{word} {} does not enforce; what its rules deny goes on and is recorded (`ostiary report shadow`)",
+            printable(service)
+        );
+    }
     if !report.complete {
         text.push_str("\nnames and rights across files are checked once these are mended");
     }

@@ -341,6 +341,16 @@ fn the_denials_page_has_every_code_with_its_status_and_title() {
 }
 
 #[test]
+fn the_denials_page_has_what_goes_on_in_shadow() {
+    let page = read("docs/denials.md");
+    let list = page.split("<!-- shadowed -->").nth(1).unwrap();
+    let list = list.split("<!-- end -->").next().unwrap();
+    let listed: Vec<_> = list.split('`').skip(1).step_by(2).collect();
+    let shadowed = Code::ALL.iter().filter(|code| authz::decision::is_shadowed(**code));
+    assert_eq!(listed, shadowed.map(|code| code.as_str()).collect::<Vec<_>>());
+}
+
+#[test]
 fn the_formats_page_has_every_field_of_a_record() {
     let page = read("docs/formats.md");
     let canonical = fields("authz/src/audit.rs", "Record<'a>", false);

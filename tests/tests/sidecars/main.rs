@@ -21,6 +21,7 @@ mod pages;
 mod recorded_first;
 mod rotation;
 mod sessions;
+mod shadow;
 mod story;
 mod traps;
 mod witnesses;

@@ -30,8 +30,15 @@ fn a_digest_is_that_of_the_canonical_form() {
 }
 
 #[test]
+fn only_a_report_goes_without_saying() {
+    assert!(OnDrift::Report.is_default());
+    assert!(!OnDrift::Deny.is_default());
+}
+
+#[test]
 fn a_digest_has_one_spelling() {
     let text = digest("{}");
+    assert_eq!(String::from(text.parse::<DefinitionDigest>().unwrap()), text);
     assert_eq!(text.parse::<DefinitionDigest>().unwrap().to_string(), text);
     let digits = text.strip_prefix("sha256:").unwrap();
     for bad in [
@@ -73,7 +80,11 @@ fn what_drifts_stays_denied_for_as_long_as_it_is_pinned_to_the_same() {
             name: tool.clone(),
             scope: None,
         };
-        world.ask(|q| drifts.check(server(q), &right).is_err())
+        let denial = world.ask(|q| drifts.check(server(q), &right).err());
+        denial.is_some_and(|denial| {
+            assert_eq!(denial.needed().unwrap().tool.as_deref(), Some(tool.as_str()));
+            true
+        })
     };
     let note = |drifts: &mut Drifts, world: &World, tool: &ToolName, differs: bool| {
         world.ask(|q| drifts.note(q.bundle, server(q), [(tool, differs)]));

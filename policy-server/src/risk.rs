@@ -283,6 +283,7 @@ impl Scorer {
                 changes
             }
         };
+        let forgave = !touched.is_empty();
         let changes = self.changes.insert(changes);
         let records = app.recent.after(app.store(), at, RECORDS).await?;
         let mut batch = Batch {
@@ -299,6 +300,10 @@ impl Scorer {
         let reached = records.last().map_or(at, |record| record.position);
         self.unsaved.append(&mut touched);
         self.position = Some(reached);
+        if forgave {
+            // After a crash, what was forgiven would be scored again behind the forgiveness.
+            self.save(app).await?;
+        }
         app.risk.progress.send_replace(Progress::Through(reached));
         let save_every = if records.is_empty() { IDLE } else { SAVE_EVERY };
         if self.saved.is_none_or(|(_, at)| at.elapsed() >= save_every) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use authz::audit::{Kind, Outcome, Record, RecordedFacts};
 use authz::denial::Code;
 use authz::request::Side;
+use authz::risk::Settings;
 use axum::body::Body;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
@@ -69,7 +70,6 @@ async fn a_hijacked_agent_is_stopped_with_reasons_and_a_person_lets_it_go_on() {
     let server = Server::start(&place).await;
     let mut mcp = Sidecar::start(&server, 1, MCP).await;
     mcp.post(&server, &hijack("analyst-7", Side::Inbound)).await;
-    // The change is stored before the score is shown.
     let stopped = wait_for(&server, "analyst-7", |agent| {
         agent["state"] != "active" && agent["score"].as_u64() >= Some(70)
     })
@@ -99,6 +99,21 @@ async fn a_hijacked_agent_is_stopped_with_reasons_and_a_person_lets_it_go_on() {
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
     let forgiven = wait_for(&server, "analyst-7", |agent| agent["score"] == 0).await;
     assert_eq!((&forgiven["state"], &forgiven["score"]), (&json!("active"), &json!(0)));
+
+    // No crash has what was forgiven count again: it is stored long before it would be while records come.
+    let stored = async || {
+        let profiles = server.app.store().scored().await.unwrap().profiles;
+        let (_, profile) = profiles.into_iter().find(|(agent, _)| agent.as_str() == "analyst-7")?;
+        Some(profile.score(NOW * 1000, &Settings::default()))
+    };
+    for _ in 0..200 {
+        if stored().await == Some(0) {
+            break;
+        }
+        mcp.post(&server, &hijack("writer-2", Side::Inbound)[..1]).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(stored().await, Some(0));
     server.stop().await;
 }
 

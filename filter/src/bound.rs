@@ -4,10 +4,9 @@
 //! The caller's sidecar hands them on as they are: it has no key. A policy server that tells none does not know of sessions,
 //! and then they go on as they come.
 
-use authz::denial::{Code, Denial};
-use authz::policy::{Bundle, Protocol};
-use authz::request::Side;
-use authz::session::{SESSION_HEADER, SessionKeys};
+use authz::denial::Denial;
+use authz::policy::Bundle;
+use authz::session::{self, SESSION_HEADER, Sealed, SessionKeys};
 
 use crate::host::{HeaderPair, Host, Message};
 use crate::known::Known;
@@ -30,23 +29,10 @@ pub(crate) fn open(known: &Known, host: &impl Host, pairs: &[HeaderPair]) -> Res
 ///
 /// As [`open`].
 pub(crate) fn opened<'p>(known: &Known, pairs: &'p [HeaderPair]) -> Result<Option<&'p str>, Denial> {
-    let Some((_, sealed)) = pairs.iter().find(|(name, _)| name == SESSION_HEADER) else {
-        return Ok(None);
-    };
+    let shown = pairs.iter().find(|(name, _)| name == SESSION_HEADER);
     let bundle = &known.standing()?.bundle.bundle;
-    let Some(keys) = keys(known, bundle) else {
-        return Ok(None);
-    };
-    known
-        .holder()
-        .and_then(|holder| keys.open(&holder, sealed))
-        .map(Some)
-        .ok_or_else(|| {
-            Denial::new(
-                Code::SessionMismatch,
-                "this caller has no session of this id in this operation: open one",
-            )
-        })
+    let shown = shown.map(|(_, id)| id.as_slice());
+    session::opened(keys(known, bundle), known.holder().as_ref(), shown)
 }
 
 /// Seals the id that an answer of the service gives. One that cannot be sealed is left out: nobody could go on with it.
@@ -60,7 +46,9 @@ pub(crate) fn seal(known: &Known, host: &impl Host) {
     };
     let headers = host.response_headers().unwrap_or_default();
     let is_alone = headers.iter().filter(|(name, _)| name == SESSION_HEADER).count() == 1;
-    let sealed = known.holder().and_then(|holder| keys.seal(&holder, &id));
+    let sealed = known
+        .holder()
+        .and_then(|holder| keys.seal(Sealed::Session, &holder, &id));
     match sealed.filter(|_| is_alone) {
         Some(sealed) => host.set_response_header(SESSION_HEADER, &sealed),
         None => {
@@ -72,9 +60,7 @@ pub(crate) fn seal(known: &Known, host: &impl Host) {
 
 /// The keys, where sessions are bound.
 fn keys<'b>(known: &Known, bundle: &'b Bundle) -> Option<&'b SessionKeys> {
-    let is_mcp = known.service(bundle)?.protocol() == Protocol::Mcp;
-    let keys = bundle.session_keys();
-    (is_mcp && known.side == Some(Side::Inbound) && !keys.is_empty()).then_some(keys)
+    session::binding(bundle, known.service(bundle)?, known.side?)
 }
 
 #[cfg(test)]

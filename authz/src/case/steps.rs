@@ -5,8 +5,9 @@ use crate::decision::{self, Question};
 use crate::denial::{Code, Denial};
 use crate::identity::{ServiceId, SpiffeId};
 use crate::jws::ExternalVerifier;
-use crate::policy::Bundle;
+use crate::policy::{Bundle, Service};
 use crate::request::{Extraction, Facts, Listener, RequestHead, Side, extract};
+use crate::session::{self, Holder, SESSION_HEADER};
 use crate::state::StateList;
 use crate::token::{TokenError, UnverifiedToken, VerifiedToken};
 
@@ -43,13 +44,17 @@ impl Steps<'_> {
             Extraction::Ready(facts) => {
                 trail.right = Some(facts.right.clone());
                 let token = self.token(&head, &question(None), &facts, trail)?;
-                decision::decide(&question(token.as_ref()), &facts).map(|_| ())
+                let permit = decision::decide(&question(token.as_ref()), &facts)?;
+                permit
+                    .service()
+                    .map_or(Ok(()), |service| self.check_session(&head, service, token.as_ref()))
             }
             Extraction::NeedsBody(pending) => {
                 let service = pending.service().clone();
                 let token = self.verify(&head, &service, trail)?;
                 let question = question(token.as_ref());
                 decision::admit(&question, &service)?;
+                self.check_session(&head, self.service(&service)?, token.as_ref())?;
                 let facts = pending.finish(self.bundle, body)?;
                 trail.right = Some(facts.right.clone());
                 decision::decide(&question, &facts).map(|_| ())
@@ -79,23 +84,40 @@ impl Steps<'_> {
         }
     }
 
+    /// Whether the session that the request shows is its caller's, where sessions are bound.
+    fn check_session(
+        &self,
+        head: &RequestHead<'_>,
+        service: &Service,
+        token: Option<&VerifiedToken>,
+    ) -> Result<(), Denial> {
+        let keys = session::binding(self.bundle, service, self.case.side);
+        let holder = token.map(|token| Holder {
+            service: service.id(),
+            claims: token.claims(),
+        });
+        session::opened(keys, holder.as_ref(), head.header(SESSION_HEADER)).map(|_| ())
+    }
+
     fn verify(
         &self,
         head: &RequestHead<'_>,
         service: &ServiceId,
         trail: &mut Trail,
     ) -> Result<Option<VerifiedToken>, Denial> {
-        let service = self
-            .bundle
-            .service_with_id(service)
-            .and_then(|index| self.bundle.service(index));
-        let service = service.ok_or_else(|| Denial::new(Code::InternalError, "the service has no entry"))?;
-        let Some(compact) = head.bearer(service)? else {
+        let Some(compact) = head.bearer(self.service(service)?)? else {
             return Ok(None);
         };
         let token = self.verify_compact(compact).map_err(|error| Denial::from(&error))?;
         trail.agent_id = Some(token.claims().agent_id.clone());
         Ok(Some(token))
+    }
+
+    fn service(&self, id: &ServiceId) -> Result<&Service, Denial> {
+        self.bundle
+            .service_with_id(id)
+            .and_then(|index| self.bundle.service(index))
+            .ok_or_else(|| Denial::new(Code::InternalError, "the service has no entry"))
     }
 
     fn verify_compact(&self, compact: &str) -> Result<VerifiedToken, TokenError> {

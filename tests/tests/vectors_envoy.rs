@@ -344,6 +344,11 @@ fn passed(answer: &Answer, seen: &[Seen], request: &Written, recipe: &Recipe, no
     if seen.body != request.body {
         return Err("the application was sent another body".into());
     }
+    let of_session = |(name, _): &&(String, String)| name == "mcp-session-id";
+    let ids = seen.headers.iter().filter(of_session).map(|(_, id)| id.clone());
+    if let Some(id) = recipe.session_id() {
+        same(ids.collect(), vec![id])?;
+    }
     let token = recipe.token(now);
     let shown = seen.headers.iter().any(|(_, value)| value.contains(&token));
     match recipe.side == "inbound" && shown {

@@ -38,6 +38,8 @@ pub struct Recipe {
     #[serde(default)]
     state: Map<String, Value>,
     token: Jws,
+    /// The session that the request shows, and what it was sealed for.
+    session: Option<Session>,
     request: Request,
     /// What is sent instead, but for `{token}` in headers, byte for byte.
     #[serde(skip)]
@@ -75,6 +77,22 @@ struct Jws {
     #[serde(default = "claims_alone")]
     payload: String,
     compact: String,
+}
+
+/// The id of a session, to be sealed for whoever this says has opened it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Session {
+    /// The names of the keys that the service's workload is told; the first seals.
+    keys: Vec<String>,
+    /// The key that did seal, if it was another.
+    key: Option<String>,
+    service: String,
+    sub: String,
+    agent_id: String,
+    operation_id: String,
+    /// As the service gave it.
+    id: Value,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -173,6 +191,8 @@ impl Recipe {
             expand(text, |name| match name {
                 "token" => Some(token.clone()),
                 "json" => Some(json_text.clone()),
+                "session" => self.session.as_ref().map(Session::sealed),
+                "seal" => self.session.as_ref().map(Session::seal),
                 _ => match name.strip_prefix("json:") {
                     Some(pointer) => json.as_ref()?.pointer(pointer)?.as_str().map(str::to_owned),
                     None => nested(name),
@@ -219,8 +239,12 @@ impl Recipe {
     /// The same for recipes that one policy and one state list serve.
     pub fn policy_key(&self) -> String {
         format!(
-            "{:?} {:?} {:?} {:?}",
-            self.policy, self.states, self.not_before, self.revoked
+            "{:?} {:?} {:?} {:?} {:?}",
+            self.policy,
+            self.states,
+            self.not_before,
+            self.revoked,
+            self.session.as_ref().map(|session| &session.keys)
         )
     }
 
@@ -257,7 +281,18 @@ impl Recipe {
             .manifests()
             .check(&self.trust_domain)
             .unwrap_or_else(|problems| panic!("{problems:?}"));
-        serde_json::to_value(mesh.compile(&of(&self.workload), header)).unwrap()
+        let mut claims = serde_json::to_value(mesh.compile(&of(&self.workload), header)).unwrap();
+        if let Some(session) = self.session.as_ref().filter(|session| !session.keys.is_empty()) {
+            let keys = session.keys.iter().map(|name| URL_SAFE_NO_PAD.encode(keys::seed(name)));
+            claims["session_keys"] = keys.collect();
+        }
+        claims
+    }
+
+    /// The id of the session as the service is to see it, where it is sealed.
+    pub fn session_id(&self) -> Option<String> {
+        let session = self.session.as_ref().filter(|session| !session.keys.is_empty())?;
+        Some(session.id())
     }
 
     /// The states of agents and what was revoked, as the `version`th list.
@@ -278,6 +313,28 @@ impl Recipe {
             "not_before": at(&self.not_before),
             "revoked": at(&self.revoked),
         })
+    }
+}
+
+impl Session {
+    fn id(&self) -> String {
+        expand_values(&self.id).as_str().unwrap().to_owned()
+    }
+
+    /// As its holder shows it.
+    fn sealed(&self) -> String {
+        format!("{}.{}", self.seal(), self.id())
+    }
+
+    /// By docs/formats.md, without the code under test.
+    fn seal(&self) -> String {
+        let key = self.key.as_ref().or(self.keys.first()).unwrap();
+        let mut sealed = b"ostiary mcp session 1".to_vec();
+        for part in [&self.service, &self.sub, &self.agent_id, &self.operation_id, &self.id()] {
+            sealed.extend((part.len() as u64).to_be_bytes());
+            sealed.extend(part.as_bytes());
+        }
+        URL_SAFE_NO_PAD.encode(&keys::hmac_sha256(&keys::seed(key), &sealed)[..16])
     }
 }
 

@@ -21,7 +21,7 @@ use sha2::Sha256;
 use crate::claims::Claims;
 use crate::denial::{Code, Denial};
 use crate::identity::ServiceId;
-use crate::policy::{Bundle, Protocol, Service};
+use crate::policy::{Bundle, Protocol, Service, Tasks};
 use crate::request::Side;
 
 /// The header that carries the id of a session.
@@ -194,6 +194,12 @@ impl SessionKeys {
 pub fn binding<'b>(bundle: &'b Bundle, service: &Service, side: Side) -> Option<&'b SessionKeys> {
     let keys = bundle.session_keys();
     (side == Side::Inbound && service.protocol() == Protocol::Mcp && !keys.is_empty()).then_some(keys)
+}
+
+/// The same for tasks and contexts, which are bound where the service's file says so. There may be no key, which opens none.
+#[must_use]
+pub fn task_binding<'b>(bundle: &'b Bundle, service: &Service, side: Side) -> Option<&'b SessionKeys> {
+    (side == Side::Inbound && service.tasks() == Tasks::Bound).then(|| bundle.session_keys())
 }
 
 /// The id as the service gave it, which is what goes on, if the caller shows one and it is bound here.

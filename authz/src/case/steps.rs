@@ -6,6 +6,7 @@ use crate::denial::{Code, Denial};
 use crate::identity::{ServiceId, SpiffeId};
 use crate::jws::ExternalVerifier;
 use crate::policy::{Bundle, Service};
+use crate::protocol::tasks::{self, Binding};
 use crate::request::{Extraction, Facts, Listener, RequestHead, Side, extract};
 use crate::session::{self, Holder, SESSION_HEADER};
 use crate::state::StateList;
@@ -45,21 +46,52 @@ impl Steps<'_> {
                 trail.right = Some(facts.right.clone());
                 let token = self.token(&head, &question(None), &facts, trail)?;
                 let permit = decision::decide(&question(token.as_ref()), &facts)?;
-                permit
-                    .service()
-                    .map_or(Ok(()), |service| self.check_session(&head, service, token.as_ref()))
+                permit.service().map_or(Ok(()), |service| {
+                    self.check_session(&head, service, token.as_ref())?;
+                    self.check_target(&head, service, token.as_ref())
+                })
             }
             Extraction::NeedsBody(pending) => {
                 let service = pending.service().clone();
                 let token = self.verify(&head, &service, trail)?;
                 let question = question(token.as_ref());
                 decision::admit(&question, &service)?;
-                self.check_session(&head, self.service(&service)?, token.as_ref())?;
+                let service = self.service(&service)?;
+                self.check_session(&head, service, token.as_ref())?;
+                self.check_target(&head, service, token.as_ref())?;
                 let facts = pending.finish(self.bundle, body)?;
                 trail.right = Some(facts.right.clone());
-                decision::decide(&question, &facts).map(|_| ())
+                decision::decide(&question, &facts).and_then(|_| {
+                    let Some(binding) = self.binding(service, token.as_ref()) else {
+                        return Ok(());
+                    };
+                    tasks::open_body(&facts, body, service, &binding).map(|_| ())
+                })
             }
         }
+    }
+
+    /// What tasks of the service are bound by, where its file says so.
+    fn binding<'t>(&'t self, service: &'t Service, token: Option<&'t VerifiedToken>) -> Option<Binding<'t>> {
+        let keys = session::task_binding(self.bundle, service, self.case.side)?;
+        let holder = token.map(|token| Holder {
+            service: service.id(),
+            claims: token.claims(),
+        });
+        Some(Binding { keys, holder })
+    }
+
+    /// Whether the task or context that the target names is its caller's, where they are bound.
+    fn check_target(
+        &self,
+        head: &RequestHead<'_>,
+        service: &Service,
+        token: Option<&VerifiedToken>,
+    ) -> Result<(), Denial> {
+        let Some(binding) = self.binding(service, token) else {
+            return Ok(());
+        };
+        tasks::open_target(head.method(), &self.case.request.path, service, &binding).map(|_| ())
     }
 
     /// A certificate whose identity is no SPIFFE ID gives no peer.

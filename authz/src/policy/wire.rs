@@ -214,8 +214,8 @@ pub struct AgentClaims {
 }
 
 impl BundleClaims {
-    /// The same for a filter that cannot bind sessions, pin definitions, hold calls of paused agents or end calls with their
-    /// tokens: it hands ids of sessions on as they come, denies what is paused, and lets calls finish.
+    /// The same for a filter that cannot bind sessions and tasks, pin definitions, hold calls of paused agents or end calls with their
+    /// tokens: it hands ids of sessions on as they come, lets nobody name a task, denies what is paused, and lets calls finish.
     #[must_use]
     pub fn without_bindings(mut self) -> Self {
         self.session_keys.clear();
@@ -223,6 +223,9 @@ impl BundleClaims {
             service.on_drift = OnDrift::default();
             service.on_expiry = ExpiryMode::Finish;
             service.on_pause = PauseMode::Deny;
+            if service.tasks == Tasks::Bound {
+                service.tasks = Tasks::Refused;
+            }
             for tool in service.tools.values_mut() {
                 tool.definition = None;
             }

@@ -38,7 +38,7 @@ pub struct Recipe {
     #[serde(default)]
     state: Map<String, Value>,
     token: Jws,
-    /// The session that the request shows, and what it was sealed for.
+    /// The session, task or context that the request names, and what its id was sealed for.
     session: Option<Session>,
     request: Request,
     /// What is sent instead, but for `{token}` in headers, byte for byte.
@@ -79,7 +79,7 @@ struct Jws {
     compact: String,
 }
 
-/// The id of a session, to be sealed for whoever this says has opened it.
+/// The id of a session, task or context, to be sealed for whoever this says has opened it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Session {
@@ -169,6 +169,18 @@ impl Recipe {
 
     /// The request, its token signed.
     pub fn request(&self, now: u64) -> RawRequest {
+        self.written(now, &|session, what| session.sealed(what))
+    }
+
+    /// The request as the service is to see it: with its own ids, where they are sealed.
+    pub fn opened(&self, now: u64) -> RawRequest {
+        match &self.session {
+            Some(session) if !session.keys.is_empty() => self.written(now, &|session, _| session.id()),
+            _ => self.request(now),
+        }
+    }
+
+    fn written(&self, now: u64, id: &dyn Fn(&Session, &str) -> String) -> RawRequest {
         if let Some(sent) = &self.sent {
             let mut sent = sent.clone();
             let token = self.token(now);
@@ -186,13 +198,23 @@ impl Recipe {
         } = &self.request;
         let token = self.token(now);
         let json = json.as_ref().map(expand_values);
+        let id = |name: &str| {
+            let domain = match name {
+                "session" => "mcp session",
+                "task" => "a2a task",
+                "context" => "a2a context",
+                _ => return None,
+            };
+            Some(id(self.session.as_ref()?, domain))
+        };
         let json_text = json.as_ref().map(Value::to_string).unwrap_or_default();
+        let json_text = expand(&json_text, id);
         let expand = |text: &str| {
             expand(text, |name| match name {
                 "token" => Some(token.clone()),
                 "json" => Some(json_text.clone()),
-                "session" => self.session.as_ref().map(Session::sealed),
-                "seal" => self.session.as_ref().map(Session::seal),
+                "seal" => self.session.as_ref().map(|session| session.seal("mcp session")),
+                _ if id(name).is_some() => id(name),
                 _ => match name.strip_prefix("json:") {
                     Some(pointer) => json.as_ref()?.pointer(pointer)?.as_str().map(str::to_owned),
                     None => nested(name),
@@ -289,12 +311,6 @@ impl Recipe {
         claims
     }
 
-    /// The id of the session as the service is to see it, where it is sealed.
-    pub fn session_id(&self) -> Option<String> {
-        let session = self.session.as_ref().filter(|session| !session.keys.is_empty())?;
-        Some(session.id())
-    }
-
     /// The states of agents and what was revoked, as the `version`th list.
     pub fn state_claims(&self, now: u64, version: u64) -> Value {
         let at = |offsets: &BTreeMap<String, i64>| -> BTreeMap<String, u64> {
@@ -322,14 +338,14 @@ impl Session {
     }
 
     /// As its holder shows it.
-    fn sealed(&self) -> String {
-        format!("{}.{}", self.seal(), self.id())
+    fn sealed(&self, what: &str) -> String {
+        format!("{}.{}", self.seal(what), self.id())
     }
 
     /// By docs/formats.md, without the code under test.
-    fn seal(&self) -> String {
+    fn seal(&self, what: &str) -> String {
         let key = self.key.as_ref().or(self.keys.first()).unwrap();
-        let mut sealed = b"ostiary mcp session 1".to_vec();
+        let mut sealed = format!("ostiary {what} 1").into_bytes();
         for part in [&self.service, &self.sub, &self.agent_id, &self.operation_id, &self.id()] {
             sealed.extend((part.len() as u64).to_be_bytes());
             sealed.extend(part.as_bytes());

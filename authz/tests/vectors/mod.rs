@@ -35,7 +35,7 @@ pub mod recipe;
 pub use recipe::Recipe;
 
 /// Every file of vectors, in the order of its numbers.
-pub const THEMES: [(&str, &str); 21] = [
+pub const THEMES: [(&str, &str); 22] = [
     ("token-time", include_str!("../../vectors/token-time.json")),
     ("token-header", include_str!("../../vectors/token-header.json")),
     ("token-form", include_str!("../../vectors/token-form.json")),
@@ -57,6 +57,7 @@ pub const THEMES: [(&str, &str); 21] = [
     ("a2a-rest", include_str!("../../vectors/a2a-rest.json")),
     ("mcp-session", include_str!("../../vectors/mcp-session.json")),
     ("a2a-tasks", include_str!("../../vectors/a2a-tasks.json")),
+    ("http-destination", include_str!("../../vectors/http-destination.json")),
 ];
 
 const BASE: &str = include_str!("../../vectors/base.json");

@@ -190,6 +190,11 @@ impl<'a> RequestHead<'a> {
             .and_then(|value| value.parse().ok())
     }
 
+    /// Whether a header is there, an underscore in its name counting as a hyphen.
+    pub(crate) fn names(&self, wanted: &str) -> bool {
+        self.headers.iter().any(|(name, _)| is_spelling_of(name, wanted))
+    }
+
     /// `A2A-Version`; an underscore counts as a hyphen, so that what is spelt with one is another version to some.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use crate::claims::Claims;
 use crate::denial::{Code, Denial, Needed};
 use crate::identity::{AgentId, ServiceId, SpiffeId, ToolName};
 use crate::policy::{Agent, Bundle, Service};
+use crate::protocol::http;
 use crate::request::{Facts, ResourceNeed, Right, Side};
 use crate::scope::Scope;
 use crate::state::{AgentState, StateList};
@@ -291,11 +292,12 @@ fn exempts(service: &Service, peer: Option<&SpiffeId>, facts: &Facts) -> bool {
             return false;
         }
     }
-    service.exempt().iter().any(|exempt| {
-        peer == Some(&exempt.peer)
-            && exempt.method.as_str() == facts.method
-            && exempt.path.captures(&facts.path).is_some()
-    })
+    !http::has_destination(&facts.method)
+        && service.exempt().iter().any(|exempt| {
+            peer == Some(&exempt.peer)
+                && exempt.method.as_str() == facts.method
+                && exempt.path.captures(&facts.path).is_some()
+        })
 }
 
 /// A token shown by another workload than the one that it was made for was stolen.
@@ -419,7 +421,11 @@ fn check_token_alive(state: &StateList, claims: &Claims) -> Result<(), Denial> {
 fn check_right(admitted: &Admitted<'_>, facts: &Facts) -> Result<(), Denial> {
     check_own(admitted, facts)?;
     match &facts.right {
-        Right::Scope(scope) => check_scope(admitted, scope, needed(Some(scope), None)),
+        Right::Scope(scope) => {
+            check_scope(admitted, scope, needed(Some(scope), None))?;
+            let written = facts.destination.as_ref().and_then(|need| need.scope.as_ref());
+            written.map_or(Ok(()), |scope| check_scope(admitted, scope, needed(Some(scope), None)))
+        }
         Right::Tool { name, scope } => {
             check_tool(admitted, name, scope.as_ref())?;
             scope.as_ref().map_or(Ok(()), |scope| {

@@ -9,6 +9,7 @@
 //! strings only when asked, and its work is bounded by [`Limits`].
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use serde::de::DeserializeOwned;
 
@@ -240,6 +241,12 @@ impl<'a> Value<'a> {
             .source
             .get(self.node.start as usize..self.node.end as usize)
             .unwrap_or_default()
+    }
+
+    /// Where it stands in the document, in bytes.
+    #[must_use]
+    pub fn span(&self) -> Range<usize> {
+        self.node.start as usize..self.node.end as usize
     }
 
     /// Whether this is `null`.

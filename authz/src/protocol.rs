@@ -7,4 +7,5 @@ pub(crate) mod http;
 pub(crate) mod jsonrpc;
 pub(crate) mod mcp;
 
+pub use a2a::tasks;
 pub use mcp::list;

@@ -84,7 +84,7 @@ pub enum Right {
 /// A resource that a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceNeed {
-    /// Its URI as the body gives it, or the template whose values are to be completed.
+    /// Its URI as the body gives it, the template whose values are to be completed, or the path of a destination.
     pub uri: String,
     /// The scope that the service's template makes of the URI.
     pub scope: Option<Scope>,
@@ -107,6 +107,8 @@ pub struct Facts {
     pub own: Option<String>,
     /// The right that is needed.
     pub right: Right,
+    /// What a `COPY` or `MOVE` writes besides: its path, and the scope that it needs.
+    pub destination: Option<ResourceNeed>,
     /// The JSON-RPC id, as raw JSON.
     pub rpc_id: Option<String>,
     /// The JSON-RPC method.
@@ -181,6 +183,7 @@ pub fn extract(
             Ok(Extraction::Ready(Facts {
                 captures: found.captures,
                 own: found.own,
+                destination: found.destination,
                 ..Facts::new(head, Some(service.id()), Protocol::Http, found.right)
             }))
         }
@@ -290,6 +293,7 @@ impl Facts {
             captures: Vec::new(),
             own: None,
             right,
+            destination: None,
             rpc_id: None,
             rpc_method: None,
         }
@@ -354,6 +358,7 @@ impl Pending {
             captures: Vec::new(),
             own: None,
             right,
+            destination: None,
             rpc_id,
             rpc_method,
         })

@@ -8,13 +8,16 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
 
 use crate::case::{self, Case, Verdict};
+use crate::claims::Claims;
 use crate::decision::{self, Question};
 use crate::denial::Form;
 use crate::identity::{ServiceId, SpiffeId};
+use crate::json::{self, Limits};
 use crate::jws::NoExternal;
 use crate::policy::{Bundle, BundleKeys, RawBundle};
 use crate::protocol::list::List;
 use crate::request::{self, Extraction, Facts, Listener, RequestHead, Side};
+use crate::session::{Holder, Sealed, SessionKeys};
 use crate::state::RawStateList;
 use crate::token::UnverifiedToken;
 
@@ -23,6 +26,8 @@ pub(crate) const ANALYST: &str = "spiffe://cluster.local/ns/agents/sa/analyst-7"
 pub(crate) const WRITER: &str = "spiffe://cluster.local/ns/agents/sa/writer-2";
 pub(crate) const WAREHOUSE: &str = "spiffe://cluster.local/ns/data/sa/warehouse";
 pub(crate) const MCP: &str = "spiffe://cluster.local/ns/tools/sa/mcp";
+/// What seals the ids of sessions, where a bundle tells it.
+pub(crate) const SESSION_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 const POLICY_SERVER: &str = "spiffe://cluster.local/ns/ostiary/sa/policy-server";
 
 /// A request with all that its verdict rests on. The constructors give calls that are permitted.
@@ -204,6 +209,19 @@ impl World {
         RawBundle::new(&bundle)
             .verify(&keys(), &workload, None, self.now)
             .unwrap()
+    }
+
+    /// The id of a session of the MCP server's, as the caller shows it.
+    pub(crate) fn session(&self, id: &str) -> String {
+        let claims = self.claims.to_string();
+        let claims = json::parse(claims.as_bytes(), &Limits::REQUEST).unwrap();
+        let holder = Holder {
+            service: &ServiceId::parse("tools/mcp").unwrap(),
+            claims: &Claims::read(claims.root()).unwrap(),
+        };
+        let key = SESSION_KEY.to_owned().try_into().unwrap();
+        let keys = SessionKeys::new(&[key]).unwrap();
+        keys.seal(Sealed::Session, &holder, id.as_bytes()).unwrap()
     }
 
     /// Whether the caller is told of an entry of a list of the MCP server.

@@ -1,27 +1,80 @@
-//! Ids of MCP sessions on their way through the service's sidecar: sealed to the caller where the service gives one, and
-//! opened where a caller shows it.
+//! Ids of MCP sessions, and of A2A's tasks and contexts, on their way through the service's sidecar: sealed to the caller where
+//! the service gives one, and opened where a caller shows it.
 //!
 //! The caller's sidecar hands them on as they are: it has no key. A policy server that tells none does not know of sessions,
 //! and then they go on as they come.
 
 use authz::denial::{Code, Denial};
-use authz::policy::{Bundle, Protocol};
-use authz::request::Side;
-use authz::session::{SESSION_HEADER, SessionKeys};
+use authz::policy::{Bundle, Service};
+use authz::protocol::tasks::{self, Binding};
+use authz::request::Facts;
+use authz::session::{self, SESSION_HEADER, Sealed, SessionKeys};
 
 use crate::host::{HeaderPair, Host, Message};
 use crate::known::Known;
+use crate::response;
 
-/// Puts the id that the service gave in the place of the sealed one.
+const METHOD: &str = ":method";
+const TARGET: &str = ":path";
+
+/// Puts the ids that the service gave in the place of the sealed ones, in the headers and in the path.
 ///
 /// # Errors
 ///
-/// `session_mismatch` if the id was not sealed for this caller.
+/// `session_mismatch` or `task_mismatch` if an id was not sealed for this caller.
 pub(crate) fn open(known: &Known, host: &impl Host, pairs: &[HeaderPair]) -> Result<(), Denial> {
     if let Some(id) = opened(known, pairs)? {
         host.set_request_header(SESSION_HEADER, id);
     }
+    if let Some(target) = opened_target(known, pairs)? {
+        host.set_request_header(TARGET, &target);
+    }
+    if binding(known, &known.standing()?.bundle.bundle).is_some() {
+        // The answer is read.
+        response::forgo_encoding(host);
+    }
     Ok(())
+}
+
+/// The target with the id of a task in it as the service gave it, if there is one and it is bound here.
+///
+/// # Errors
+///
+/// As [`open`].
+pub(crate) fn opened_target(known: &Known, pairs: &[HeaderPair]) -> Result<Option<String>, Denial> {
+    let bundle = &known.standing()?.bundle.bundle;
+    let Some((service, binding)) = binding(known, bundle) else {
+        return Ok(None);
+    };
+    let value = |wanted| {
+        let pair = pairs.iter().find(|(name, _)| name == wanted);
+        pair.and_then(|(_, value)| std::str::from_utf8(value).ok())
+    };
+    let (method, target) = value(METHOD)
+        .zip(value(TARGET))
+        .ok_or_else(|| Denial::new(Code::InternalError, "the target cannot be read"))?;
+    tasks::open_target(method, target, service, &binding)
+}
+
+/// The body with the ids of tasks in it as the service gave them, if there are any and they are bound here.
+///
+/// # Errors
+///
+/// `task_mismatch`, or what else the reading of it refuses.
+pub(crate) fn opened_body(known: &Known, facts: &Facts, body: &[u8]) -> Result<Option<String>, Denial> {
+    let bundle = &known.standing()?.bundle.bundle;
+    match binding(known, bundle) {
+        Some((service, binding)) => tasks::open_body(facts, body, service, &binding),
+        None => Ok(None),
+    }
+}
+
+/// What tasks are opened and sealed by, where they are bound.
+pub(crate) fn binding<'b>(known: &'b Known, bundle: &'b Bundle) -> Option<(&'b Service, Binding<'b>)> {
+    let service = known.service(bundle)?;
+    let keys = session::task_binding(bundle, service, known.side?)?;
+    let holder = known.holder();
+    Some((service, Binding { keys, holder }))
 }
 
 /// The id as the service gave it, if the caller shows one and it is bound here.
@@ -30,23 +83,10 @@ pub(crate) fn open(known: &Known, host: &impl Host, pairs: &[HeaderPair]) -> Res
 ///
 /// As [`open`].
 pub(crate) fn opened<'p>(known: &Known, pairs: &'p [HeaderPair]) -> Result<Option<&'p str>, Denial> {
-    let Some((_, sealed)) = pairs.iter().find(|(name, _)| name == SESSION_HEADER) else {
-        return Ok(None);
-    };
+    let shown = pairs.iter().find(|(name, _)| name == SESSION_HEADER);
     let bundle = &known.standing()?.bundle.bundle;
-    let Some(keys) = keys(known, bundle) else {
-        return Ok(None);
-    };
-    known
-        .holder()
-        .and_then(|holder| keys.open(&holder, sealed))
-        .map(Some)
-        .ok_or_else(|| {
-            Denial::new(
-                Code::SessionMismatch,
-                "this caller has no session of this id in this operation: open one",
-            )
-        })
+    let shown = shown.map(|(_, id)| id.as_slice());
+    session::opened(keys(known, bundle), known.holder().as_ref(), shown)
 }
 
 /// Seals the id that an answer of the service gives. One that cannot be sealed is left out: nobody could go on with it.
@@ -60,7 +100,9 @@ pub(crate) fn seal(known: &Known, host: &impl Host) {
     };
     let headers = host.response_headers().unwrap_or_default();
     let is_alone = headers.iter().filter(|(name, _)| name == SESSION_HEADER).count() == 1;
-    let sealed = known.holder().and_then(|holder| keys.seal(&holder, &id));
+    let sealed = known
+        .holder()
+        .and_then(|holder| keys.seal(Sealed::Session, &holder, &id));
     match sealed.filter(|_| is_alone) {
         Some(sealed) => host.set_response_header(SESSION_HEADER, &sealed),
         None => {
@@ -72,9 +114,7 @@ pub(crate) fn seal(known: &Known, host: &impl Host) {
 
 /// The keys, where sessions are bound.
 fn keys<'b>(known: &Known, bundle: &'b Bundle) -> Option<&'b SessionKeys> {
-    let is_mcp = known.service(bundle)?.protocol() == Protocol::Mcp;
-    let keys = bundle.session_keys();
-    (is_mcp && known.side == Some(Side::Inbound) && !keys.is_empty()).then_some(keys)
+    session::binding(bundle, known.service(bundle)?, known.side?)
 }
 
 #[cfg(test)]

@@ -55,6 +55,8 @@ pub(crate) trait Host {
     fn remove_response_header(&self, name: &str);
     /// Puts `bytes` in the place of the `size` bytes that are buffered of the response's body. Says whether it could.
     fn replace_response_body(&self, size: usize, bytes: &[u8]) -> bool;
+    /// Puts `bytes` in the place of the `size` bytes that are buffered of the request's body. Says whether it could.
+    fn replace_request_body(&self, size: usize, bytes: &[u8]) -> bool;
     /// All trailers of the request, once they are there.
     fn request_trailers(&self) -> Option<Vec<HeaderPair>>;
     fn remove_request_trailer(&self, name: &str);
@@ -180,6 +182,10 @@ impl Host for Envoy {
 
     fn replace_response_body(&self, size: usize, bytes: &[u8]) -> bool {
         hostcalls::set_buffer(BufferType::HttpResponseBody, 0, size, bytes).is_ok()
+    }
+
+    fn replace_request_body(&self, size: usize, bytes: &[u8]) -> bool {
+        hostcalls::set_buffer(BufferType::HttpRequestBody, 0, size, bytes).is_ok()
     }
 
     fn request_trailers(&self) -> Option<Vec<HeaderPair>> {

@@ -6,7 +6,7 @@
 //!
 //! - `root`, `http`: Envoy's callbacks, handed on as they are.
 //! - `session`: one request, from its first byte to its last; `known`, `connection`, `trace`: what is known of it;
-//!   `headers`: what becomes of its headers; `bound`: of the ids of sessions in them; `response`: what becomes of an answer that the caller may not see all of; `reading`: how an answer ends a call.
+//!   `headers`: what becomes of its headers; `bound`: of the ids of sessions and tasks in a request; `sealing`: of those in an answer; `response`: what becomes of an answer that the caller may not see all of; `reading`: how an answer ends a call.
 //! - `vm`: what all requests of one Wasm VM share. `poll`, `policy`: the bundle and state list and how they arrive.
 //!   `cache`, `signature`: verified tokens. `calls`: those on their way, which a suspension or kill ends. `records`, `slots`: the audit records and how they leave.
 //! - `host`: all that is asked of the proxy. Only `host`, `http` and `root` know that it is Envoy.
@@ -31,6 +31,7 @@ mod reading;
 mod records;
 mod response;
 mod root;
+mod sealing;
 mod session;
 mod signature;
 mod slots;

@@ -48,6 +48,13 @@ pub(crate) fn forgo_encoding(host: &impl Host) {
     host.remove_request_header("accept-encoding");
 }
 
+/// Leaves out what is true of the service's bytes alone.
+pub(crate) fn forget_body(host: &impl Host) {
+    for name in OF_THE_BODY {
+        host.remove_response_header(name);
+    }
+}
+
 /// The answer to a list, as far as it has come.
 #[derive(Debug)]
 pub(crate) struct Listing {
@@ -119,9 +126,7 @@ impl Listing {
         }
         let media = media(host);
         let sized = self.headers_held && host.header(Message::Response, "content-length").is_some();
-        for name in OF_THE_BODY {
-            host.remove_response_header(name);
-        }
+        forget_body(host);
         host.set_response_header("content-type", media.unwrap_or(Media::Json).content_type());
         host.set_response_header("cache-control", "private, no-store");
         self.stage = Stage::Holding { media, sized, bytes: 0 };
@@ -251,6 +256,11 @@ impl Listing {
 
 /// What the body is, by headers that can be read in one way only.
 pub(crate) fn media(host: &impl Host) -> Result<Media, &'static str> {
+    media_by(host, Media::of)
+}
+
+/// The same, by another reading of `content-type`.
+pub(crate) fn media_by(host: &impl Host, read: impl Fn(&[u8]) -> Option<Media>) -> Result<Media, &'static str> {
     let headers = host.response_headers().ok_or("the answer's headers cannot be read")?;
     let mut types = headers.iter().filter(|(name, _)| name == "content-type");
     let mut encodings = headers.iter().filter(|(name, _)| name == "content-encoding");
@@ -258,7 +268,7 @@ pub(crate) fn media(host: &impl Host) -> Result<Media, &'static str> {
         return Err("the answer is encoded");
     }
     match (types.next(), types.next()) {
-        (Some((_, content_type)), None) => Media::of(content_type).ok_or("the answer is neither JSON nor events"),
+        (Some((_, content_type)), None) => read(content_type).ok_or("the answer is neither JSON nor events"),
         _ => Err("the answer has not one media type"),
     }
 }

@@ -377,6 +377,14 @@ impl Host for FakeHost {
         true
     }
 
+    fn replace_request_body(&self, size: usize, bytes: &[u8]) -> bool {
+        let mut inner = self.0.borrow_mut();
+        let body = inner.bodies.entry(name(Message::Request)).or_default();
+        assert_eq!(size, body.len());
+        *body = bytes.to_vec();
+        true
+    }
+
     fn set_request_header(&self, name: &str, value: &str) {
         self.remove_request_header(name);
         self.0
@@ -429,7 +437,7 @@ impl Host for FakeHost {
 
     fn reset(&self) {
         let mut inner = self.0.borrow_mut();
-        let context = inner.acting.unwrap();
+        let context = inner.acting.unwrap_or_default();
         inner.acted.push((context, "reset"));
     }
 

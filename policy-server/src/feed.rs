@@ -14,7 +14,7 @@ use authz::log::policy::Kind;
 use authz::manifest::Mesh;
 use authz::policy::{
     BUNDLE_TYPE, ContentError, ExpiryMode, FORMAT, IssuerClaims, PageDigest, PolicyServerClaims, Protocol, RecordMode,
-    ServiceClaims, Version,
+    ServiceClaims, Tasks, Version,
 };
 use authz::state::{AgentState, STATE_TYPE, StateClaims};
 use tokio::sync::{Mutex, watch};
@@ -321,8 +321,11 @@ impl Feed {
             bundles.signed.remove(&key);
             return Err(FeedError::WorkloadUnknown);
         };
-        let has_sessions = |service: &ServiceClaims| service.identity == *workload && service.protocol == Protocol::Mcp;
-        if claims.services.iter().any(has_sessions) {
+        let seals = |service: &ServiceClaims| {
+            let seals = service.protocol == Protocol::Mcp || service.tasks == Tasks::Bound;
+            service.identity == *workload && seals
+        };
+        if claims.services.iter().any(seals) {
             claims.session_keys = keys.session_keys(workload);
         }
         let (agents, services) = (claims.agents.len(), claims.services.len());

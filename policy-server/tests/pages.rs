@@ -4,7 +4,7 @@
 
 mod support;
 
-use authz::policy::{MAX_PAGES_ANSWER_BYTES, PageDigest, PendingBundle, RawBundle};
+use authz::policy::{MAX_PAGES_ANSWER_BYTES, PageDigest, PendingBundle, RawBundle, Tasks};
 use axum::body::Body;
 use http::{Request, StatusCode};
 use support::{ANALYST, ANALYST_FILE, NOW, Place, Server, WAREHOUSE, poll, xfcc};
@@ -297,6 +297,30 @@ async fn filters_that_bind_nothing_are_told_of_no_keys_and_definitions() {
         assert_eq!(service.denied_if_not("pandas").is_some(), told, "{query}");
         assert_eq!(service.tool("pandas").unwrap().definition.is_some(), told, "{query}");
         assert_eq!(bundle.session_keys().is_empty(), !told, "{query}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn filters_that_bind_no_tasks_let_nobody_name_one() {
+    let place = place(1);
+    for (name, text) in CLERK_FILES {
+        let bound = if text.contains("kind: Service") {
+            "  tasks: bound\n"
+        } else {
+            ""
+        };
+        place.write_policy(name, &format!("{text}{bound}"));
+    }
+    let server = Server::start(&place).await;
+    let clerk = "data/clerk".parse().unwrap();
+    for (query, tasks) in [("formats=1,2,3,4", Tasks::Refused), ("formats=1,2,3,4,5", Tasks::Bound)] {
+        let mut bundle = head(&server, query).await.unwrap();
+        fill(&server, &mut bundle).await;
+        let bundle = bundle.finish().unwrap();
+        let service = bundle.service(bundle.service_with_id(&clerk).unwrap()).unwrap();
+        assert_eq!(service.tasks(), tasks, "{query}");
+        assert_eq!(bundle.session_keys().is_empty(), tasks == Tasks::Refused, "{query}");
     }
     server.stop().await;
 }

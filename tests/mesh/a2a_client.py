@@ -86,6 +86,7 @@ async def call(steps, plain, streaming, others):
     await steps.take("list", listed(plain))
     asked = await steps.take("asked", told(plain, "ask"))
     named = {"task_id": asked.get("task", "t"), "context_id": asked.get("context", "c")}
+    await steps.take("list of a context", listed(plain, context_id=named["context_id"]))
     await steps.take("reply", told(streaming, "The first.", **named))
     asked = await steps.take("asked again", told(plain, "ask"))
     await steps.take("cancel", state_of(plain.cancel_task(CancelTaskRequest(id=asked.get("task", "t")))))
@@ -102,8 +103,8 @@ async def state_of(task):
     return {"state": TaskState.Name((await task).status.state)}
 
 
-async def listed(client):
-    return {"tasks": len((await client.list_tasks(ListTasksRequest())).tasks)}
+async def listed(client, **named):
+    return {"tasks": [task.id for task in (await client.list_tasks(ListTasksRequest(**named))).tasks]}
 
 
 async def told(client, text, **named):

@@ -29,7 +29,7 @@ use vectors::{Expect, Placed, Runs};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why we deny what the others let pass, by our code.
-const DENIED_BY_US: [(&str, &str); 47] = [
+const DENIED_BY_US: [(&str, &str); 49] = [
     ("a2a_batch", "a batch asks for several things at once, and 1.0 has none"),
     (
         "a2a_malformed",
@@ -86,6 +86,8 @@ const DENIED_BY_US: [(&str, &str); 47] = [
     ("scope_not_in_policy", "what an agent may do is for others to say"),
     ("service_not_reached", "what an agent may do is for others to say"),
     ("service_unknown", "what an agent may do is for others to say"),
+    ("session_mismatch", "whose a session is, they do not know"),
+    ("task_mismatch", "whose a task is, they do not know"),
     ("task_refused", "whose a task is, they do not know"),
     (
         "token_claims_invalid",

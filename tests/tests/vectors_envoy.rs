@@ -301,7 +301,7 @@ impl UnderTest<'_> {
                 let withheld = (502, Some("response_withheld".to_owned()), 1);
                 same((answer.status, answer.code(), seen.len()), withheld)?;
             }
-            Expect::Permit | Expect::Shadow { .. } => passed(&answer, &seen, request, recipe, now)?,
+            Expect::Permit | Expect::Shadow { .. } => passed(&answer, &seen, recipe, now)?,
             Expect::Deny { code, status, needed } => {
                 // An answer to HEAD has no body.
                 let in_body = (request.method != "HEAD").then(|| code.clone());
@@ -329,8 +329,8 @@ fn same<T: PartialEq + std::fmt::Debug>(got: T, expected: T) -> Result<(), Strin
     }
 }
 
-/// A permit reaches the application once, as it was sent, and inbound without the capability.
-fn passed(answer: &Answer, seen: &[Seen], request: &Written, recipe: &Recipe, now: u64) -> Result<(), String> {
+/// A permit reaches the application once, as it was sent but for what was sealed, and inbound without the capability.
+fn passed(answer: &Answer, seen: &[Seen], recipe: &Recipe, now: u64) -> Result<(), String> {
     let [seen] = seen else {
         let (status, code) = (answer.status, answer.code());
         return Err(format!(
@@ -341,7 +341,16 @@ fn passed(answer: &Answer, seen: &[Seen], request: &Written, recipe: &Recipe, no
     if answer.status != 200 {
         return Err(format!("{} {:?}; expected to pass", answer.status, answer.code()));
     }
-    if seen.body != request.body {
+    let opened = recipe.opened(now);
+    let of_session = |headers: &[(String, String)]| -> Vec<(String, String)> {
+        let of_session = |(name, _): &&(String, String)| name == "mcp-session-id";
+        headers.iter().filter(of_session).cloned().collect()
+    };
+    same(
+        (&*seen.path, of_session(&seen.headers)),
+        (&*opened.path, of_session(&opened.headers)),
+    )?;
+    if seen.body != opened.body {
         return Err("the application was sent another body".into());
     }
     let token = recipe.token(now);

@@ -71,7 +71,7 @@ pub struct RecordedFacts<'a> {
     pub path: Option<Cow<'a, str>>,
     /// The prompt that was asked for.
     pub prompt: Option<Cow<'a, str>>,
-    /// The resources that were asked for, by URI, each with the scope that it needed or an empty text.
+    /// The resources that were asked for, by URI, or what was copied or moved to, by its path, each with the scope that it needed or an empty text.
     pub resources: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     /// The kind of right: `scope`, `tool`, `prompt`, `resources`, `call`, `session`, `exempt` or `control_plane`.
     pub right: Option<Cow<'a, str>>,
@@ -88,7 +88,7 @@ impl<'a> From<&'a Facts> for RecordedFacts<'a> {
         let borrow = |text: &'a String| Cow::Borrowed(text.as_str());
         let resources = match &facts.right {
             Right::Resources(needs) => needs.as_slice(),
-            _ => &[],
+            _ => facts.destination.as_slice(),
         };
         let (right, scope, name) = match &facts.right {
             Right::Scope(scope) => ("scope", Some(scope), None),

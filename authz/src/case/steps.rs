@@ -5,8 +5,10 @@ use crate::decision::{self, Question};
 use crate::denial::{Code, Denial};
 use crate::identity::{ServiceId, SpiffeId};
 use crate::jws::ExternalVerifier;
-use crate::policy::Bundle;
+use crate::policy::{Bundle, Service};
+use crate::protocol::tasks::{self, Binding};
 use crate::request::{Extraction, Listener, RequestHead, Side, extract};
+use crate::session::{self, Holder, SESSION_HEADER};
 use crate::state::StateList;
 use crate::token::{TokenError, UnverifiedToken, VerifiedToken};
 
@@ -39,27 +41,36 @@ impl Steps<'_> {
         let nothing = Shown::default();
         decision::available(&self.question(peer.as_ref(), &nothing))?;
         let head = RequestHead::parse(pairs)?;
-        let (facts, shown) = match extract(&head, listener, self.bundle, body.is_empty())? {
+        let (facts, shown, body) = match extract(&head, listener, self.bundle, body.is_empty())? {
             Extraction::Ready(facts) => {
                 trail.right = Some(facts.right.clone());
                 let question = self.question(peer.as_ref(), &nothing);
                 let shown = match &facts.service {
-                    Some(service) if !decision::exempt(&question, &facts) => self.verify(&head, service, trail)?,
+                    Some(service) if !decision::exempt(&question, &facts) => {
+                        self.verify(&head, self.service(service)?, trail)?
+                    }
                     Some(_) | None => nothing,
                 };
-                (facts, shown)
+                (facts, shown, None)
             }
             Extraction::NeedsBody(pending) => {
-                let service = pending.service().clone();
-                let shown = self.verify(&head, &service, trail)?;
-                decision::admit(&self.question(peer.as_ref(), &shown), &service)?;
+                let service = self.service(pending.service())?;
+                let shown = self.verify(&head, service, trail)?;
+                decision::admit(&self.question(peer.as_ref(), &shown), pending.service())?;
+                self.check_head(&head, service, &shown)?;
                 let facts = pending.finish(self.bundle, body)?;
                 trail.right = Some(facts.right.clone());
-                (facts, shown)
+                (facts, shown, Some(body))
             }
         };
         let question = self.question(peer.as_ref(), &shown);
         let permit = decision::decide(&question, &facts)?;
+        if let Some(service) = permit.service() {
+            self.check_head(&head, service, &shown)?;
+            if let Some((body, binding)) = body.zip(self.binding(service, shown.token.as_ref())) {
+                tasks::open_body(&facts, body, service, &binding)?;
+            }
+        }
         Ok(permit.shadowed().map(|shadowed| shadowed.denial().clone()))
     }
 
@@ -77,6 +88,16 @@ impl Steps<'_> {
         }
     }
 
+    /// What tasks of the service are bound by, where its file says so.
+    fn binding<'t>(&'t self, service: &'t Service, token: Option<&'t VerifiedToken>) -> Option<Binding<'t>> {
+        let keys = session::task_binding(self.bundle, service, self.case.side)?;
+        let holder = token.map(|token| Holder {
+            service: service.id(),
+            claims: token.claims(),
+        });
+        Some(Binding { keys, holder })
+    }
+
     /// A certificate whose identity is no SPIFFE ID gives no peer.
     fn peer(&self) -> Option<SpiffeId> {
         match (&self.case.peer, self.case.side) {
@@ -86,12 +107,23 @@ impl Steps<'_> {
         }
     }
 
-    fn verify(&self, head: &RequestHead<'_>, service: &ServiceId, trail: &mut Trail) -> Result<Shown, Denial> {
-        let service = self
-            .bundle
-            .service_with_id(service)
-            .and_then(|index| self.bundle.service(index));
-        let service = service.ok_or_else(|| Denial::new(Code::InternalError, "the service has no entry"))?;
+    /// Whether the session that the headers show, and the task or context that the target names, are their caller's, where
+    /// they are bound.
+    fn check_head(&self, head: &RequestHead<'_>, service: &Service, shown: &Shown) -> Result<(), Denial> {
+        let token = shown.token.as_ref();
+        let keys = session::binding(self.bundle, service, self.case.side);
+        let holder = token.map(|token| Holder {
+            service: service.id(),
+            claims: token.claims(),
+        });
+        session::opened(keys, holder.as_ref(), head.header(SESSION_HEADER))?;
+        match self.binding(service, token) {
+            Some(binding) => tasks::open_target(head.method(), &self.case.request.path, service, &binding).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn verify(&self, head: &RequestHead<'_>, service: &Service, trail: &mut Trail) -> Result<Shown, Denial> {
         let Some(compact) = head.bearer(service)? else {
             return Ok(Shown::default());
         };
@@ -105,6 +137,13 @@ impl Steps<'_> {
             Err(flaw) => return Err(flaw),
         }
         Ok(shown)
+    }
+
+    fn service(&self, id: &ServiceId) -> Result<&Service, Denial> {
+        self.bundle
+            .service_with_id(id)
+            .and_then(|index| self.bundle.service(index))
+            .ok_or_else(|| Denial::new(Code::InternalError, "the service has no entry"))
     }
 
     fn verify_compact(&self, compact: &str) -> Result<VerifiedToken, TokenError> {

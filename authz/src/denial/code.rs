@@ -106,6 +106,7 @@ codes! {
     DirectionUnknown "direction_unknown" 403 "The listener is neither inbound nor outbound"
 
     SessionMismatch "session_mismatch" 404 "The session is not this caller's"
+    TaskMismatch "task_mismatch" 404 "The task or context is not this caller's"
     MethodNotAllowed "method_not_allowed" 405 "The method is not allowed"
     BodyTooLarge "body_too_large" 413 "The body is too large"
     MediaTypeRefused "media_type_refused" 415 "The media type is refused"
@@ -143,6 +144,7 @@ impl Code {
             Self::McpMalformed | Self::McpBatch | Self::A2aMalformed | Self::A2aBatch => RPC_INVALID_REQUEST,
             Self::McpHeaderMismatch => RPC_HEADER_MISMATCH,
             Self::A2aVersionRefused => RPC_A2A_VERSION,
+            Self::TaskMismatch => RPC_A2A_TASK,
             other => -31_000 - other.status() as i32,
         }
     }
@@ -177,5 +179,7 @@ pub const RPC_PARSE_ERROR: i32 = -32_700;
 pub const RPC_INVALID_REQUEST: i32 = -32_600;
 /// MCP 2026-07-28: a header and the body disagree.
 pub const RPC_HEADER_MISMATCH: i32 = -32_020;
+/// A2A 1.0 and 0.3, `TaskNotFoundError`.
+const RPC_A2A_TASK: i32 = -32_001;
 /// A2A 1.0, `VersionNotSupportedError`.
 pub const RPC_A2A_VERSION: i32 = -32_009;

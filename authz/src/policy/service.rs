@@ -235,6 +235,8 @@ pub enum Tasks {
     /// Nobody is known to: whoever names one is refused.
     #[default]
     Refused,
+    /// The service's sidecar, by ids that are sealed to whoever opened what they name.
+    Bound,
     /// The application, which is told who calls. Whoever may call the agent may name any.
     Application,
 }

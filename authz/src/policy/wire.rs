@@ -218,9 +218,9 @@ pub struct AgentClaims {
 }
 
 impl BundleClaims {
-    /// The same for a filter that cannot bind sessions, pin definitions, hold calls of paused agents, end calls with their
-    /// tokens or let any go on in shadow: it hands ids of sessions on as they come, denies what is paused, lets calls finish,
-    /// and enforces.
+    /// The same for a filter that cannot bind sessions and tasks, pin definitions, hold calls of paused agents, end calls with
+    /// their tokens or let any go on in shadow: it hands ids of sessions on as they come, lets nobody name a task, denies what
+    /// is paused, lets calls finish, and enforces.
     #[must_use]
     pub fn without_bindings(mut self) -> Self {
         self.session_keys.clear();
@@ -229,6 +229,9 @@ impl BundleClaims {
             service.on_expiry = ExpiryMode::Finish;
             service.on_pause = PauseMode::Deny;
             service.mode = Mode::Enforce;
+            if service.tasks == Tasks::Bound {
+                service.tasks = Tasks::Refused;
+            }
             for tool in service.tools.values_mut() {
                 tool.definition = None;
             }

@@ -1,9 +1,9 @@
 //! A2A 1.0 and 0.3, over JSON-RPC and REST.
 //!
 //! Whatever is asked of an agent needs one right: to call it. Its card too is for those alone who may call it, because it
-//! says what the agent can do. What a request names beside the agent is a task or a context, and nothing here knows whose
-//! that is: unless the service's file says that the application itself holds tasks to their openers, whoever names one is
-//! refused ([`Tasks`]).
+//! says what the agent can do. What a request names beside the agent is a task or a context, which belongs to whoever opened
+//! it. The service's file says who sees to that: nobody, and then whoever names one is refused; the sidecar, by sealed ids
+//! ([`tasks`]); or the application itself ([`Tasks`]).
 //!
 //! The binding follows from the path: JSON-RPC has the service's endpoint to itself, REST has its own paths below its base.
 //! gRPC is told by its media type, and refused.
@@ -11,15 +11,18 @@
 use super::body;
 use super::jsonrpc::{Envelope, Refusals};
 use crate::denial::{Code, Denial};
+use crate::json::Value;
 use crate::policy::{Service, Tasks};
 use crate::request::{RequestHead, Right};
 
 mod message;
 mod route;
+pub mod tasks;
 #[cfg(test)]
 mod tests;
 mod version;
 
+use message::Id;
 use route::Operation;
 
 const REFUSALS: Refusals = Refusals {
@@ -29,7 +32,8 @@ const REFUSALS: Refusals = Refusals {
 };
 
 /// Both types are those of either binding (1.0, section 11.1; 0.3, section 3.2).
-const TYPES: [&str; 2] = [body::JSON, "application/a2a+json"];
+const TYPES: [&str; 2] = [body::JSON, A2A_JSON];
+const A2A_JSON: &str = "application/a2a+json";
 
 /// Where an agent's card lies (RFC 8615), today and before 0.3.
 const CARDS: [&str; 2] = ["/.well-known/agent-card.json", "/.well-known/agent.json"];
@@ -96,11 +100,13 @@ pub(crate) fn check_head(head: &RequestHead<'_>, service: &Service, end_of_strea
     match operation {
         Operation::Send => {
             check_body(head, service, end_of_stream)?;
+            tasks::check_query(head.query(), operation, service)?;
             Ok(Reading::Body(Expected::Rest(operation)))
         }
-        Operation::Task => {
+        Operation::Task | Operation::List | Operation::Push => {
             version::check(head)?;
-            check_tasks(service)?;
+            check_tasks(operation, service)?;
+            tasks::check_query(head.query(), operation, service)?;
             if head.method() != "POST" || end_of_stream {
                 return right(service).map(Reading::Ready);
             }
@@ -143,9 +149,7 @@ pub(crate) fn read(body: &[u8], service: &Service, expected: Expected) -> Result
         Expected::JsonRpc => read_rpc(body, service),
         Expected::Rest(operation) => {
             let document = REFUSALS.parse(body)?;
-            if operation == Operation::Send {
-                check_send(message::names_task(document.root())?, service)?;
-            }
+            named(operation, Some(document.root()), service)?;
             Ok(Message {
                 right: right(service)?,
                 id: None,
@@ -174,31 +178,65 @@ fn ask(envelope: &Envelope<'_>, service: &Service) -> Result<String, Denial> {
     if envelope.id.is_none() {
         return Err(malformed("a request needs an `id`"));
     }
-    match operation {
-        Operation::Send => {
-            let params = envelope.params.ok_or_else(|| malformed("`params` is missing"))?;
-            check_send(message::names_task(params)?, service)?;
+    let ids = named(operation, envelope.params, service)?;
+    if service.tasks() == Tasks::Bound && ids.is_empty() {
+        match operation {
+            Operation::Task => return Err(malformed("the `id` of a task is missing")),
+            Operation::List => return Err(unbound_list()),
+            Operation::Send | Operation::Push | Operation::Card => {}
         }
-        Operation::Task => check_tasks(service)?,
-        Operation::Card => {}
     }
     Ok(method.to_owned())
 }
 
-fn check_send(names_task: bool, service: &Service) -> Result<(), Denial> {
-    if names_task { check_tasks(service) } else { Ok(()) }
+/// The ids in what a body asks with, `params` of JSON-RPC or the whole of it.
+///
+/// # Errors
+///
+/// `a2a_malformed`, or `task_refused` where nobody may name them.
+fn named<'a>(operation: Operation, params: Option<Value<'a>>, service: &Service) -> Result<Vec<Id<'a>>, Denial> {
+    match operation {
+        Operation::Send => {
+            let params = params.ok_or_else(|| malformed("`params` is missing"))?;
+            let named = message::named(params)?;
+            if named.push {
+                check_tasks(Operation::Push, service)?;
+            }
+            if !named.ids.is_empty() {
+                check_tasks(Operation::Task, service)?;
+            }
+            Ok(named.ids)
+        }
+        Operation::Task | Operation::List | Operation::Push => {
+            check_tasks(operation, service)?;
+            let read = match (operation, service.tasks()) {
+                (Operation::Task, Tasks::Bound) => message::task,
+                (Operation::List, Tasks::Bound) => message::context,
+                _ => return Ok(Vec::new()),
+            };
+            Ok(params.map(read).transpose()?.flatten().into_iter().collect())
+        }
+        Operation::Card => Ok(Vec::new()),
+    }
 }
 
-/// Whether tasks may be named at all.
-fn check_tasks(service: &Service) -> Result<(), Denial> {
-    match service.tasks() {
-        Tasks::Application => Ok(()),
-        Tasks::Refused => Err(Denial::new(
-            Code::TaskRefused,
-            "tasks and contexts are bound to no caller by this version, so nobody is given one; \
-             the service's file may leave it to the application (`tasks: application`)",
-        )),
-    }
+/// Whether tasks may be named at all, or a service be told to notify somebody of one.
+fn check_tasks(operation: Operation, service: &Service) -> Result<(), Denial> {
+    let why = match (service.tasks(), operation) {
+        (Tasks::Bound, Operation::Push) => "a notification would name a task by another id than its opener knows",
+        (Tasks::Application | Tasks::Bound, _) => return Ok(()),
+        (Tasks::Refused, _) => {
+            "tasks and contexts of this service are bound to no caller, so nobody is given one; \
+             its file may have them bound (`tasks: bound`) or leave it to the application (`tasks: application`)"
+        }
+    };
+    Err(Denial::new(Code::TaskRefused, why))
+}
+
+/// Whose the tasks of all contexts are, nobody can tell.
+fn unbound_list() -> Denial {
+    let why = "tasks are listed by a context of the caller's own (`contextId`)";
+    Denial::new(Code::TaskRefused, why)
 }
 
 /// The right to call the agent behind the service.

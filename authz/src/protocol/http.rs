@@ -1,8 +1,11 @@
 //! HTTP: the route table of a service.
+//!
+//! `COPY` and `MOVE` (WebDAV, RFC 4918) name a second resource, in `Destination`: it is written, so its route is that of a `PUT`
+//! to it, and both rights are needed.
 
 use crate::denial::{Code, Denial};
 use crate::policy::{Captures, QueryCapture, Route, Service};
-use crate::request::{self, RequestHead, Right};
+use crate::request::{self, RequestHead, ResourceNeed, Right};
 use crate::scope::{self, Capture};
 
 /// What a route makes of a request.
@@ -11,24 +14,71 @@ pub(crate) struct Match {
     pub(crate) right: Right,
     pub(crate) captures: Vec<(String, String)>,
     pub(crate) own: Option<String>,
+    /// What is written besides.
+    pub(crate) destination: Option<ResourceNeed>,
 }
 
-/// Finds the route of a request.
+/// The methods that copy or move to a [`DESTINATION`].
+const WITH_DESTINATION: [&str; 2] = ["COPY", "MOVE"];
+
+/// The header that names it (RFC 4918, section 10.3).
+pub(crate) const DESTINATION: &str = "destination";
+
+/// The method by whose route a destination is written.
+const WRITES: &str = "PUT";
+
+/// Whether requests by this method name a second resource.
+pub(crate) fn has_destination(method: &str) -> bool {
+    WITH_DESTINATION.contains(&method)
+}
+
+/// Finds the route of a request, and that of its destination.
 ///
 /// The method is compared exactly: `HEAD` and `OPTIONS` are not `GET`. No two routes of one method overlap, so there
 /// is at most one.
 ///
 /// # Errors
 ///
-/// `route_unknown`.
+/// `route_unknown`; of a destination also `request_malformed`, `header_duplicate`, `path_not_canonical` or
+/// `own_segment_mismatch`.
 pub(crate) fn route(head: &RequestHead<'_>, service: &Service) -> Result<Match, Denial> {
+    let found = route_of(head.method(), head.path(), head.query(), service)?;
+    if !has_destination(head.method()) {
+        return Ok(found);
+    }
+    let path = head
+        .destination()?
+        .ok_or_else(|| Denial::new(Code::RequestMalformed, "`Destination` is missing"))?;
+    let Match { right, own, .. } = route_of(WRITES, path, None, service)?;
+    let Right::Scope(scope) = right else {
+        return Err(unknown("the destination has no route"));
+    };
+    let own = match (found.own, own) {
+        (Some(one), Some(other)) if one != other => {
+            let why = "source and destination are not one agent's own";
+            return Err(Denial::new(Code::OwnSegmentMismatch, why));
+        }
+        (one, other) => one.or(other),
+    };
+    let destination = Some(ResourceNeed {
+        uri: path.to_owned(),
+        scope: Some(scope),
+    });
+    Ok(Match {
+        own,
+        destination,
+        ..found
+    })
+}
+
+fn route_of(method: &str, path: &str, query: Option<&str>, service: &Service) -> Result<Match, Denial> {
     let mut other_method = false;
     for route in service.routes() {
-        let Some(captures) = route.path.captures(head.path()) else {
+        let Some(captures) = route.path.captures(path) else {
             continue;
         };
-        if route.method.as_str() == head.method() {
-            return apply(route, captures, head.query());
+        if route.method.as_str() == method {
+            return apply(route, captures, query);
         }
         other_method = true;
     }
@@ -41,10 +91,12 @@ pub(crate) fn route(head: &RequestHead<'_>, service: &Service) -> Result<Match, 
 
 /// Whether some peer may make this request without a capability; which one is for the decision.
 pub(crate) fn is_exempt_for_some(method: &str, path: &str, service: &Service) -> bool {
-    service
-        .exempt()
-        .iter()
-        .any(|exempt| exempt.method.as_str() == method && exempt.path.captures(path).is_some())
+    // Where it would copy or move to, no file says.
+    !has_destination(method)
+        && service
+            .exempt()
+            .iter()
+            .any(|exempt| exempt.method.as_str() == method && exempt.path.captures(path).is_some())
 }
 
 fn apply<'t, 'p>(route: &'t Route, mut captures: Captures<'t, 'p>, query: Option<&'p str>) -> Result<Match, Denial> {
@@ -81,6 +133,7 @@ fn apply<'t, 'p>(route: &'t Route, mut captures: Captures<'t, 'p>, query: Option
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
         own,
+        destination: None,
     })
 }
 

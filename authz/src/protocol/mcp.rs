@@ -29,6 +29,9 @@ const REFUSALS: Refusals = Refusals {
     method: Code::McpMethodRefused,
 };
 
+/// Before 2026-07-28: the event after which a stream is to go on.
+const EVENT_HEADER: &str = "last-event-id";
+
 /// Where a body of 2026-07-28 repeats the protocol version.
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 
@@ -137,6 +140,7 @@ pub(crate) fn check_head(
     if head.method() != "POST" {
         return Err(not_allowed());
     }
+    refuse_resumption(head)?;
     body::check(head, &[body::JSON], "the body must be `application/json`", limit_bytes)?;
     let headers = head.mcp_headers();
     let version = headers.protocol_version.map(known_version).transpose()?;
@@ -167,6 +171,7 @@ pub(crate) fn ends_session(head: &RequestHead<'_>, end_of_stream: bool) -> Resul
     if headers.method.is_some() || headers.name.is_some() {
         return Err(mismatch("`DELETE` has no method and names nothing"));
     }
+    refuse_resumption(head)?;
     if head.header(SESSION_HEADER).is_none() {
         return Err(malformed("`DELETE` ends the session of an `Mcp-Session-Id`"));
     }
@@ -174,6 +179,15 @@ pub(crate) fn ends_session(head: &RequestHead<'_>, end_of_stream: bool) -> Resul
         return Err(malformed("`DELETE` has no body"));
     }
     Ok(true)
+}
+
+/// `Last-Event-ID` names a place in a stream, by an id that the server gave to nobody knows whom: what a server that keeps the
+/// events of all sessions together replays from there may be another's.
+fn refuse_resumption(head: &RequestHead<'_>) -> Result<(), Denial> {
+    match head.names(EVENT_HEADER) {
+        true => Err(mismatch("no stream is resumed by `Last-Event-ID`")),
+        false => Ok(()),
+    }
 }
 
 fn not_allowed() -> Denial {

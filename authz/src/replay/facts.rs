@@ -26,6 +26,10 @@ pub(super) fn recorded(record: &Record<'_>) -> Option<Facts> {
             .collect(),
         own: facts.own.as_deref().map(str::to_owned),
         right: right(facts)?,
+        destination: match facts.right.as_deref() {
+            Some("scope") => resources(facts)?.into_iter().next(),
+            _ => None,
+        },
         // Echoed in an answer; nothing is decided on it.
         rpc_id: None,
         rpc_method: facts.rpc_method.as_deref().map(str::to_owned),
@@ -110,12 +114,15 @@ fn routed(record: &Record<'_>, service: &Service) -> Result<Result<Facts, Code>,
         query if query.is_empty() => path.to_owned(),
         query => format!("{path}?{query}"),
     };
-    let pairs = [
+    let mut pairs = vec![
         (":method", method),
         (":path", &*target),
         (":scheme", "https"),
         (":authority", host),
     ];
+    if let Some((path, _)) = facts.resources.first() {
+        pairs.push((http::DESTINATION, path));
+    }
     let head = match RequestHead::parse(&pairs) {
         Ok(head) => head,
         Err(denial) => return Ok(Err(denial.code())),
@@ -128,11 +135,15 @@ fn routed(record: &Record<'_>, service: &Service) -> Result<Result<Facts, Code>,
         captures: Vec::new(),
         own: None,
         right: Right::Exempt,
+        destination: None,
         rpc_id: None,
         rpc_method: None,
     };
     match http::route(&head, service) {
-        Ok(found) => (read.captures, read.own, read.right) = (found.captures, found.own, found.right),
+        Ok(found) => {
+            (read.captures, read.own, read.right) = (found.captures, found.own, found.right);
+            read.destination = found.destination;
+        }
         Err(_) if http::is_exempt_for_some(method, path, service) => {}
         Err(denial) => return Ok(Err(denial.code())),
     }

@@ -242,6 +242,28 @@ fn queries_and_arguments_are_taken_as_far_as_they_were_recorded() {
 }
 
 #[test]
+fn a_copy_is_decided_again_with_where_it_went() {
+    let mesh = Files::changed(|files| {
+        for method in ["COPY", "PUT"] {
+            let route = json!({"method": method, "path": "/v1/tables/{table}", "scope": "read:data.{table}"});
+            files.warehouse["routes"].as_array_mut().unwrap().push(route);
+        }
+    });
+    for (table, verdict) in [("sales", Ok(None)), ("costs", Err(Code::ScopeNotGranted))] {
+        let mut copied = read_table("sales", verdict);
+        let facts = copied.facts.as_mut().unwrap();
+        facts.method = Some("COPY".into());
+        facts.resources = vec![(
+            format!("/v1/tables/{table}").into(),
+            format!("read:data.{table}").into(),
+        )];
+        for facts in [Facts::Recorded, Facts::Read] {
+            assert_eq!(again(&mesh, &copied, facts), Ok(verdict), "{facts:?} {table}");
+        }
+    }
+}
+
+#[test]
 fn an_exempt_call_is_decided_again_without_a_token() {
     let facts = RecordedFacts {
         method: Some("GET".into()),

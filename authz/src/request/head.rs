@@ -3,7 +3,7 @@
 use super::target;
 use crate::denial::{Code, Denial};
 use crate::policy::Service;
-use crate::protocol::mcp;
+use crate::protocol::{http, mcp};
 
 /// Longer than any DNS name with a port.
 const MAX_AUTHORITY_BYTES: usize = 512;
@@ -123,6 +123,33 @@ impl<'a> RequestHead<'a> {
             .map(|(_, value)| *value)
     }
 
+    /// The path that `Destination` names on this very authority (RFC 4918, section 10.3), if the header is there.
+    ///
+    /// # Errors
+    ///
+    /// `header_duplicate` if it occurs more than once, `request_malformed` if it names another authority or a query, or
+    /// `path_not_canonical`.
+    pub(crate) fn destination(&self) -> Result<Option<&'a str>, Denial> {
+        let is_destination = |(name, _): &&(&[u8], &[u8])| *name == http::DESTINATION.as_bytes();
+        let mut values = self.headers.iter().filter(is_destination);
+        let Some((name, value)) = values.next() else {
+            return Ok(None);
+        };
+        if values.next().is_some() {
+            return Err(duplicate(name));
+        }
+        let target = match value.strip_prefix(b"http://").or(value.strip_prefix(b"https://")) {
+            Some(rest) => rest
+                .strip_prefix(self.authority.as_bytes())
+                .ok_or_else(|| Denial::new(Code::RequestMalformed, "`Destination` names another authority"))?,
+            None => value,
+        };
+        match target::split(target)? {
+            (path, None) => Ok(Some(path)),
+            (_, Some(_)) => Err(Denial::new(Code::RequestMalformed, "`Destination` has a query")),
+        }
+    }
+
     /// The bearer token in the service's token header, or None if that header is absent.
     ///
     /// # Errors
@@ -161,6 +188,11 @@ impl<'a> RequestHead<'a> {
             .content_length
             .and_then(|value| std::str::from_utf8(value).ok())
             .and_then(|value| value.parse().ok())
+    }
+
+    /// Whether a header is there, an underscore in its name counting as a hyphen.
+    pub(crate) fn names(&self, wanted: &str) -> bool {
+        self.headers.iter().any(|(name, _)| is_spelling_of(name, wanted))
     }
 
     /// `A2A-Version`; an underscore counts as a hyphen, so that what is spelt with one is another version to some.

@@ -33,17 +33,20 @@ fn an_id_opens_for_its_holder_and_for_nobody_else() {
         claims: &own,
     };
     let keys = keys(&[1]);
-    let sealed = keys.seal(&holder, b"b2f1-0a").unwrap();
+    let sealed = keys.seal(Sealed::Session, &holder, b"b2f1-0a").unwrap();
     assert_eq!(sealed.len(), "b2f1-0a".len() + SEAL_CHARS + 1);
     assert!(sealed.bytes().all(|byte| byte.is_ascii_graphic()), "{sealed}");
-    assert_eq!(keys.open(&holder, sealed.as_bytes()), Some("b2f1-0a"));
+    assert_eq!(keys.open(Sealed::Session, &holder, sealed.as_bytes()), Some("b2f1-0a"));
     // Another token of the same operation goes on with its session.
     let later = claims("jti", "n-2");
     let refreshed = Holder {
         claims: &later,
         ..holder
     };
-    assert_eq!(keys.open(&refreshed, sealed.as_bytes()), Some("b2f1-0a"));
+    assert_eq!(
+        keys.open(Sealed::Session, &refreshed, sealed.as_bytes()),
+        Some("b2f1-0a")
+    );
     for (name, value) in [
         ("sub", "spiffe://cluster.local/ns/agents/sa/writer-2"),
         ("agent_id", "writer-2"),
@@ -54,13 +57,13 @@ fn an_id_opens_for_its_holder_and_for_nobody_else() {
             claims: &claims,
             ..holder
         };
-        assert_eq!(keys.open(&stranger, sealed.as_bytes()), None, "{name}");
+        assert_eq!(keys.open(Sealed::Session, &stranger, sealed.as_bytes()), None, "{name}");
     }
     let elsewhere = Holder {
         service: &other,
         ..holder
     };
-    assert_eq!(keys.open(&elsewhere, sealed.as_bytes()), None);
+    assert_eq!(keys.open(Sealed::Session, &elsewhere, sealed.as_bytes()), None);
 }
 
 /// Made by Python's `hmac`, as docs/formats.md says it: filters of two versions must open each other's.
@@ -72,7 +75,7 @@ fn a_seal_is_always_the_same() {
         service: &service,
         claims: &claims,
     };
-    let sealed = keys(&[7]).seal(&holder, b"b2f1-0a").unwrap();
+    let sealed = keys(&[7]).seal(Sealed::Session, &holder, b"b2f1-0a").unwrap();
     assert_eq!(sealed, "SMiu-khe-o1e5uK_5xYPFw.b2f1-0a");
 }
 
@@ -85,11 +88,11 @@ fn what_is_not_byte_for_byte_what_was_sealed_opens_nothing() {
         claims: &claims,
     };
     let keys = keys(&[1]);
-    let sealed = keys.seal(&holder, b"b2f1").unwrap();
+    let sealed = keys.seal(Sealed::Session, &holder, b"b2f1").unwrap();
     for place in 0..sealed.len() {
         let mut altered = sealed.clone().into_bytes();
         *altered.get_mut(place).unwrap() ^= 1;
-        assert_eq!(keys.open(&holder, &altered), None, "{place}");
+        assert_eq!(keys.open(Sealed::Session, &holder, &altered), None, "{place}");
     }
     for other in [
         "b2f1".to_owned(),
@@ -101,9 +104,11 @@ fn what_is_not_byte_for_byte_what_was_sealed_opens_nothing() {
         format!(" {sealed}"),
         sealed.replacen('.', ":", 1),
         // Two seals, as of a sidecar before a sidecar.
-        keys.seal(&holder, sealed.as_bytes()).unwrap().replacen('.', "", 1),
+        keys.seal(Sealed::Session, &holder, sealed.as_bytes())
+            .unwrap()
+            .replacen('.', "", 1),
     ] {
-        assert_eq!(keys.open(&holder, other.as_bytes()), None, "{other}");
+        assert_eq!(keys.open(Sealed::Session, &holder, other.as_bytes()), None, "{other}");
     }
 }
 
@@ -116,22 +121,25 @@ fn keys_change_with_overlap() {
         claims: &claims,
     };
     let (before, told, switched, after) = (keys(&[1]), keys(&[1, 2]), keys(&[2, 1]), keys(&[2]));
-    let old = before.seal(&holder, b"s").unwrap();
+    let old = before.seal(Sealed::Session, &holder, b"s").unwrap();
     assert_eq!(
-        told.seal(&holder, b"s").unwrap(),
+        told.seal(Sealed::Session, &holder, b"s").unwrap(),
         old,
         "a key that comes next seals nothing"
     );
-    let new = switched.seal(&holder, b"s").unwrap();
+    let new = switched.seal(Sealed::Session, &holder, b"s").unwrap();
     assert_ne!(new, old);
     for keys in [&told, &switched] {
-        assert_eq!(keys.open(&holder, old.as_bytes()), Some("s"));
-        assert_eq!(keys.open(&holder, new.as_bytes()), Some("s"));
+        assert_eq!(keys.open(Sealed::Session, &holder, old.as_bytes()), Some("s"));
+        assert_eq!(keys.open(Sealed::Session, &holder, new.as_bytes()), Some("s"));
     }
-    assert_eq!(before.open(&holder, new.as_bytes()), None);
-    assert_eq!(after.open(&holder, old.as_bytes()), None);
-    assert_eq!(SessionKeys::default().seal(&holder, b"s"), None);
-    assert_eq!(SessionKeys::default().open(&holder, old.as_bytes()), None);
+    assert_eq!(before.open(Sealed::Session, &holder, new.as_bytes()), None);
+    assert_eq!(after.open(Sealed::Session, &holder, old.as_bytes()), None);
+    assert_eq!(SessionKeys::default().seal(Sealed::Session, &holder, b"s"), None);
+    assert_eq!(
+        SessionKeys::default().open(Sealed::Session, &holder, old.as_bytes()),
+        None
+    );
 }
 
 #[test]
@@ -145,12 +153,12 @@ fn an_id_is_visible_ascii_of_a_bounded_length() {
     let keys = keys(&[1]);
     let longest = "x".repeat(MAX_SESSION_ID_BYTES);
     for id in ["!", "~", "a.b.c", &longest] {
-        let sealed = keys.seal(&holder, id.as_bytes()).unwrap();
-        assert_eq!(keys.open(&holder, sealed.as_bytes()), Some(id));
+        let sealed = keys.seal(Sealed::Session, &holder, id.as_bytes()).unwrap();
+        assert_eq!(keys.open(Sealed::Session, &holder, sealed.as_bytes()), Some(id));
     }
     let longer = format!("{longest}x");
     for id in ["", " ", "a b", "a\t", "\u{e4}", "\u{7f}", &longer] {
-        assert_eq!(keys.seal(&holder, id.as_bytes()), None, "{id}");
+        assert_eq!(keys.seal(Sealed::Session, &holder, id.as_bytes()), None, "{id}");
     }
 }
 

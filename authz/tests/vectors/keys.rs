@@ -130,7 +130,8 @@ fn ed25519(name: &str) -> Ed25519KeyPair {
     Ed25519KeyPair::from_der(&[&PKCS8[..], &seed(name)].concat()).unwrap()
 }
 
-fn seed(name: &str) -> [u8; 32] {
+/// The secret half of the key of this name.
+pub fn seed(name: &str) -> [u8; 32] {
     Sha256::digest(format!("a vector's key: {name}")).into()
 }
 
@@ -142,7 +143,7 @@ fn rs256(key: &RS256KeyPair, message: &[u8]) -> Vec<u8> {
     signer.sign_to_vec().unwrap()
 }
 
-fn hmac_sha256(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
+pub fn hmac_sha256(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
     let pad = |with: u8| {
         let mut block = [with; 64];
         block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);

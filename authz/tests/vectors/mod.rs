@@ -35,7 +35,7 @@ pub mod recipe;
 pub use recipe::Recipe;
 
 /// Every file of vectors, in the order of its numbers.
-pub const THEMES: [(&str, &str); 20] = [
+pub const THEMES: [(&str, &str); 23] = [
     ("token-time", include_str!("../../vectors/token-time.json")),
     ("token-header", include_str!("../../vectors/token-header.json")),
     ("token-form", include_str!("../../vectors/token-form.json")),
@@ -55,6 +55,9 @@ pub const THEMES: [(&str, &str); 20] = [
     ("mcp-names", include_str!("../../vectors/mcp-names.json")),
     ("a2a", include_str!("../../vectors/a2a.json")),
     ("a2a-rest", include_str!("../../vectors/a2a-rest.json")),
+    ("mcp-session", include_str!("../../vectors/mcp-session.json")),
+    ("a2a-tasks", include_str!("../../vectors/a2a-tasks.json")),
+    ("http-destination", include_str!("../../vectors/http-destination.json")),
     ("shadow", include_str!("../../vectors/shadow.json")),
 ];
 

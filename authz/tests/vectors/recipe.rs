@@ -38,6 +38,8 @@ pub struct Recipe {
     #[serde(default)]
     state: Map<String, Value>,
     token: Jws,
+    /// The session, task or context that the request names, and what its id was sealed for.
+    session: Option<Session>,
     request: Request,
     /// What is sent instead, but for `{token}` in headers, byte for byte.
     #[serde(skip)]
@@ -75,6 +77,22 @@ struct Jws {
     #[serde(default = "claims_alone")]
     payload: String,
     compact: String,
+}
+
+/// The id of a session, task or context, to be sealed for whoever this says has opened it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Session {
+    /// The names of the keys that the service's workload is told; the first seals.
+    keys: Vec<String>,
+    /// The key that did seal, if it was another.
+    key: Option<String>,
+    service: String,
+    sub: String,
+    agent_id: String,
+    operation_id: String,
+    /// As the service gave it.
+    id: Value,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -151,6 +169,18 @@ impl Recipe {
 
     /// The request, its token signed.
     pub fn request(&self, now: u64) -> RawRequest {
+        self.written(now, &|session, what| session.sealed(what))
+    }
+
+    /// The request as the service is to see it: with its own ids, where they are sealed.
+    pub fn opened(&self, now: u64) -> RawRequest {
+        match &self.session {
+            Some(session) if !session.keys.is_empty() => self.written(now, &|session, _| session.id()),
+            _ => self.request(now),
+        }
+    }
+
+    fn written(&self, now: u64, id: &dyn Fn(&Session, &str) -> String) -> RawRequest {
         if let Some(sent) = &self.sent {
             let mut sent = sent.clone();
             let token = self.token(now);
@@ -168,11 +198,23 @@ impl Recipe {
         } = &self.request;
         let token = self.token(now);
         let json = json.as_ref().map(expand_values);
+        let id = |name: &str| {
+            let domain = match name {
+                "session" => "mcp session",
+                "task" => "a2a task",
+                "context" => "a2a context",
+                _ => return None,
+            };
+            Some(id(self.session.as_ref()?, domain))
+        };
         let json_text = json.as_ref().map(Value::to_string).unwrap_or_default();
+        let json_text = expand(&json_text, id);
         let expand = |text: &str| {
             expand(text, |name| match name {
                 "token" => Some(token.clone()),
                 "json" => Some(json_text.clone()),
+                "seal" => self.session.as_ref().map(|session| session.seal("mcp session")),
+                _ if id(name).is_some() => id(name),
                 _ => match name.strip_prefix("json:") {
                     Some(pointer) => json.as_ref()?.pointer(pointer)?.as_str().map(str::to_owned),
                     None => nested(name),
@@ -219,8 +261,12 @@ impl Recipe {
     /// The same for recipes that one policy and one state list serve.
     pub fn policy_key(&self) -> String {
         format!(
-            "{:?} {:?} {:?} {:?}",
-            self.policy, self.states, self.not_before, self.revoked
+            "{:?} {:?} {:?} {:?} {:?}",
+            self.policy,
+            self.states,
+            self.not_before,
+            self.revoked,
+            self.session.as_ref().map(|session| &session.keys)
         )
     }
 
@@ -257,7 +303,12 @@ impl Recipe {
             .manifests()
             .check(&self.trust_domain)
             .unwrap_or_else(|problems| panic!("{problems:?}"));
-        serde_json::to_value(mesh.compile(&of(&self.workload), header)).unwrap()
+        let mut claims = serde_json::to_value(mesh.compile(&of(&self.workload), header)).unwrap();
+        if let Some(session) = self.session.as_ref().filter(|session| !session.keys.is_empty()) {
+            let keys = session.keys.iter().map(|name| URL_SAFE_NO_PAD.encode(keys::seed(name)));
+            claims["session_keys"] = keys.collect();
+        }
+        claims
     }
 
     /// The states of agents and what was revoked, as the `version`th list.
@@ -278,6 +329,28 @@ impl Recipe {
             "not_before": at(&self.not_before),
             "revoked": at(&self.revoked),
         })
+    }
+}
+
+impl Session {
+    fn id(&self) -> String {
+        expand_values(&self.id).as_str().unwrap().to_owned()
+    }
+
+    /// As its holder shows it.
+    fn sealed(&self, what: &str) -> String {
+        format!("{}.{}", self.seal(what), self.id())
+    }
+
+    /// By docs/formats.md, without the code under test.
+    fn seal(&self, what: &str) -> String {
+        let key = self.key.as_ref().or(self.keys.first()).unwrap();
+        let mut sealed = format!("ostiary {what} 1").into_bytes();
+        for part in [&self.service, &self.sub, &self.agent_id, &self.operation_id, &self.id()] {
+            sealed.extend((part.len() as u64).to_be_bytes());
+            sealed.extend(part.as_bytes());
+        }
+        URL_SAFE_NO_PAD.encode(&keys::hmac_sha256(&keys::seed(key), &sealed)[..16])
     }
 }
 

@@ -5,6 +5,7 @@ use super::{Flow, Phase, Session, internal};
 use crate::bound;
 use crate::events;
 use crate::host::Host;
+use crate::sealing::Sealing;
 use crate::vm::Vm;
 
 impl Session {
@@ -16,7 +17,7 @@ impl Session {
                 if let Some(call) = &self.call {
                     // What comes by is our denial, and no list of the service.
                     if call.is_answered() && !from_upstream(host) {
-                        (passing.listing, passing.reading) = (None, None);
+                        (passing.listing, passing.reading, passing.sealing) = (None, None, None);
                     }
                     // Once they have gone they cannot be read any more.
                     call.begins_to_answer(!end && events::is_stream(host));
@@ -24,6 +25,9 @@ impl Session {
                 bound::seal(&self.known, host);
                 if let Some(reading) = &mut passing.reading {
                     reading.headers(host);
+                }
+                if let Some(sealing) = passing.sealing.as_mut().filter(|_| !end) {
+                    sealing.headers(host);
                 }
                 passing.response_ended |= end;
                 match &mut passing.listing {
@@ -57,7 +61,7 @@ impl Session {
                 if let Some(listing) = listing.as_mut().filter(|listing| listing.is_holding()) {
                     return listing.body(host, &self.known, self.now, size, end, response);
                 }
-                passing.response_chunk(host, size);
+                passing.response_chunk(host, &self.known, size, end);
                 Flow::Continue
             }
             Phase::Waiting(waiting) => waiting.response(),
@@ -71,6 +75,10 @@ impl Session {
         match &mut self.phase {
             Phase::Passing(passing) => {
                 passing.response_ended = self.call.as_ref().is_none_or(|call| call.last_event().is_none());
+                if passing.sealing.as_ref().is_some_and(Sealing::is_holding) {
+                    // What is held cannot go on any more.
+                    passing.break_off(host);
+                }
                 let Passing { listing, response, .. } = &mut **passing;
                 match listing {
                     Some(listing) => listing.settle(host, &self.known, self.now, response),

@@ -14,6 +14,7 @@ use crate::connection::{self, Connection};
 use crate::headers;
 use crate::host::{HeaderPair, Host, Message, Moment};
 use crate::response;
+use crate::sealing::Sealing;
 use crate::slots::Reservation;
 use crate::vm::{Standing, Vm};
 
@@ -23,6 +24,8 @@ pub(super) const MOST_HEADERS: usize = 1000;
 /// What access logs find while headers go ahead of the verdict: Envoy's own guard behind the filter, which refuses what the
 /// filter has not looked at, finds that it has.
 const PENDING: &[u8] = br#"{"kind":"pending"}"#;
+
+const LENGTH: &str = "content-length";
 
 /// A decision and a completion.
 const RECORDS_A_REQUEST: usize = 2;
@@ -78,6 +81,10 @@ impl Session {
                 }));
                 if self.headers_stop_iteration {
                     return Ok(Flow::Pause);
+                }
+                if Sealing::of(&self.known).is_some() {
+                    // What goes on is shorter by the seals in it.
+                    host.remove_request_header(LENGTH);
                 }
                 // Where the flag is off, Pause here would keep the body from ever coming (and hang the request).
                 host.publish(DECISION_KEY, PENDING);
@@ -199,6 +206,7 @@ impl Session {
                 Extraction::Ready(_) => return Err(internal("the policy changed while the request came")),
             };
             bound::opened(&self.known, pairs)?;
+            bound::opened_target(&self.known, pairs)?;
             pending
         } else {
             pending
@@ -206,10 +214,26 @@ impl Session {
         let facts = pending.finish(&standing.bundle.bundle, &body)?;
         let verdict = self.decide(connection, &facts);
         let rpc_id = facts.rpc_id.clone();
-        self.known.facts = Some(Rc::new(facts));
+        let facts = Rc::new(facts);
+        self.known.facts = Some(Rc::clone(&facts));
         verdict
+            .and_then(|permit| self.open_body(host, pairs, &facts, &body).map(|()| permit))
             .map(|permit| (permit, body.len() as u64))
             .map_err(|denial| denial.with_rpc_id(rpc_id.as_deref()))
+    }
+
+    /// Puts the ids of tasks that the service gave in the place of sealed ones.
+    fn open_body(&self, host: &impl Host, pairs: &[HeaderPair], facts: &Facts, body: &[u8]) -> Result<(), Denial> {
+        let Some(opened) = bound::opened_body(&self.known, facts, body)? else {
+            return Ok(());
+        };
+        if !host.replace_request_body(body.len(), opened.as_bytes()) {
+            return Err(internal("the body cannot be written"));
+        }
+        if self.headers_stop_iteration && pairs.iter().any(|(name, _)| name == LENGTH) {
+            host.set_request_header(LENGTH, &opened.len().to_string());
+        }
+        Ok(())
     }
 
     pub(super) fn decide(&self, connection: &Connection, facts: &Facts) -> Result<Permitted, Denial> {

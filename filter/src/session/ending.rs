@@ -55,6 +55,7 @@ impl Session {
             listing,
             tail: _,
             reading,
+            sealing: _,
         } = passing;
         let withheld = listing.as_ref().and_then(Listing::withheld);
         let end = match (withheld, response_ended) {

@@ -14,9 +14,11 @@ use super::{DECISION_KEY, Flow, Phase, Session};
 use crate::calls::{Awaited, Call, Hold, Lease};
 use crate::events::Tail;
 use crate::host::{Host, Message};
+use crate::known::Known;
 use crate::meters::Verdict;
 use crate::reading::Reading;
 use crate::response::{self, Listing};
+use crate::sealing::{Sealing, SealingError};
 use crate::slots::Reservation;
 use crate::vm::Vm;
 
@@ -34,6 +36,8 @@ pub(super) struct Passing {
     pub(super) tail: Tail,
     /// Where the answer is read, on its way, for how the call ended.
     pub(super) reading: Option<Reading>,
+    /// Where ids in the answer are sealed.
+    pub(super) sealing: Option<Sealing>,
 }
 
 /// The trace of a [`Permit`], which borrows what it rests on and so cannot be kept.
@@ -152,6 +156,7 @@ impl Session {
             listing,
             tail: Tail::default(),
             reading: Reading::of(&self.known),
+            sealing: Sealing::of(&self.known),
         });
         let mut call = self.own_call(cuts).of_agent(tokenless);
         if waits {
@@ -192,7 +197,18 @@ impl Session {
 }
 
 impl Passing {
-    pub(super) fn response_chunk(&mut self, host: &impl Host, size: usize) {
+    pub(super) fn response_chunk(&mut self, host: &impl Host, known: &Known, size: usize, end: bool) {
+        if let Some(sealing) = &mut self.sealing {
+            match sealing.body(host, known, size, end) {
+                Ok(chunk) => {
+                    self.tail.push(&chunk);
+                    // The caller's own sidecar sees these bytes and no others.
+                    self.response.update(&chunk);
+                }
+                Err(SealingError) => self.break_off(host),
+            }
+            return;
+        }
         if size == 0 {
             return;
         }
@@ -206,6 +222,13 @@ impl Passing {
             }
             None => log::warn!("a part of a response could not be read"),
         }
+    }
+
+    /// Ends an answer that cannot be sealed before its time.
+    pub(super) fn break_off(&mut self, host: &impl Host) {
+        log::warn!("an answer could not be sealed");
+        self.response_ended = false;
+        host.reset();
     }
 
     /// Puts an event in the place of a part of a stream of events, and nothing in that of those that follow. Nothing too

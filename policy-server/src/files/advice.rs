@@ -125,7 +125,7 @@ fn hint(path: &[Step]) -> String {
         }
         Some("reaches") => "a service by its name, such as `warehouse` or `data/warehouse`",
         Some("mayCall" | "agent") => "an agent by its name, such as `writer-2`",
-        Some("tasks") => "`refused` or `application`",
+        Some("tasks") => "`refused`, `bound` or `application`",
         Some("name" | "namespace" | "serviceAccount") => "a Kubernetes name: lower-case letters, digits and `-`",
         Some("hosts") => "a host name in lower case without a port, such as `warehouse.data.svc.cluster.local`",
         Some("ports") => "a port from 1 to 65535",

@@ -144,7 +144,8 @@ async fn an_application_may_hold_tasks_to_their_openers() {
         assert_eq!(own["reply"]["state"], "TASK_STATE_COMPLETED", "{at:?}: {own}");
         assert_eq!(own["cancel"]["state"], "TASK_STATE_CANCELED", "{at:?}: {own}");
         if at.1 == "1.0" {
-            assert!(own["list"]["tasks"].as_u64() > Some(1), "{at:?}: {own}");
+            let listed = own["list"]["tasks"].as_array();
+            assert!(listed.is_some_and(|tasks| tasks.len() > 1), "{at:?}: {own}");
         }
         // The sidecars let the other name it; the application knows by the claims that it is not its.
         let task = own["asked again"]["task"].as_str().unwrap();
@@ -160,6 +161,67 @@ async fn an_application_may_hold_tasks_to_their_openers() {
         seen.iter().all(|seen| seen.header("ostiary-claims").is_some()),
         "the application is told who calls"
     );
+}
+
+/// The client goes on with its tasks as if nothing stood between; nobody else can, and the agent sees its own ids.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_its_openers_alone() {
+    for (name, headers_stop_iteration) in [("calls-bound", true), ("calls-bound-ahead", false)] {
+        let options = Options {
+            called: Some("  tasks: bound\n"),
+            headers_stop_iteration,
+            ..Options::default()
+        };
+        let mesh = Mesh::start(name, &options).await.unwrap();
+        let analyst = token(&mesh, "analyst-7", &["call:agent.scribe"]).await;
+        let writer = token(&mesh, "writer-2", &["call:agent.scribe"]).await;
+        let body = json!({"agent_id": "analyst-7", "operation_id": "another", "scope": ["call:agent.scribe"]});
+        let elsewhere = mesh.token(&body).await.unwrap();
+        for at in BINDINGS {
+            let own = outcome(&mesh, "analyst-7", at, &analyst, &["t-1"]).await;
+            opened(&own, at);
+            assert_eq!(own["get"]["state"], "TASK_STATE_COMPLETED", "{at:?}: {own}");
+            assert_eq!(own["reply"]["state"], "TASK_STATE_COMPLETED", "{at:?}: {own}");
+            // With headers that go ahead, this server cancels without waiting for the body, and so for the verdict.
+            if headers_stop_iteration || at != ("HTTP+JSON", "1.0") {
+                assert_eq!(own["cancel"]["state"], "TASK_STATE_CANCELED", "{at:?}: {own}");
+            }
+            if at.1 == "1.0" {
+                assert_eq!(own["list"]["denial"], "task_refused", "{at:?}: {own}");
+                let asked = json!([own["asked"]["task"]]);
+                assert_eq!(own["list of a context"]["tasks"], asked, "{at:?}: {own}");
+            }
+            assert_eq!(own["another's"]["denial"], "task_mismatch", "unknown: {at:?}: {own}");
+            let sealed = own["asked again"]["task"].as_str().unwrap();
+            let (_, known) = sealed.split_once('.').unwrap();
+            for (agent, token, task) in [
+                ("writer-2", &writer, sealed),
+                ("analyst-7", &elsewhere, sealed),
+                ("writer-2", &writer, known),
+            ] {
+                let others = outcome(&mesh, agent, at, token, &[task]).await;
+                opened(&others, at);
+                for step in ["another's", "another's cancelled"] {
+                    assert_eq!(
+                        others[step]["denial"], "task_mismatch",
+                        "{at:?} {agent} {step}: {others}"
+                    );
+                }
+            }
+            let named = |seen: &&Seen| {
+                let body = String::from_utf8_lossy(&seen.body);
+                seen.path.contains(known) || body.contains(known)
+            };
+            let seen = reached(&mesh);
+            assert_eq!(
+                seen.iter().filter(named).count(),
+                1,
+                "{at:?}: the cancellation by its opener"
+            );
+            let text = |seen: &Seen| format!("{} {}", seen.path, String::from_utf8_lossy(&seen.body));
+            assert!(!seen.iter().any(|seen| text(seen).contains(sealed)), "{at:?}");
+        }
+    }
 }
 
 /// Denials come in the form of the binding; gRPC has none.

@@ -62,13 +62,14 @@ async fn the_official_client_for_rust_uses_what_it_may_use() {
 async fn a_webdav_client_streams_a_file_up_and_down() {
     let mesh = mesh("clients-dav").await;
     let (agent, archive) = (mesh.agent("analyst-7").unwrap(), mesh.service(ARCHIVE).unwrap());
-    let scope = ["read:archive.q1", "write:archive.q1"];
+    let scope = ["q1", "q2", "q3"].map(|file| [format!("read:archive.{file}"), format!("write:archive.{file}")]);
+    let scope = scope.concat();
     let token = json!({"agent_id": "analyst-7", "operation_id": "report-2026-q1", "scope": scope});
     let token = mesh.token(&token).await.unwrap();
     let mut client = Command::new(built::python().unwrap());
     client
         .arg(built::mesh_files().join("dav_client.py"))
-        .args([&format!("http://{}", agent.outbound), &archive.authority()])
+        .args([agent.outbound.to_string(), format!("http://{}", archive.authority())])
         .arg(MEBIBYTES.to_string())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("TOKEN", &token);
@@ -78,18 +79,29 @@ async fn a_webdav_client_streams_a_file_up_and_down() {
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     let outcome: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{stderr}"));
-    for step in ["put", "get", "remove"] {
+    for step in ["put", "get", "copy", "move", "remove"] {
         assert_eq!(outcome[step], Value::Null, "{step}: {outcome}");
     }
     assert_eq!(outcome["info"], MEBIBYTES << 20, "{outcome}");
     assert_eq!(outcome["same"], true, "what came down is what went up: {outcome}");
-    let refused = outcome["another's"]["error"].as_str().unwrap_or_default();
-    assert!(refused.contains("403"), "{outcome}");
+    for step in ["copied", "moved"] {
+        assert_eq!(outcome[step], MEBIBYTES << 20, "{step}: {outcome}");
+    }
+    for step in ["another's", "copy to another's", "move to another's"] {
+        let refused = outcome[step]["error"].as_str().unwrap_or_default();
+        assert!(
+            refused.contains("403") || refused.contains("Forbidden"),
+            "{step}: {outcome}"
+        );
+    }
     let seen = archive.backend.seen();
     assert!(
         seen.iter().all(|seen| !seen.path.starts_with("/secrets")),
         "the application is not asked"
     );
+    let destinations = seen.iter().filter_map(|seen| seen.header("destination"));
+    let elsewhere = destinations.filter(|destination| !destination.contains("/archive/"));
+    assert_eq!(elsewhere.count(), 0, "nor is it told to write there");
     let put = seen.iter().find(|seen| seen.method == "PUT").unwrap();
     assert_eq!(put.header("transfer-encoding"), Some("chunked"));
     assert!(seen.iter().all(|seen| seen.header("authorization").is_none()));

@@ -174,6 +174,10 @@ fn facts(record: &Record<'_>) -> Facts {
             .collect(),
         own: owned(&facts.own),
         right: right(facts),
+        destination: match facts.right.as_deref() {
+            Some("scope") => facts.resources.first().map(resource),
+            _ => None,
+        },
         // Echoed in an answer; nothing is decided on it.
         rpc_id: None,
         rpc_method: owned(&facts.rpc_method),

@@ -1,4 +1,4 @@
-//! The message that is sent to an agent: whether it names a task or a context.
+//! The tasks and contexts that a message to an agent, or another request's body, names.
 //!
 //! Members are read in the spellings that honest peers write: protobuf's JSON in camel case and, as readers of it must take,
 //! in snake case (0.3's REST client sends that). One member in both spellings, and one that is not known, is refused.
@@ -7,6 +7,7 @@
 use super::malformed;
 use crate::denial::Denial;
 use crate::json::{Kind, Value};
+use crate::session::Sealed;
 
 /// The longest id of a task or context that is read; real ones are UUIDs.
 pub(super) const MAX_ID_BYTES: usize = 256;
@@ -43,23 +44,61 @@ const CONFIGURATION: [Member; 5] = [
     &["blocking"],
 ];
 
-/// Whether the parameters of a message that is sent name a task, a context, or who is to be told of a task.
+const TASK: [Member; 4] = [
+    &["id"],
+    &["tenant"],
+    &["historyLength", "history_length"],
+    &["metadata"],
+];
+
+const LIST: [Member; 9] = [
+    &["contextId", "context_id"],
+    &["tenant"],
+    &["status"],
+    &["pageSize", "page_size"],
+    &["pageToken", "page_token"],
+    &["historyLength", "history_length"],
+    &[
+        "statusTimestampAfter",
+        "status_timestamp_after",
+        "lastUpdatedAfter",
+        "last_updated_after",
+    ],
+    &["includeArtifacts", "include_artifacts"],
+    &["metadata"],
+];
+
+/// The id of a task or context, as it stands in a body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Id<'a> {
+    pub(super) what: Sealed,
+    pub(super) value: Value<'a>,
+}
+
+/// What a message that is sent names.
+#[derive(Debug)]
+pub(super) struct Named<'a> {
+    pub(super) ids: Vec<Id<'a>>,
+    /// Whether it says who is to be told of its task.
+    pub(super) push: bool,
+}
+
+/// What the parameters of a message that is sent name: tasks, a context, or who is to be told of a task.
 ///
 /// # Errors
 ///
 /// `a2a_malformed`.
-pub(super) fn names_task(params: Value<'_>) -> Result<bool, Denial> {
+pub(super) fn named(params: Value<'_>) -> Result<Named<'_>, Denial> {
     let [_, message, configuration, _] = members(params, &PARAMS)?;
     let message = message.ok_or_else(|| malformed("`message` is missing"))?;
     let [task, context, references, ..] = members(message, &MESSAGE)?;
-    let references = match references {
-        Some(listed) => listed
-            .as_array()
-            .ok_or_else(|| malformed("`referenceTaskIds` is no array"))?
-            .next()
-            .is_some(),
-        None => false,
-    };
+    let references = references
+        .map(|listed| {
+            listed
+                .as_array()
+                .ok_or_else(|| malformed("`referenceTaskIds` is no array"))
+        })
+        .transpose()?;
     let push = match configuration {
         Some(configuration) => {
             let [push, ..] = members(configuration, &CONFIGURATION)?;
@@ -67,7 +106,33 @@ pub(super) fn names_task(params: Value<'_>) -> Result<bool, Denial> {
         }
         None => false,
     };
-    Ok(is_named(task)? || is_named(context)? || references || push)
+    let mut ids: Vec<Id<'_>> = id(Sealed::Task, task)?.into_iter().collect();
+    ids.extend(id(Sealed::Context, context)?);
+    for reference in references.into_iter().flatten() {
+        let reference = id(Sealed::Task, Some(reference))?;
+        ids.push(reference.ok_or_else(|| malformed("a reference names no task"))?);
+    }
+    Ok(Named { ids, push })
+}
+
+/// The task that the parameters of an operation on one task name, if they do.
+///
+/// # Errors
+///
+/// `a2a_malformed`.
+pub(super) fn task(params: Value<'_>) -> Result<Option<Id<'_>>, Denial> {
+    let [task, ..] = members(params, &TASK)?;
+    id(Sealed::Task, task)
+}
+
+/// The context whose tasks are to be listed, if the parameters name one.
+///
+/// # Errors
+///
+/// `a2a_malformed`.
+pub(super) fn context(params: Value<'_>) -> Result<Option<Id<'_>>, Denial> {
+    let [context, ..] = members(params, &LIST)?;
+    id(Sealed::Context, context)
 }
 
 /// The members of an object by their places in `known`. Null is what is not there.
@@ -93,13 +158,14 @@ fn members<'a, const N: usize>(object: Value<'a>, known: &[Member; N]) -> Result
     Ok(found)
 }
 
-/// Whether an id is there. An empty one is what protobuf takes for none.
-fn is_named(id: Option<Value<'_>>) -> Result<bool, Denial> {
-    let Some(id) = id else {
-        return Ok(false);
+/// An id, if it is there. An empty one is what protobuf takes for none.
+fn id(what: Sealed, value: Option<Value<'_>>) -> Result<Option<Id<'_>>, Denial> {
+    let Some(value) = value else {
+        return Ok(None);
     };
-    if id.kind() != Kind::String || id.raw().len() > MAX_ID_BYTES {
+    if value.kind() != Kind::String || value.raw().len() > MAX_ID_BYTES {
         return Err(malformed("an id is a short string"));
     }
-    Ok(id.as_str().is_some_and(|id| !id.is_empty()))
+    let is_there = value.as_str().is_some_and(|id| !id.is_empty());
+    Ok(is_there.then_some(Id { what, value }))
 }

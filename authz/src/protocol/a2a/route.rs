@@ -1,18 +1,28 @@
 //! Which operation a JSON-RPC method or a REST path asks for.
 //!
-//! Operations need the same right, so all that matters here is which of them name or list tasks.
+//! Operations need the same right, so all that matters here is which of them name or list tasks, and where.
+
+use std::ops::Range;
 
 use super::unknown;
 use crate::denial::Denial;
 use crate::policy::PathTemplate;
+
+/// What a path says after the id of a task.
+const SUBSCRIBE: &str = ":subscribe";
+const CANCEL: &str = ":cancel";
 
 /// An operation, as far as it matters to a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     /// Sends a message, which may name a task or a context.
     Send,
-    /// Names a task, or lists tasks.
+    /// Gets, cancels or subscribes to one task, by its id.
     Task,
+    /// Lists tasks, of one context or of all.
+    List,
+    /// Says who is told of a task.
+    Push,
     /// Gets the card that callers of their own are shown.
     Card,
 }
@@ -22,22 +32,18 @@ impl Operation {
     pub(super) fn of_method(method: &str) -> Option<Self> {
         match method {
             "SendMessage" | "SendStreamingMessage" | "message/send" | "message/stream" => Some(Self::Send),
-            "GetTask"
-            | "ListTasks"
-            | "CancelTask"
-            | "SubscribeToTask"
-            | "CreateTaskPushNotificationConfig"
+            "GetTask" | "CancelTask" | "SubscribeToTask" | "tasks/get" | "tasks/cancel" | "tasks/resubscribe" => {
+                Some(Self::Task)
+            }
+            "ListTasks" | "tasks/list" => Some(Self::List),
+            "CreateTaskPushNotificationConfig"
             | "GetTaskPushNotificationConfig"
             | "ListTaskPushNotificationConfigs"
             | "DeleteTaskPushNotificationConfig"
-            | "tasks/get"
-            | "tasks/list"
-            | "tasks/cancel"
-            | "tasks/resubscribe"
             | "tasks/pushNotificationConfig/set"
             | "tasks/pushNotificationConfig/get"
             | "tasks/pushNotificationConfig/list"
-            | "tasks/pushNotificationConfig/delete" => Some(Self::Task),
+            | "tasks/pushNotificationConfig/delete" => Some(Self::Push),
             "GetExtendedAgentCard" | "agent/getAuthenticatedExtendedCard" => Some(Self::Card),
             _ => None,
         }
@@ -92,13 +98,25 @@ fn is_task(rest: &[&str]) -> bool {
 }
 
 fn task(method: &str, rest: &[&str]) -> Option<Operation> {
-    let fits = match rest {
+    let (fits, operation) = match rest {
+        [] => (method == "GET", Operation::List),
         // A subscription is a POST by the specification's text and a GET by its proto.
-        [id] if id.ends_with(":subscribe") => matches!(method, "GET" | "POST"),
-        [id] if id.ends_with(":cancel") => method == "POST",
-        [_, "pushNotificationConfigs"] => matches!(method, "GET" | "POST"),
-        [_, _, _] => matches!(method, "GET" | "DELETE"),
-        _ => method == "GET",
+        [id] if id.ends_with(SUBSCRIBE) => (matches!(method, "GET" | "POST"), Operation::Task),
+        [id] if id.ends_with(CANCEL) => (method == "POST", Operation::Task),
+        [_] => (method == "GET", Operation::Task),
+        [_, _] => (matches!(method, "GET" | "POST"), Operation::Push),
+        _ => (matches!(method, "GET" | "DELETE"), Operation::Push),
     };
-    fits.then_some(Operation::Task)
+    fits.then_some(operation)
+}
+
+/// The id of the task in a path of [`Operation::Task`].
+pub(super) fn task_id(path: &str) -> Range<usize> {
+    let start = path.rfind('/').map_or(0, |slash| slash + 1);
+    let segment = path.get(start..).unwrap_or_default();
+    let id = segment
+        .strip_suffix(SUBSCRIBE)
+        .or_else(|| segment.strip_suffix(CANCEL))
+        .unwrap_or(segment);
+    start..start + id.len()
 }

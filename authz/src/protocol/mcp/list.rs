@@ -153,6 +153,17 @@ pub fn filter(
     }
 }
 
+/// Writes events anew with what `data` makes of their data; None where that is nothing.
+pub(crate) fn rewrite_events(events: &[u8], data: &dyn Fn(&[u8]) -> Option<String>) -> Option<Vec<u8>> {
+    let found = Cell::new(false);
+    let message = |text: &[u8]| {
+        found.set(true);
+        data(text).ok_or(ListError::Answer("nothing to write"))
+    };
+    let written = sse::filter(events, message).ok()?;
+    found.get().then_some(written)
+}
+
 /// The definitions in an answer to `tools/list`: the message as a service sent it, or its result alone.
 ///
 /// # Errors

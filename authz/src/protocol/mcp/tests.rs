@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Method;
-use crate::testing::World;
+use crate::testing::{SESSION_KEY, World};
 
 fn with_body(body: &[u8]) -> &'static str {
     World::legacy_mcp("pandas", json!({}))
@@ -48,16 +48,16 @@ fn one_endpoint_one_method_one_type() {
     assert_eq!(with_header("content-encoding", "gzip"), "body_encoded");
 }
 
-/// Where its id is bound to its holder, a session may be ended; whose it is, is for whoever has the keys.
+/// Where its id is bound to its holder, a session may be ended by that holder.
 #[test]
 fn a_session_ends_by_delete() {
     let delete = || {
-        let ends = World::mcp().with(|w| w.bundle["session_keys"] = json!(["A".repeat(43)]));
+        let ends = World::mcp().with(|w| w.bundle["session_keys"] = json!([SESSION_KEY]));
         let mut ends = ends.without_body("DELETE", "/mcp");
         for name in ["mcp-protocol-version", "mcp-method", "mcp-name"] {
             ends.drop_header(name);
         }
-        ends.header("mcp-session-id", "s-1");
+        ends.header("mcp-session-id", &ends.session("s-1"));
         ends
     };
     assert_eq!(delete().code(), "ok");

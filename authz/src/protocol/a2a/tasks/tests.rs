@@ -1,0 +1,229 @@
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::claims::Claims;
+use crate::protocol::list::Media;
+use crate::session::SessionKey;
+
+/// The binding of an agent in an operation, by a key.
+struct Caller {
+    service: crate::identity::ServiceId,
+    claims: Claims,
+    keys: SessionKeys,
+}
+
+impl Caller {
+    fn new(agent: &str, operation: &str) -> Self {
+        let claims = json!({
+            "iss": "spiffe://cluster.local/ns/ostiary/sa/policy-server",
+            "sub": format!("spiffe://cluster.local/ns/agents/sa/{agent}"),
+            "aud": ["spiffe://cluster.local/ns/agents/sa/writer-2"],
+            "issued_by": "spiffe://cluster.local/ns/orchestration/sa/orchestrator",
+            "iat": 1000, "nbf": 1000, "exp": 1300, "jti": "n-1", "agent_id": agent, "operation_id": operation,
+            "scope": [], "tools": [], "forbidden_tools": [],
+        });
+        let text = claims.to_string();
+        Self {
+            service: "agents/writer-2".parse().unwrap(),
+            claims: Claims::read(
+                crate::json::parse(text.as_bytes(), &crate::json::Limits::REQUEST)
+                    .unwrap()
+                    .root(),
+            )
+            .unwrap(),
+            keys: SessionKeys::new(&[SessionKey::new([7; 32])]).unwrap(),
+        }
+    }
+
+    fn analyst() -> Self {
+        Self::new("analyst-7", "report")
+    }
+
+    fn binding(&self) -> Binding<'_> {
+        Binding {
+            keys: &self.keys,
+            holder: Some(Holder {
+                service: &self.service,
+                claims: &self.claims,
+            }),
+        }
+    }
+
+    fn task(&self, id: &str) -> String {
+        self.binding().seal(Sealed::Task, id).unwrap()
+    }
+
+    fn context(&self, id: &str) -> String {
+        self.binding().seal(Sealed::Context, id).unwrap()
+    }
+}
+
+/// What becomes of an answer that comes in parts of this many bytes.
+fn answered(media: Media, text: &str, part: usize) -> String {
+    let caller = Caller::analyst();
+    let mut answer = Answer::new(Some(media));
+    let parts: Vec<&[u8]> = text.as_bytes().chunks(part).collect();
+    let (last, parts) = parts.split_last().unwrap();
+    let mut out = Vec::new();
+    for part in parts {
+        out.extend(answer.push(part.to_vec(), false, &caller.binding()));
+    }
+    out.extend(answer.push(last.to_vec(), true, &caller.binding()));
+    assert!(!answer.is_holding());
+    String::from_utf8(out).unwrap()
+}
+
+fn sealed(message: &Value) -> Value {
+    serde_json::from_str(&answered(Media::Json, &message.to_string(), 7)).unwrap()
+}
+
+#[test]
+fn every_shape_of_an_answer_is_sealed() {
+    let caller = Caller::analyst();
+    let (task, context) = (caller.task("t1"), caller.context("c1"));
+    let plain = json!({"id": "t1", "contextId": "c1", "status": {"state": "TASK_STATE_COMPLETED",
+        "message": {"taskId": "t1", "contextId": "c1", "role": "ROLE_AGENT"}},
+        "history": [{"taskId": "t1", "context_id": "c1", "messageId": "t1"}, {"taskId": "t2"}],
+        "artifacts": [{"artifactId": "t1", "parts": [{"text": "t1", "data": {"taskId": "t1"}}]}],
+        "metadata": {"taskId": "t1", "id": "t1"}});
+    let bound = json!({"id": task, "contextId": context, "status": {"state": "TASK_STATE_COMPLETED",
+        "message": {"taskId": task, "contextId": context, "role": "ROLE_AGENT"}},
+        "history": [{"taskId": task, "context_id": context, "messageId": "t1"}, {"taskId": "t2"}],
+        "artifacts": [{"artifactId": "t1", "parts": [{"text": "t1", "data": {"taskId": "t1"}}]}],
+        "metadata": {"taskId": "t1", "id": "t1"}});
+    let update = json!({"taskId": "t1", "contextId": "c1", "status": {"update": {"task_id": "t1"}}, "final": true});
+    let bound_update =
+        json!({"taskId": task, "contextId": context, "status": {"update": {"task_id": task}}, "final": true});
+    let rpc = |result: &Value| json!({"jsonrpc": "2.0", "id": "t1", "result": result});
+    let kind = |value: &Value, kind: &str| {
+        let mut value = value.clone();
+        value["kind"] = json!(kind);
+        value
+    };
+    for (plain, bound) in [
+        (json!({"task": plain}), json!({"task": bound})),
+        (plain.clone(), bound.clone()),
+        (kind(&plain, "task"), kind(&bound, "task")),
+        (
+            json!({"tasks": [plain], "nextPageToken": ""}),
+            json!({"tasks": [bound], "nextPageToken": ""}),
+        ),
+        (json!({"statusUpdate": update}), json!({"statusUpdate": bound_update})),
+        (kind(&update, "status-update"), kind(&bound_update, "status-update")),
+        (
+            json!({"artifactUpdate": {"taskId": "t1", "contextId": "c1", "artifact": {}}}),
+            json!({"artifactUpdate": {"taskId": task, "contextId": context, "artifact": {}}}),
+        ),
+        (
+            json!({"message": {"taskId": "t1", "contextId": "c1", "referenceTaskIds": ["t1"], "parts": [{"text": "t1"}]}}),
+            json!({"message": {"taskId": task, "contextId": context, "referenceTaskIds": ["t1"], "parts": [{"text": "t1"}]}}),
+        ),
+        (json!({"msg": {"task_id": "t1"}}), json!({"msg": {"task_id": task}})),
+    ] {
+        assert_eq!(sealed(&plain), bound);
+        assert_eq!(sealed(&rpc(&plain)), rpc(&bound));
+    }
+}
+
+#[test]
+fn what_is_no_answer_of_a_task_goes_on_byte_for_byte() {
+    let long = "x".repeat(201);
+    for text in [
+        r#"{"name": "scribe", "id": "t1", "skills": [{"id": "t1"}]}"#,
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32001,"message":"t1"}}"#,
+        r#"{"task":{"id":"t1"},"task":{"id":"t1"}}"#,
+        r#"{"task":{"id":1}}"#,
+        r#"{"task":{"id":"a/b"}}"#,
+        r#"{"task":{"id":""}}"#,
+        &format!(r#"{{"task":{{"id":"{long}"}}}}"#),
+        "not JSON",
+        r#"[{"task":{"id":"t1"}}]"#,
+    ] {
+        assert_eq!(answered(Media::Json, text, 5), text);
+    }
+    let whole = r#"{"task":{"id":"t1"}}"#;
+    let mut unknown = Answer::new(None);
+    let caller = Caller::analyst();
+    assert_eq!(unknown.push(whole.into(), true, &caller.binding()), whole.as_bytes());
+    let stranger = Binding {
+        holder: None,
+        ..caller.binding()
+    };
+    let mut nobody = Answer::new(Some(Media::Json));
+    assert_eq!(nobody.push(whole.into(), true, &stranger), whole.as_bytes());
+}
+
+#[test]
+fn the_media_types_of_both_bindings_are_read() {
+    for (content_type, media) in [
+        ("application/json", Some(Media::Json)),
+        ("application/a2a+json", Some(Media::Json)),
+        ("Application/A2A+JSON; charset=utf-8", Some(Media::Json)),
+        ("text/event-stream", Some(Media::Events)),
+        ("application/a2a+jsonx", None),
+        ("text/html", None),
+    ] {
+        assert_eq!(Answer::media(content_type.as_bytes()), media, "{content_type}");
+    }
+}
+
+#[test]
+fn a_long_answer_goes_on_without_seals() {
+    let caller = Caller::analyst();
+    let filler = " ".repeat(MAX_ANSWER_BYTES);
+    for (media, begin) in [
+        (Media::Json, r#"{"task":{"id":"t1"}"#),
+        (Media::Events, r#"data: {"task":{"id":"t1"}"#),
+    ] {
+        let mut answer = Answer::new(Some(media));
+        assert!(answer.push(begin.into(), false, &caller.binding()).is_empty());
+        let through = answer.push(filler.clone().into(), false, &caller.binding());
+        assert_eq!(through.len(), begin.len() + filler.len());
+        assert!(!answer.is_holding());
+        let rest = answer.push(b"}\n\n".to_vec(), true, &caller.binding());
+        assert_eq!(rest, b"}\n\n");
+    }
+}
+
+#[test]
+fn events_go_on_as_soon_as_they_are_whole() {
+    let caller = Caller::analyst();
+    let mut answer = Answer::new(Some(Media::Events));
+    let mut push = |part: &str| String::from_utf8(answer.push(part.into(), false, &caller.binding())).unwrap();
+    assert_eq!(push("id: 1\nda"), "");
+    assert_eq!(push("ta: {\"task\":{\"id\":"), "");
+    let bound = format!("id: 1\ndata: {{\"task\":{{\"id\":\"{}\"}}}}\n\n", caller.task("t1"));
+    assert_eq!(push("\"t1\"}}\n\n: ping\n"), bound);
+    assert_eq!(push("\n"), ": ping\n\n");
+    // What some readers take for the middle of a line end goes on with what it ends.
+    assert_eq!(push("data: 1\r\n\r"), "data: 1\r\n\r");
+    assert_eq!(push("\ndata: 2"), "\n");
+    assert_eq!(push("\r\r"), "data: 2\r\r");
+    let two = format!("{bound}{bound}");
+    assert_eq!(push(&two.replace(&caller.task("t1"), "t1")), two);
+}
+
+#[test]
+fn a_stream_is_sealed_however_it_is_cut() {
+    let caller = Caller::analyst();
+    for end in ["\n", "\r\n", "\r"] {
+        let event = |task: &str, text: &str| {
+            let data = format!("{{\"statusUpdate\":{{\"taskId\":\"{task}\",\"status\":{{\"t\":\"{text}\"}}}}}}");
+            format!("event: m{end}data: {data}{end}{end}")
+        };
+        let given = format!("{}: ping{end}{end}{}", event("t1", "one"), event("t2", "two"));
+        for part in 1..given.len() {
+            let told = answered(Media::Events, &given, part);
+            for (task, text) in [("t1", "one"), ("t2", "two")] {
+                assert!(
+                    told.contains(&caller.task(task)) && told.contains(text),
+                    "{part}: {told:?}"
+                );
+                assert!(!told.contains(&format!("\"{task}\"")), "{part}: {told:?}");
+            }
+            assert!(told.contains(": ping"));
+        }
+    }
+}

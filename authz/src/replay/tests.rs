@@ -95,7 +95,7 @@ fn decision(service: &'static str, verdict: Verdict, facts: RecordedFacts<'stati
     Record {
         agent_id: Some("analyst-7".into()),
         claims: Some(claims()),
-        code: verdict.err(),
+        code: verdict.unwrap_or_else(Some),
         facts: Some(facts),
         peer: Some(ANALYST.into()),
         protocol: Some(protocol.into()),
@@ -181,6 +181,30 @@ fn what_a_record_does_not_hold_is_said_and_not_guessed() {
     ] {
         assert_eq!(again(&mesh, &record, Facts::Recorded), Err(why), "{record:?}");
     }
+}
+
+#[test]
+fn what_went_on_in_shadow_did_so_by_a_service_in_shadow() {
+    let files = Files::new().mesh();
+    let in_shadow = Files::changed(|files| files.warehouse["mode"] = json!("shadow"));
+    let costs = read_table("costs", Ok(Some(Code::ScopeNotGranted)));
+    assert_eq!(
+        Policy::new(&in_shadow).replay(&costs, Facts::Recorded),
+        Ok(Replayed {
+            recorded: Ok(Some(Code::ScopeNotGranted)),
+            again: Ok(Some(Code::ScopeNotGranted)),
+        })
+    );
+    // A sidecar that lets it go on by itself is found out.
+    let enforced = again(&files, &costs, Facts::Recorded);
+    assert_eq!(enforced, Ok(Err(Code::ScopeNotGranted)));
+    let mut bare = read_table("sales", Ok(Some(Code::TokenMissing)));
+    (bare.claims, bare.agent_id) = (None, None);
+    let again_bare = again(&in_shadow, &bare, Facts::Recorded);
+    assert_eq!(again_bare, Ok(Ok(Some(Code::TokenMissing))));
+    bare.code = Some(Code::TokenExpired);
+    let expired = again(&in_shadow, &bare, Facts::Recorded);
+    assert_eq!(expired, Err(Unplayed::Unread), "what was shown is not recorded");
 }
 
 #[test]

@@ -232,6 +232,10 @@ mod tests {
         let forbidden = Some(Code::ScopeNotGranted);
         for (side, verdict, code, denied) in [
             (Side::Inbound, Permit, None, Some(false)),
+            // In shadow: a call that went on, whatever would have denied it.
+            (Side::Inbound, Permit, forbidden, Some(false)),
+            (Side::Inbound, Permit, Some(Code::TokenExpired), Some(false)),
+            (Side::Outbound, Permit, forbidden, None),
             (Side::Inbound, Deny, forbidden, Some(true)),
             (Side::Outbound, Permit, None, None),
             (Side::Outbound, Deny, forbidden, Some(true)),

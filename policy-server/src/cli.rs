@@ -10,6 +10,7 @@ mod check;
 mod decide;
 mod issue;
 mod keys;
+mod kinds;
 mod output;
 mod past;
 mod pin;

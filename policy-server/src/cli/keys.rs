@@ -79,6 +79,9 @@ pub(super) struct Running {
     server: Server,
 }
 
+/// The names of the arguments by which a server is found: what takes a file instead refuses them beside it.
+pub(super) const SERVERS: [&str; 4] = ["config", "data", "server", "unix"];
+
 impl Running {
     /// The server to ask; a socket that nobody listens on is told apart from other failures.
     pub(super) fn find(&self) -> Result<Found<'_>, KeysError> {

@@ -15,13 +15,10 @@ use serde_json::{Value, json};
 pub(super) use log::{Content, LogError, read, read_all};
 
 use super::check::{count, places};
-use super::keys::moment;
+use super::kinds::{Kinds, Told};
 use super::output::{Printer, printable};
 use super::{Error, Outcome};
 use crate::files::{self, Diagnostics, LoadError, Loaded};
-
-/// Kinds of calls that are told apart; what is over is counted.
-const MOST_GROUPS: usize = 1000;
 
 /// Why nothing could be decided again.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +65,7 @@ pub(super) struct Past {
     otherwise: u64,
     /// Going on then and now, in shadow for another reason, or once in shadow and once by right.
     in_shadow: u64,
-    groups: BTreeMap<Kind, Group>,
-    /// Changes that are counted alone.
-    over: u64,
+    changes: Kinds<Kind, Last>,
     unplayed: BTreeMap<Unplayed, u64>,
 }
 
@@ -86,12 +81,10 @@ struct Kind {
     asked: String,
 }
 
-#[derive(Debug, Serialize)]
-struct Group {
-    count: u64,
-    first_ms: u64,
-    last_ms: u64,
-    /// The last one's line in the file, and its call.
+/// The last call of a kind.
+#[derive(Debug, Default, Serialize)]
+struct Last {
+    /// Its line in the file.
     line: u64,
     call: Option<String>,
 }
@@ -118,23 +111,12 @@ impl Past {
             (Err(_), Ok(_)) => self.permitted += 1,
             (Err(_), Err(_)) => self.otherwise += 1,
         }
-        let kind = Kind::of(record, replayed);
-        if self.groups.len() >= MOST_GROUPS && !self.groups.contains_key(&kind) {
-            self.over += 1;
-            return;
+        if let Some(last) = self.changes.add(Kind::of(record, replayed), record.time_ms) {
+            *last = Last {
+                line,
+                call: record.call.as_deref().map(str::to_owned),
+            };
         }
-        let group = self.groups.entry(kind).or_insert(Group {
-            count: 0,
-            first_ms: record.time_ms,
-            last_ms: record.time_ms,
-            line,
-            call: None,
-        });
-        group.count += 1;
-        group.first_ms = group.first_ms.min(record.time_ms);
-        group.last_ms = group.last_ms.max(record.time_ms);
-        group.line = line;
-        group.call = record.call.as_deref().map(str::to_owned);
     }
 
     /// How many decisions came out otherwise.
@@ -150,13 +132,11 @@ impl Past {
     /// The lines for people: each kind of change, then the counts.
     pub(super) fn describe(&self, printer: &Printer) -> String {
         let mut text = String::new();
-        for (kind, group) in &self.groups {
-            kind.describe(group, printer, &mut text);
+        for (kind, told) in self.changes.iter() {
+            kind.describe(told, printer, &mut text);
         }
+        self.changes.describe_over(&mut text);
         // Writing to a string cannot fail.
-        if self.over > 0 {
-            let _ = writeln!(text, "and {} of other kinds", self.over);
-        }
         let _ = write!(text, "{} decided as they were", self.same);
         for (label, number) in [
             ("permitted then and denied now", self.denied),
@@ -176,13 +156,6 @@ impl Past {
 
     /// The same for programs.
     pub(super) fn value(&self) -> Value {
-        let changes = self.groups.iter().map(|(kind, group)| {
-            let mut change = json!(kind);
-            if let (Some(change), Value::Object(group)) = (change.as_object_mut(), json!(group)) {
-                change.extend(group);
-            }
-            change
-        });
         let unplayed = Unplayed::ALL.into_iter().filter(|why| *why != Unplayed::NoDecision);
         let unplayed = unplayed.map(|why| {
             let number = self.unplayed.get(&why).copied().unwrap_or_default();
@@ -195,8 +168,8 @@ impl Past {
             "denied_otherwise": self.otherwise,
             "differing_in_shadow": self.in_shadow,
             "not_replayed": unplayed.collect::<serde_json::Map<_, _>>(),
-            "changes": changes.collect::<Vec<_>>(),
-            "changes_not_listed": self.over,
+            "changes": self.changes.values(),
+            "changes_not_listed": self.changes.over(),
         })
     }
 }
@@ -226,14 +199,9 @@ impl Kind {
         }
     }
 
-    fn describe(&self, group: &Group, printer: &Printer, text: &mut String) {
+    fn describe(&self, told: &Told<Last>, printer: &Printer, text: &mut String) {
         let of = |value: &Option<String>| value.as_deref().map_or_else(|| "-".to_owned(), printable);
-        let times = if group.count == 1 {
-            format!("once at {}", moment(group.last_ms / 1000))
-        } else {
-            let (first, last) = (moment(group.first_ms / 1000), moment(group.last_ms / 1000));
-            format!("{} times from {first} to {last}", group.count)
-        };
+        let times = told.times();
         let _ = writeln!(
             text,
             "{}  {} -> {}  {}  {} then, {} now; {times}, such as line {} (call {})",
@@ -243,8 +211,8 @@ impl Kind {
             printable(&self.asked).replace(['\n', '\t'], "\u{fffd}"),
             self.recorded,
             printer.bad(&self.again),
-            group.line,
-            of(&group.call),
+            told.detail.line,
+            of(&told.detail.call),
         );
     }
 }

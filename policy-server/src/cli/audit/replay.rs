@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::AuditError;
 use super::policy::Gathered;
 use super::remote::{Remote, verified};
-use crate::cli::keys::Running;
+use crate::cli::keys::{Running, SERVERS};
 use crate::cli::output::{Printer, Progress};
 use crate::cli::past::{self, Content, LogError, Past, PastError};
 use crate::cli::{Error, Outcome, server};
@@ -39,9 +39,6 @@ pub(in crate::cli) struct Replay {
     #[command(flatten)]
     running: Running,
 }
-
-/// What names a server.
-const SERVERS: [&str; 4] = ["config", "data", "server", "unix"];
 
 const EXAMPLES: &str = "Examples:
   ostiary audit export --config ostiary.yaml --out log.jsonl

@@ -11,12 +11,9 @@ use serde_json::{Value, json};
 
 use super::grant::{Grant, advice};
 use crate::cli::check::count;
-use crate::cli::keys::moment;
+use crate::cli::kinds::{Kinds, Told};
 use crate::cli::output::{Printer, printable};
 use crate::cli::past::asked;
-
-/// Kinds of calls that are told apart; what is over is counted.
-const MOST_GROUPS: usize = 1000;
 
 /// What is told in one line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -30,19 +27,17 @@ struct Kind {
     asked: String,
 }
 
-#[derive(Debug, Serialize)]
-struct Group {
-    count: u64,
-    first_ms: u64,
-    last_ms: u64,
-    /// The last one.
+/// What is said of a kind beside.
+#[derive(Debug, Default, Serialize)]
+struct Detail {
+    /// The last call.
     example: Example,
     #[serde(skip_serializing_if = "Grant::is_empty")]
     grant: Grant,
     advice: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Example {
     call: Option<String>,
     trace_id: Option<String>,
@@ -54,10 +49,8 @@ struct Example {
 /// What went on in shadow.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    groups: BTreeMap<Kind, Group>,
+    kinds: Kinds<Kind, Detail>,
     calls: u64,
-    /// Calls of kinds that are counted alone.
-    over: u64,
 }
 
 impl Groups {
@@ -68,26 +61,11 @@ impl Groups {
             return;
         };
         self.calls += 1;
-        let kind = Kind::of(record, code);
-        if self.groups.len() >= MOST_GROUPS && !self.groups.contains_key(&kind) {
-            self.over += 1;
-            return;
+        if let Some(detail) = self.kinds.add(Kind::of(record, code), record.time_ms) {
+            detail.example = Example::of(record, index);
+            detail.grant.join(&Grant::of(record, code, mesh));
+            detail.advice = advice(code, &detail.grant);
         }
-        let grant = Grant::of(record, code, mesh);
-        let group = self.groups.entry(kind).or_insert_with(|| Group {
-            count: 0,
-            first_ms: record.time_ms,
-            last_ms: record.time_ms,
-            example: Example::of(record, index),
-            grant: Grant::default(),
-            advice: "",
-        });
-        group.count += 1;
-        group.first_ms = group.first_ms.min(record.time_ms);
-        group.last_ms = group.last_ms.max(record.time_ms);
-        group.example = Example::of(record, index);
-        group.grant.join(&grant);
-        group.advice = advice(code, &group.grant);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -97,9 +75,10 @@ impl Groups {
     /// What to add to each agent's file.
     fn grants(&self) -> BTreeMap<&str, Grant> {
         let mut grants: BTreeMap<&str, Grant> = BTreeMap::new();
-        for (kind, group) in &self.groups {
-            if let Some(agent) = kind.agent_id.as_deref().filter(|_| !group.grant.is_empty()) {
-                grants.entry(agent).or_default().join(&group.grant);
+        for (kind, told) in self.kinds.iter() {
+            let grant = &told.detail.grant;
+            if let Some(agent) = kind.agent_id.as_deref().filter(|_| !grant.is_empty()) {
+                grants.entry(agent).or_default().join(grant);
             }
         }
         grants
@@ -109,12 +88,10 @@ impl Groups {
     // Writing to a string cannot fail.
     pub(super) fn describe(&self, printer: &Printer) -> String {
         let mut text = String::new();
-        for (kind, group) in &self.groups {
-            kind.describe(group, printer, &mut text);
+        for (kind, told) in self.kinds.iter() {
+            kind.describe(told, printer, &mut text);
         }
-        if self.over > 0 {
-            let _ = writeln!(text, "and {} of other kinds", self.over);
-        }
+        self.kinds.describe_over(&mut text);
         for (agent, grant) in self.grants() {
             let _ = write!(
                 text,
@@ -135,21 +112,14 @@ impl Groups {
 
     /// The same for programs.
     pub(super) fn value(&self) -> Value {
-        let groups = self.groups.iter().map(|(kind, group)| {
-            let mut value = json!(kind);
-            if let (Some(value), Value::Object(group)) = (value.as_object_mut(), json!(group)) {
-                value.extend(group);
-            }
-            value
-        });
         let grants = self.grants();
         let grants = grants
             .iter()
             .map(|(agent, grant)| json!({ "agent_id": agent, "spec": grant }));
         json!({
             "calls": self.calls,
-            "groups": groups.collect::<Vec<_>>(),
-            "calls_not_listed": self.over,
+            "groups": self.kinds.values(),
+            "calls_not_listed": self.kinds.over(),
             "grants": grants.collect::<Vec<_>>(),
         })
     }
@@ -167,21 +137,16 @@ impl Kind {
         }
     }
 
-    fn describe(&self, group: &Group, printer: &Printer, text: &mut String) {
+    fn describe(&self, told: &Told<Detail>, printer: &Printer, text: &mut String) {
         let of = |value: &Option<String>| value.as_deref().map_or_else(|| "-".to_owned(), printable);
-        let (first, last) = (moment(group.first_ms / 1000), moment(group.last_ms / 1000));
-        let times = if group.count == 1 {
-            format!("once at {last}")
-        } else {
-            format!("{} times from {first} to {last}", group.count)
-        };
+        let (times, detail) = (told.times(), &told.detail);
         let who = self.agent_id.as_ref().or(self.caller.as_ref()).cloned();
         let Example {
             call,
             trace_id,
             txn,
             index,
-        } = &group.example;
+        } = &detail.example;
         let _ = writeln!(
             text,
             "{}  {} -> {}  {}  {times}, such as record {index} (call {}, trace {}, user request {})\n  {}",
@@ -192,9 +157,9 @@ impl Kind {
             of(call),
             of(trace_id),
             of(txn),
-            group.advice,
+            detail.advice,
         );
-        for line in printable(&group.grant.yaml()).lines() {
+        for line in printable(&detail.grant.yaml()).lines() {
             let _ = writeln!(text, "  {line}");
         }
     }

@@ -7,7 +7,7 @@ use authz::manifest::Mesh;
 
 use super::group::Groups;
 use crate::cli::audit::{AuditError, Filter, Remote, verified};
-use crate::cli::keys::Running;
+use crate::cli::keys::{Running, SERVERS};
 use crate::cli::output::{Printer, Progress};
 use crate::cli::past::{self, PastError};
 use crate::cli::{Error, Outcome, server};
@@ -36,9 +36,6 @@ pub(in crate::cli) struct Shadow {
     #[command(flatten)]
     running: Running,
 }
-
-/// What names a server.
-const SERVERS: [&str; 4] = ["config", "data", "server", "unix"];
 
 const EXAMPLES: &str = "Examples:
   ostiary report shadow --config ostiary.yaml --service data/warehouse --policy policy/

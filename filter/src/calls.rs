@@ -241,7 +241,7 @@ impl Calls {
                 if before.is_none() && !call.answering.get() {
                     cancelled.answered = true;
                     call.cancelled.set(Some(cancelled));
-                    answer(host, call, denial);
+                    host.deny(&call.render(denial));
                 } else if before.is_none() && call.events.get() {
                     *call.last_event.borrow_mut() = Some(event(call, denial));
                     cancelled.next = now + LAST_EVENT;
@@ -273,16 +273,6 @@ impl Calls {
 
 fn event(call: &Call, denial: &Denial) -> Vec<u8> {
     events::of_denial(call.form, &call.render(denial).body)
-}
-
-fn answer(host: &impl Host, call: &Call, denial: &Denial) {
-    let response = call.render(denial);
-    let headers: Vec<(&str, &str)> = response
-        .headers
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
-    host.respond(response.status, &headers, &response.body);
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use authz::denial::Response;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, MetricType};
 
@@ -67,6 +68,12 @@ pub(crate) trait Host {
     fn publish(&self, key: &str, value: &[u8]);
     /// Ends the stream with an answer of our own; once a stream at most, or the SDK panics.
     fn respond(&self, status: u16, headers: &[(&str, &str)], body: &[u8]);
+    /// The same by a denial.
+    fn deny(&self, response: &Response) {
+        let headers = response.headers.iter();
+        let headers: Vec<(&str, &str)> = headers.map(|(name, value)| (*name, value.as_str())).collect();
+        self.respond(response.status, &headers, &response.body);
+    }
     /// Breaks the stream off, both ways.
     fn reset(&self);
     /// Lets a request go on that was paused, once the callback has ended.

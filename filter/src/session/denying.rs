@@ -39,13 +39,7 @@ impl Session {
     }
 
     pub(super) fn answer(&self, host: &impl Host, denial: &Denial) {
-        let response = denial.render(self.known.form(), None, self.known.trace_id.as_deref());
-        let headers: Vec<(&str, &str)> = response
-            .headers
-            .iter()
-            .map(|(name, value)| (*name, value.as_str()))
-            .collect();
-        host.respond(response.status, &headers, &response.body);
+        host.deny(&denial.render(self.known.form(), None, self.known.trace_id.as_deref()));
     }
 
     /// Records a denial on its own if its token is the peer's, else counts it: nobody can flood the log in another's

@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::decision::decide;
+use crate::identity::SpiffeId;
 use crate::protocol::list::List;
 use crate::testing::{ANALYST, NOW, WAREHOUSE, WRITER, World};
 
@@ -126,6 +128,54 @@ fn no_call_by_a_dead_or_stolen_token_goes_on() {
             assert_eq!(told(&world.clone().with(end)).0, "deny", "{code}, {why}");
         }
     }
+}
+
+/// A filter asks with a flaw only where it may wait. The decision does not lean on that.
+#[test]
+fn a_flawed_token_waits_and_goes_on_by_the_table_alone() {
+    for &code in Code::ALL {
+        let flaw = Denial::new(code, "");
+        let outcome = |mode: &str| {
+            let world = in_mode(World::warehouse(), mode);
+            let facts = world.facts();
+            world.ask(|q| {
+                let q = Question {
+                    token: None,
+                    flaw: Some(&flaw),
+                    ..*q
+                };
+                let service = find_service(q.bundle, facts.service.as_ref().unwrap()).unwrap();
+                let went_on = decide(&q, &facts).map(|_| ()).map_err(|denial| denial.code());
+                (may_wait(&flaw, service), went_on)
+            })
+        };
+        let word = code.as_str();
+        let shadow = if is_shadowed(code) { Ok(()) } else { Err(code) };
+        assert_eq!(outcome("shadow"), (is_shadowed(code), shadow), "{word}");
+        assert_eq!(outcome("enforce"), (false, Err(code)), "{word}");
+    }
+}
+
+/// That it has expired is what fails first; whose it is is asked all the same.
+#[test]
+fn a_stolen_token_that_has_expired_does_not_go_on() {
+    let world = World::warehouse().with(|w| w.claims["exp"] = json!(NOW + 1));
+    let world = in_mode(world, "shadow");
+    let facts = world.facts();
+    let outcome = |peer: &str| {
+        let peer = SpiffeId::parse(peer).unwrap();
+        world.ask(|q| {
+            let q = Question {
+                now: NOW + 10,
+                peer: Some(&peer),
+                ..*q
+            };
+            let permit = decide(&q, &facts).map_err(|denial| denial.code())?;
+            Ok(permit.shadowed().map(|shadowed| shadowed.denial().code()))
+        })
+    };
+    assert_eq!(outcome(ANALYST), Ok(Some(Code::TokenExpired)));
+    assert_eq!(outcome(WRITER), Err(Code::TokenExpired));
 }
 
 #[test]

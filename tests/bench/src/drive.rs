@@ -14,6 +14,9 @@ use tokio::task::JoinSet;
 /// The longest head of an answer.
 const HEAD_LIMIT: usize = 64 << 10;
 
+/// What ends a line of a head, a chunk's size and a chunk.
+const LINE_END: &[u8] = b"\r\n";
+
 /// How much is read at once.
 const READ_BYTES: usize = 64 << 10;
 
@@ -85,7 +88,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// When the connection breaks, or the answer is not HTTP/1.1 with a content-length.
+    /// When the connection breaks, or the answer is not HTTP/1.1 with a content-length or in chunks.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> Result<Reply> {
         self.stream.write_all(request).await?;
         self.stream.flush().await?;
@@ -101,21 +104,47 @@ impl Connection {
             .get(9..12)
             .and_then(|digits| digits.parse().ok())
             .context("no status line")?;
-        let lengths = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-        let body_bytes: usize = lengths
-            .and_then(|length| length.parse().ok())
-            .context("no content-length")?;
-        let mut rest = body_bytes;
         self.unread.drain(..end);
+        let length = |line: &str| line.strip_prefix("content-length: ")?.parse().ok();
+        if head.lines().any(|line| line == "transfer-encoding: chunked") {
+            self.skip_chunks().await?;
+        } else {
+            let bytes = head.lines().find_map(length).context("neither a content-length nor chunks")?;
+            self.skip(bytes).await?;
+        }
+        let closes = head.contains("\r\nconnection: close");
+        Ok(Reply { status, head, closes })
+    }
+
+    async fn skip(&mut self, mut bytes: usize) -> Result<()> {
         loop {
-            let taken = rest.min(self.unread.len());
+            let taken = bytes.min(self.unread.len());
             self.unread.drain(..taken);
-            rest -= taken;
-            if rest == 0 {
-                let closes = head.contains("\r\nconnection: close");
-                return Ok(Reply { status, head, closes });
+            bytes -= taken;
+            if bytes == 0 {
+                return Ok(());
             }
             self.fill().await?;
+        }
+    }
+
+    /// Reads to the end of a chunked body without trailers (RFC 9112 section 7.1).
+    async fn skip_chunks(&mut self) -> Result<()> {
+        loop {
+            let end = loop {
+                if let Some(end) = find(&self.unread, LINE_END) {
+                    break end;
+                }
+                ensure!(self.unread.len() < HEAD_LIMIT, "a chunk's size without end");
+                self.fill().await?;
+            };
+            let size = self.unread.get(..end).and_then(|size| std::str::from_utf8(size).ok());
+            let size = size.and_then(|size| usize::from_str_radix(size, 16).ok());
+            let size = size.context("a chunk without its size")?;
+            self.skip(end + LINE_END.len() + size + LINE_END.len()).await?;
+            if size == 0 {
+                return Ok(());
+            }
         }
     }
 

@@ -15,15 +15,13 @@
 //!
 //! Both let a call go on that a rule denies where its service is in shadow, within the limits of [`is_shadowed`].
 
-use crate::audit::AgentStanding;
 use crate::claims::Claims;
 use crate::denial::{Code, Denial, Needed};
-use crate::identity::{AgentId, ServiceId, SpiffeId, ToolName};
+use crate::identity::{AgentId, ServiceId, SpiffeId};
 use crate::policy::{Agent, Bundle, Service};
 use crate::protocol::http;
-use crate::request::{Facts, ResourceNeed, Right, Side};
-use crate::scope::Scope;
-use crate::state::{AgentState, StateList};
+use crate::request::{Facts, Right, Side};
+use crate::state::StateList;
 use crate::token::VerifiedToken;
 
 /// All that a decision rests on beside the facts of the request.
@@ -203,9 +201,9 @@ fn admit_to<'a>(q: &Question<'a>, service: &'a Service, pause: Pause) -> Result<
     }
     let agent = find_agent(q.bundle, claims)?;
     if pause == Pause::Waits && service.holds_on_pause() {
-        outlives(q.state, claims)?;
+        standing::outlives(q.state, claims)?;
     } else {
-        check_state(q.state, claims)?;
+        standing::may_begin(q.state, claims)?;
     }
     if !agent.reaches(service.id()) {
         return Err(Denial::new(
@@ -270,8 +268,8 @@ fn decide_with<'a>(q: &Question<'a>, facts: &Facts, pause: Pause) -> Result<Perm
             basis: Basis::Exempt(service),
         });
     }
-    let admitted = admit_to(q, service, pause).map_err(|denial| name_right(denial, &facts.right))?;
-    check_right(&admitted, facts)?;
+    let admitted = admit_to(q, service, pause).map_err(|denial| right::name(denial, &facts.right))?;
+    right::check(&admitted, facts)?;
     Ok(Permit {
         basis: Basis::Capability(admitted),
     })
@@ -322,48 +320,6 @@ fn find_agent<'a>(bundle: &'a Bundle, claims: &Claims) -> Result<Agent<'a>, Deni
     Ok(agent)
 }
 
-/// Whether a call that was permitted may go on when the state list has changed meanwhile. A suspension, a kill or the
-/// death of its token ends it; a pause does not: that is for a person to judge, and new calls wait for it.
-///
-/// # Errors
-///
-/// The denial that it would now meet.
-pub fn outlives(state: &StateList, claims: &Claims) -> Result<(), Denial> {
-    match state.agent_state(&claims.agent_id) {
-        AgentState::Paused => check_token_alive(state, claims),
-        AgentState::Active | AgentState::Suspended | AgentState::Killed => check_state(state, claims),
-    }
-}
-
-/// Whether a call that waited for its record may begin now, by the list that is in force now. A pause stops it too: it has not
-/// begun.
-///
-/// # Errors
-///
-/// The denial that it would now meet.
-pub fn may_begin(state: &StateList, claims: &Claims) -> Result<(), Denial> {
-    check_state(state, claims)
-}
-
-/// The same by what the policy server answered to the call's own record, which may be newer than any list.
-///
-/// # Errors
-///
-/// The denial that it would now meet; `records_unavailable` if the answer is of another agent or cannot be read.
-pub fn may_begin_by(answer: &AgentStanding, claims: &Claims) -> Result<(), Denial> {
-    let unreadable = || {
-        Denial::new(
-            Code::RecordsUnavailable,
-            "the answer to the audit record cannot be read",
-        )
-    };
-    if answer.id != claims.agent_id.as_str() {
-        return Err(unreadable());
-    }
-    check_agent_state(AgentState::parse(&answer.state).ok_or_else(unreadable)?)?;
-    check_not_before(answer.not_before, claims)
-}
-
 /// Whether a call that was permitted may go on by another token once its own has expired: one of the same agent for the same
 /// operation, that would permit this very call now. `claims` are what the policy server says of a token that it issued.
 ///
@@ -389,186 +345,13 @@ pub fn goes_on_by(q: &Question<'_>, claims: &Claims, facts: &Facts) -> Result<()
     decide(&q, facts).map(drop)
 }
 
-fn check_state(state: &StateList, claims: &Claims) -> Result<(), Denial> {
-    check_agent_state(state.agent_state(&claims.agent_id))?;
-    check_token_alive(state, claims)
-}
-
-fn check_agent_state(state: AgentState) -> Result<(), Denial> {
-    match state {
-        AgentState::Active => Ok(()),
-        AgentState::Paused => Err(Denial::new(Code::AgentPaused, "a person must review the agent first")),
-        AgentState::Suspended => Err(Denial::new(Code::AgentSuspended, "the agent's tokens are dead")),
-        AgentState::Killed => Err(Denial::new(Code::AgentKilled, "the agent's tokens are dead")),
-    }
-}
-
-fn check_not_before(not_before: Option<u64>, claims: &Claims) -> Result<(), Denial> {
-    if not_before.is_some_and(|not_before| claims.iat < not_before) {
-        return Err(Denial::new(Code::TokenSuperseded, "ask for a new token"));
-    }
-    Ok(())
-}
-
-fn check_token_alive(state: &StateList, claims: &Claims) -> Result<(), Denial> {
-    check_not_before(state.not_before(&claims.agent_id), claims)?;
-    if state.revoked(&claims.jti) {
-        return Err(Denial::new(Code::TokenRevoked, "ask for a new token"));
-    }
-    Ok(())
-}
-
-fn check_right(admitted: &Admitted<'_>, facts: &Facts) -> Result<(), Denial> {
-    check_own(admitted, facts)?;
-    match &facts.right {
-        Right::Scope(scope) => {
-            check_scope(admitted, scope, needed(Some(scope), None))?;
-            let written = facts.destination.as_ref().and_then(|need| need.scope.as_ref());
-            written.map_or(Ok(()), |scope| check_scope(admitted, scope, needed(Some(scope), None)))
-        }
-        Right::Tool { name, scope } => {
-            check_tool(admitted, name, scope.as_ref())?;
-            scope.as_ref().map_or(Ok(()), |scope| {
-                check_scope(admitted, scope, needed(Some(scope), Some(name)))
-            })
-        }
-        Right::Prompt { name, scope } => check_prompt(admitted, name, scope.as_ref()),
-        Right::Resources(resources) => resources.iter().try_for_each(|need| check_resource(admitted, need)),
-        Right::Call { agent, scope } => check_call(admitted, agent, scope),
-        Right::Session => Ok(()),
-        // Only the peers that the service lists; they were let through before.
-        Right::Exempt => Err(Denial::new(Code::RouteUnknown, "the path matches no route")),
-        Right::ControlPlane => Err(Denial::new(
-            Code::EndpointRefused,
-            "the policy server is called from the outbound side",
-        )),
-    }
-}
-
-/// Forbidden wins over granted, always, whether the token or the policy says so.
-fn check_tool(admitted: &Admitted<'_>, tool: &ToolName, scope: Option<&Scope>) -> Result<(), Denial> {
-    let Admitted { claims, agent, service } = admitted;
-    let service = service.id();
-    let deny = |code, detail| Err(Denial::new(code, detail).with_needed(needed(scope, Some(tool))));
-    if claims.forbids(service, tool) || agent.forbids(service, tool) {
-        return deny(Code::ToolForbidden, "the tool is forbidden to this agent");
-    }
-    if !claims.lists_tool(service, tool) {
-        return deny(Code::ToolNotGranted, "the token does not list the tool");
-    }
-    if !agent.lists_tool(service, tool) {
-        return deny(Code::ToolNotInPolicy, "the agent's policy does not list the tool");
-    }
-    Ok(())
-}
-
-/// A token lists no prompts: what narrows it is the scope that the service's file may ask for.
-fn check_prompt(admitted: &Admitted<'_>, prompt: &ToolName, scope: Option<&Scope>) -> Result<(), Denial> {
-    let needed = needed_prompt(prompt, scope);
-    if !admitted.agent.lists_prompt(admitted.service.id(), prompt) {
-        let detail = "the agent's policy does not list the prompt";
-        return Err(Denial::new(Code::PromptNotInPolicy, detail).with_needed(needed));
-    }
-    scope.map_or(Ok(()), |scope| check_scope(admitted, scope, needed))
-}
-
-/// As for prompts. The policy lists what the service lists: the URI, or the template that it matches.
-fn check_resource(admitted: &Admitted<'_>, need: &ResourceNeed) -> Result<(), Denial> {
-    let Admitted { agent, service, .. } = admitted;
-    let needed = needed_resource(need);
-    let rule = service
-        .resource_template(&need.uri)
-        .or_else(|| service.resource(&need.uri));
-    let Some(rule) = rule else {
-        let detail = "the service offers no such resource";
-        return Err(Denial::new(Code::ResourceNotOffered, detail).with_needed(needed));
-    };
-    if !agent.lists_resource(service.id(), rule.template.as_str()) {
-        let detail = "the agent's policy does not list the resource";
-        return Err(Denial::new(Code::ResourceNotInPolicy, detail).with_needed(needed));
-    }
-    need.scope
-        .as_ref()
-        .map_or(Ok(()), |scope| check_scope(admitted, scope, needed))
-}
-
-/// The policy grants a call by `mayCall` and not by `scope`: a route may need a scope of the same text.
-fn check_call(admitted: &Admitted<'_>, agent: &AgentId, scope: &Scope) -> Result<(), Denial> {
-    let deny = |code, detail| Err(Denial::new(code, detail).with_needed(needed(Some(scope), None)));
-    if !admitted.claims.scope.contains(scope) {
-        return deny(Code::ScopeNotGranted, "the token does not hold the scope");
-    }
-    if !admitted.agent.may_call(agent) {
-        let detail = "the agent's policy does not list the agent that is called";
-        return deny(Code::ScopeNotInPolicy, detail);
-    }
-    Ok(())
-}
-
-fn check_scope(admitted: &Admitted<'_>, scope: &Scope, needed: Needed) -> Result<(), Denial> {
-    let deny = |code, detail| Err(Denial::new(code, detail).with_needed(needed));
-    if !admitted.claims.scope.contains(scope) {
-        return deny(Code::ScopeNotGranted, "the token does not hold the scope");
-    }
-    if !admitted.agent.has_scope(scope) {
-        return deny(Code::ScopeNotInPolicy, "the agent's policy does not hold the scope");
-    }
-    Ok(())
-}
-
-fn check_own(admitted: &Admitted<'_>, facts: &Facts) -> Result<(), Denial> {
-    match facts.own.as_deref() {
-        Some(own) if own != admitted.agent_id().as_str() => Err(Denial::new(
-            Code::OwnSegmentMismatch,
-            "the path names another agent than the caller",
-        )),
-        Some(_) | None => Ok(()),
-    }
-}
-
-fn needed(scope: Option<&Scope>, tool: Option<&ToolName>) -> Needed {
-    Needed {
-        scope: scope.map(ToString::to_string),
-        tool: tool.map(ToString::to_string),
-        ..Needed::default()
-    }
-}
-
-fn needed_prompt(prompt: &ToolName, scope: Option<&Scope>) -> Needed {
-    Needed {
-        prompt: Some(prompt.to_string()),
-        ..needed(scope, None)
-    }
-}
-
-fn needed_resource(need: &ResourceNeed) -> Needed {
-    Needed {
-        resource: Some(need.uri.clone()),
-        ..needed(need.scope.as_ref(), None)
-    }
-}
-
-/// A caller without a token is told what it would need.
-fn name_right(denial: Denial, right: &Right) -> Denial {
-    if denial.code() != Code::TokenMissing {
-        return denial;
-    }
-    match right {
-        Right::Scope(scope) | Right::Call { scope, .. } => denial.with_needed(needed(Some(scope), None)),
-        Right::Tool { name, scope } => denial.with_needed(needed(scope.as_ref(), Some(name))),
-        Right::Prompt { name, scope } => denial.with_needed(needed_prompt(name, scope.as_ref())),
-        Right::Resources(resources) => match resources.first() {
-            Some(need) => denial.with_needed(needed_resource(need)),
-            None => denial,
-        },
-        Right::Session | Right::Exempt | Right::ControlPlane => denial,
-    }
-}
-
+mod right;
 mod shadow;
+mod standing;
 mod told;
 
-pub use shadow::{Shadowed, is_shadowed, may_begin_tokenless, may_wait, outlives_tokenless};
+pub use shadow::{Shadowed, is_shadowed, may_wait};
+pub use standing::{may_begin, may_begin_by, may_begin_tokenless, outlives, outlives_tokenless};
 pub use told::{Told, tell};
 
 #[cfg(test)]

@@ -5,16 +5,13 @@
 //! anew, because the check that failed first may stand before it: an agent that is killed gains nothing by leaving its token
 //! out.
 
-use super::{
-    Basis, Permit, Question, admit_to, available, check_agent_state, check_peer, check_state, find_agent, find_service,
-};
+use super::{Basis, Permit, Question, admit_to, available, check_peer, find_agent, find_service, standing};
 use crate::claims::Claims;
 use crate::decision::Pause;
 use crate::denial::{Code, Denial};
 use crate::identity::{AgentId, ServiceId};
 use crate::policy::Service;
 use crate::request::Facts;
-use crate::state::{AgentState, StateList};
 
 /// Whether a service in shadow lets calls go on that meet this denial.
 #[must_use]
@@ -160,7 +157,7 @@ fn caller(q: &Question<'_>, service: &Service, code: Code) -> Option<AgentId> {
             let claims = token.claims();
             check_peer(q.peer, claims).ok()?;
             find_agent(q.bundle, claims).ok()?;
-            check_state(q.state, claims).ok()?;
+            standing::may_begin(q.state, claims).ok()?;
             Some(claims.agent_id.clone())
         }
         None => {
@@ -168,31 +165,10 @@ fn caller(q: &Question<'_>, service: &Service, code: Code) -> Option<AgentId> {
             let own = q.bundle.agents().filter(|agent| agent.has_identity(peer));
             let own: Option<Vec<AgentId>> = own.map(|agent| AgentId::parse(agent.id()).ok()).collect();
             let own = own?;
-            let is_active = |agent: &AgentId| check_agent_state(q.state.agent_state(agent)).is_ok();
+            let is_active = |agent: &AgentId| standing::check_agent(q.state.agent_state(agent)).is_ok();
             own.iter().all(is_active).then(|| own.first().cloned())?
         }
     }
-}
-
-/// As [`super::outlives`], of a call that goes on without a token.
-///
-/// # Errors
-///
-/// The denial that it would now meet.
-pub fn outlives_tokenless(state: &StateList, agent: &AgentId) -> Result<(), Denial> {
-    match state.agent_state(agent) {
-        AgentState::Paused => Ok(()),
-        state @ (AgentState::Active | AgentState::Suspended | AgentState::Killed) => check_agent_state(state),
-    }
-}
-
-/// As [`super::may_begin`], of a call that goes on without a token.
-///
-/// # Errors
-///
-/// The denial that it would now meet.
-pub fn may_begin_tokenless(state: &StateList, agent: &AgentId) -> Result<(), Denial> {
-    check_agent_state(state.agent_state(agent))
 }
 
 #[cfg(test)]

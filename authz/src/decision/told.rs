@@ -1,6 +1,6 @@
 //! What a caller is told of in a service's lists: what some call of it would be permitted.
 
-use super::{Admitted, Pause, Question, admit_to, available, check_resource, check_tool, find_service, shadow};
+use super::{Admitted, Pause, Question, admit_to, available, find_service, right, shadow};
 use crate::definition::DefinitionDigest;
 use crate::denial::Denial;
 use crate::identity::{ServiceId, ToolName};
@@ -51,7 +51,7 @@ impl<'a> Told<'a> {
                 .prompt(name)
                 .is_some_and(|rule| may(&|admitted| admitted.may_get(rule))),
             List::Resources => mcp::resource_need(name, service)
-                .is_ok_and(|need| may(&|admitted| check_resource(admitted, &need).is_ok())),
+                .is_ok_and(|need| may(&|admitted| right::check_resource(admitted, &need).is_ok())),
             List::Templates => service
                 .resource_template(name)
                 .is_some_and(|rule| may(&|admitted| admitted.may_read_some(rule))),
@@ -81,7 +81,7 @@ impl<'a> Told<'a> {
 
 impl Admitted<'_> {
     fn may_call(&self, rule: &ToolRule) -> bool {
-        check_tool(self, &rule.name, None).is_ok() && self.holds_one_of(rule.scope.as_ref())
+        right::check_tool(self, &rule.name, None).is_ok() && self.holds_one_of(rule.scope.as_ref())
     }
 
     fn may_get(&self, rule: &ToolRule) -> bool {

@@ -1,6 +1,6 @@
 //! The risk engine: scores every record that is stored, and pauses or suspends agents whose score is high.
 //!
-//! How a score comes about is [`authz::risk`]; this task feeds it the records in the order in which they were accepted, as
+//! How a score comes about is [`authz::risk`]; `scorer` feeds it the records in the order in which they were accepted, as
 //! of a position that is stored with the profiles: after a crash it goes on where it was, and the same records give the
 //! same scores. They are stored every few seconds, and count at once: a call that waits for its record waits for its score too
 //! ([`Risk::counted`]). It changes an agent's state by the same table as people do, as `risk-engine`, and before it stores how far

@@ -4,6 +4,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use authz::identity::{AgentId, KeyId};
 use authz::jwks::{Jwk, PublicKey};
@@ -13,6 +14,7 @@ use authz::state::transition::{Change, Role};
 use authz::successor::Operation;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
 use policy_server::keys::{KeyKind, KeyState};
 use policy_server::store::agents::{AgentChange, AskedChange, ChangeOutcome, Revocation};
 use policy_server::store::sqlite::SqliteStore;
@@ -634,6 +636,43 @@ fn end(work: Work, at: u64, refused_until: Option<u64>) -> EndWork {
         reason: "why".to_owned(),
         at,
         refused_until,
+    }
+}
+
+/// They are written down together. What befalls one is no other's, be it in the same group or not.
+#[tokio::test]
+async fn tokens_that_are_asked_for_at_once_are_each_recorded_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("ostiary.db")).await.unwrap();
+    store
+        .issued(&token("taken", "o", "t", 1300), &says())
+        .await
+        .unwrap()
+        .unwrap();
+    let operation = end(Work::Operation("ended".to_owned()), 1000, None);
+    store.end_work(&operation).await.unwrap();
+    let asked: Vec<_> = (0..300)
+        .map(|number| match number % 100 {
+            50 => token("taken", "o", "t", 1300),
+            70 => token(&format!("j{number}"), "ended", "t", 1300),
+            _ => token(&format!("j{number}"), "o", "t", 1300),
+        })
+        .collect();
+    let says = says();
+    // One that asks first hangs up at once.
+    let hung_up = token("hung-up", "o", "t", 1300);
+    drop(tokio::time::timeout(Duration::ZERO, store.issued(&hung_up, &says)).await);
+    let answers = join_all(asked.iter().map(|token| store.issued(token, &says))).await;
+    for (token, answer) in asked.iter().zip(answers) {
+        match (token.jti.as_str(), token.operation_id.as_str()) {
+            ("taken", _) => assert!(answer.is_err(), "a nonce is used once"),
+            (_, "ended") => assert_eq!(answer.unwrap(), Err(Work::Operation("ended".to_owned()))),
+            (jti, _) => {
+                answer.unwrap().unwrap();
+                let known = store.token(&jti.parse().unwrap()).await.unwrap();
+                assert!(known.is_some(), "{jti}");
+            }
+        }
     }
 }
 

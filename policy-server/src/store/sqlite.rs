@@ -32,11 +32,13 @@ use super::{
     StoreError, StoredCheckpoint, StoredKey, StoredRecord, Stream, TreeHead,
 };
 
+use issue::Issuing;
 use mover::Mover;
 
 mod agents;
 mod append;
 mod findings;
+mod issue;
 mod keys;
 mod log;
 mod mover;
@@ -77,6 +79,7 @@ pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
     mover: Mover,
+    issuing: Issuing,
 }
 
 impl SqliteStore {
@@ -119,7 +122,13 @@ impl SqliteStore {
             .await
             .map_err(StoreError::Failed)?;
         let mover = Mover::start(options, writer.clone()).await?;
-        Ok(Self { writer, readers, mover })
+        let issuing = Issuing::start(writer.clone());
+        Ok(Self {
+            writer,
+            readers,
+            mover,
+            issuing,
+        })
     }
 
     /// What a database that a server may be using says of its keys; nothing, if there is no database or it is older
@@ -152,11 +161,12 @@ impl SqliteStore {
     }
 
     async fn begin(&self) -> Result<Transaction<'_, Sqlite>, StoreError> {
-        self.writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(StoreError::Failed)
+        begin(&self.writer).await
     }
+}
+
+async fn begin(writer: &SqlitePool) -> Result<Transaction<'_, Sqlite>, StoreError> {
+    writer.begin_with("BEGIN IMMEDIATE").await.map_err(StoreError::Failed)
 }
 
 /// Opens a database that is there for reading.
@@ -241,15 +251,7 @@ impl Store for SqliteStore {
     }
 
     fn issued<'a>(&'a self, token: &'a IssuedToken, says: &'a LiveClaims) -> Answer<'a, Result<(), Work>> {
-        Box::pin(async move {
-            let mut transaction = self.begin().await?;
-            let issued = work::issued(&mut transaction, token).await?;
-            if issued.is_ok() {
-                work::keep_claims(&mut transaction, token, says).await?;
-                commit(transaction).await?;
-            }
-            Ok(issued)
-        })
+        Box::pin(self.issuing.record(token, says))
     }
 
     fn token<'a>(&'a self, jti: &'a Jti) -> Answer<'a, Option<KnownToken>> {

@@ -7,72 +7,7 @@ use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
 use super::{rows, signed, unsigned};
 use crate::store::work::{EndWork, KnownToken, MOST_LISTED, Work, WorkEnded};
-use crate::store::{IssuedToken, LiveClaims, StoreError};
-
-/// Records a token, unless its work was ended: the two are written one after the other, so that no token of ended work is
-/// ever answered to anybody.
-pub(super) async fn issued(
-    connection: &mut SqliteConnection,
-    token: &IssuedToken,
-) -> Result<Result<(), Work>, StoreError> {
-    let work = [
-        Work::Txn(token.txn.clone()),
-        Work::Operation(token.operation_id.clone()),
-    ];
-    for work in work {
-        let ended: Option<i64> = sqlx::query_scalar(
-            "SELECT 1 FROM ended_work WHERE kind = ? AND name = ?
-             AND (refused_until IS NULL OR refused_until > ?) LIMIT 1",
-        )
-        .bind(work.kind())
-        .bind(work.name())
-        .bind(signed(token.issued_at))
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(StoreError::Failed)?;
-        if ended.is_some() {
-            return Ok(Err(work));
-        }
-    }
-    sqlx::query(
-        "INSERT INTO issued (jti, agent_id, operation_id, txn, issued_by, issued_at, expires_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(&token.jti)
-    .bind(&token.agent_id)
-    .bind(&token.operation_id)
-    .bind(&token.txn)
-    .bind(&token.issued_by)
-    .bind(signed(token.issued_at))
-    .bind(signed(token.expires_at))
-    .execute(connection)
-    .await
-    .map_err(StoreError::Failed)?;
-    Ok(Ok(()))
-}
-
-/// Keeps what a token says, and forgets what those said that have expired since.
-pub(super) async fn keep_claims(
-    connection: &mut SqliteConnection,
-    token: &IssuedToken,
-    says: &LiveClaims,
-) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM live_claims WHERE expires_at <= ?")
-        .bind(signed(token.issued_at))
-        .execute(&mut *connection)
-        .await
-        .map_err(StoreError::Failed)?;
-    sqlx::query("INSERT INTO live_claims (jti, sub, operation_id, expires_at, claims) VALUES (?, ?, ?, ?, ?)")
-        .bind(&token.jti)
-        .bind(&says.sub)
-        .bind(&token.operation_id)
-        .bind(signed(token.expires_at))
-        .bind(&says.claims)
-        .execute(connection)
-        .await
-        .map_err(StoreError::Failed)?;
-    Ok(())
-}
+use crate::store::{IssuedToken, StoreError};
 
 /// What the live tokens of an operation say.
 pub(super) async fn live_claims(

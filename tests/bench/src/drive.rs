@@ -109,7 +109,10 @@ impl Connection {
         if head.lines().any(|line| line == "transfer-encoding: chunked") {
             self.skip_chunks().await?;
         } else {
-            let bytes = head.lines().find_map(length).context("neither a content-length nor chunks")?;
+            let bytes = head
+                .lines()
+                .find_map(length)
+                .context("neither a content-length nor chunks")?;
             self.skip(bytes).await?;
         }
         let closes = head.contains("\r\nconnection: close");

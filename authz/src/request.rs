@@ -255,7 +255,7 @@ fn control_plane(head: &RequestHead<'_>) -> Result<Facts, Denial> {
 }
 
 /// `bound` says that the ids of sessions are bound to their holders, here or where the request goes: only then may one end a
-/// session.
+/// session, or hear what its server says by itself.
 fn mcp_extraction(
     head: &RequestHead<'_>,
     service: &Service,
@@ -271,7 +271,7 @@ fn mcp_extraction(
             "the path is not the service's MCP endpoint",
         ));
     }
-    if bound && mcp::ends_session(head, end_of_stream)? {
+    if bound && mcp::is_of_session(head, end_of_stream)? {
         let facts = Facts::new(head, Some(service.id()), Protocol::Mcp, Right::Session);
         return Ok(Extraction::Ready(facts));
     }

@@ -1,6 +1,7 @@
 """An agent's process: lists what there is and uses it with the official SDK's client, and prints what came of each as JSON.
 
-usage: mcp_client.py MODE URL HOST NAME...   (a tool, `prompt:NAME` or the URI of a resource; the token comes in the environment variable TOKEN)
+usage: mcp_client.py MODE URL HOST NAME...   (a tool, `prompt:NAME`, the URI of a resource, or `updates:TOOL` for what the server says
+by itself when the tool is called; the token comes in the environment variable TOKEN)
 """
 
 import asyncio
@@ -12,13 +13,21 @@ import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
+from mcp.types import ResourceUpdatedNotification
 
 
 async def main():
     mode, url, host, *names = sys.argv[1:]
     headers = {"host": host, "authorization": f"Bearer {os.environ['TOKEN']}"}
     async with httpx2.AsyncClient(headers=headers) as http:
-        async with Client(streamable_http_client(url, http_client=http), mode=mode) as client:
+        updates = asyncio.Queue()
+
+        async def on_message(message):
+            if isinstance(message, ResourceUpdatedNotification):
+                updates.put_nowait(str(message.params.uri))
+
+        transport = streamable_http_client(url, http_client=http)
+        async with Client(transport, mode=mode, message_handler=on_message) as client:
             outcome = {
                 "listed": sorted(tool.name for tool in (await client.list_tools()).tools),
                 "prompts": sorted(prompt.name for prompt in (await client.list_prompts()).prompts),
@@ -28,12 +37,14 @@ async def main():
                 ),
             }
             for name in names:
-                outcome[name] = await use(client, name)
+                outcome[name] = await use(client, name, updates)
     print(json.dumps(outcome))
 
 
-async def use(client, name):
+async def use(client, name, updates):
     try:
+        if name.startswith("updates:"):
+            return await update_by(client, name.removeprefix("updates:"), updates)
         if name.startswith("prompt:"):
             result = await client.get_prompt(name.removeprefix("prompt:"))
             return {"text": result.messages[0].content.text}
@@ -42,6 +53,17 @@ async def use(client, name):
         return {"text": (await client.call_tool(name, {})).content[0].text}
     except MCPError as error:
         return {"error": error.error.code, "data": error.error.data}
+
+
+async def update_by(client, tool, updates):
+    """The session's stream is opened beside the calls: what the server says before is told to nobody."""
+    for _ in range(100):
+        await client.call_tool(tool, {})
+        try:
+            return {"text": await asyncio.wait_for(updates.get(), 0.1)}
+        except TimeoutError:
+            continue
+    return {"text": "never told"}
 
 
 asyncio.run(main())

@@ -6,7 +6,7 @@ usage: mcp_server.py SOCKET LOGFILE [sessions], or mcp_server.py ADDRESS:PORT LO
 import sys
 
 import uvicorn
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 from request_log import RequestLog
 
@@ -20,8 +20,10 @@ def pandas(expression: str = "df.describe()") -> str:
 
 
 @server.tool()
-def matplotlib(figure: str = "bar") -> str:
+async def matplotlib(context: Context, figure: str = "bar") -> str:
     """Draws a figure."""
+    # In a session its client is told by the stream of the session, which answers nothing.
+    await context.session.send_resource_updated("report://2026q1")
     return f"matplotlib: {figure}"
 
 

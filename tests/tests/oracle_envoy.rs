@@ -62,7 +62,10 @@ const DENIED_BY_US: [(&str, &str); 49] = [
         "media_type_refused",
         "an application may read a body of another type by other rules",
     ),
-    ("method_not_allowed", "a stream asked for by `GET` is bound to nobody"),
+    (
+        "method_not_allowed",
+        "a stream of no session, or one that is resumed, is bound to nobody",
+    ),
     (
         "method_override_refused",
         "an application may take it for another method",

@@ -154,29 +154,33 @@ pub(crate) fn check_head(
     })
 }
 
-/// Whether it is a request that ends its session, as there are before 2026-07-28: `DELETE`, without a body. Whose the
-/// session is, is told by its id.
+/// Whether it is a request of a session without a message, as there are before 2026-07-28: `DELETE` ends the session, and `GET`
+/// opens the stream of what the server says by itself. Whose the session is, is told by its id.
 ///
 /// # Errors
 ///
-/// `method_not_allowed` if the version has no sessions; `mcp_malformed` without an id or with a body; `mcp_header_mismatch`.
-pub(crate) fn ends_session(head: &RequestHead<'_>, end_of_stream: bool) -> Result<bool, Denial> {
-    if head.method() != "DELETE" {
-        return Ok(false);
-    }
+/// `method_not_allowed` if the version has no sessions; `mcp_malformed` with a body, or for the end of no session;
+/// `mcp_header_mismatch`.
+pub(crate) fn is_of_session(head: &RequestHead<'_>, end_of_stream: bool) -> Result<bool, Denial> {
+    let is_end = match head.method() {
+        "DELETE" => true,
+        // Any other is refused as it is by a server that has no such stream: its clients go on without.
+        "GET" if head.header(SESSION_HEADER).is_some() && !head.names(EVENT_HEADER) => false,
+        _ => return Ok(false),
+    };
     let headers = head.mcp_headers();
     if let Some((_, Era::Headers)) = headers.protocol_version.map(known_version).transpose()? {
         return Err(not_allowed());
     }
     if headers.method.is_some() || headers.name.is_some() {
-        return Err(mismatch("`DELETE` has no method and names nothing"));
+        return Err(mismatch("a request without a message has no method and names nothing"));
     }
     refuse_resumption(head)?;
-    if head.header(SESSION_HEADER).is_none() {
+    if is_end && head.header(SESSION_HEADER).is_none() {
         return Err(malformed("`DELETE` ends the session of an `Mcp-Session-Id`"));
     }
     if !end_of_stream {
-        return Err(malformed("`DELETE` has no body"));
+        return Err(malformed("a request of a session that is no message has no body"));
     }
     Ok(true)
 }

@@ -1,5 +1,5 @@
-//! Sessions of a real MCP server, through both sidecars: the official client keeps one as if nothing stood between, and
-//! nobody else can go on with it or end it.
+//! Sessions of a real MCP server, through both sidecars: the official client keeps one as if nothing stood between, hears what the
+//! server says by itself, and nobody else can go on with it, listen to it or end it.
 
 use std::process::Command;
 
@@ -38,7 +38,7 @@ async fn outcome(mesh: &Mesh, token: &str) -> Value {
             &format!("http://{}/mcp", agent.outbound),
             &service.authority(),
         ])
-        .args(["pandas", "matplotlib", "pandas", "bash"])
+        .args(["pandas", "updates:matplotlib", "pandas", "bash"])
         .env("TOKEN", token);
     let output = tokio::task::spawn_blocking(move || command.output())
         .await
@@ -65,10 +65,11 @@ fn call(mesh: &Mesh, id: &str) -> Call {
     mcp::call_tool_legacy(&authority, "pandas", &json!({"expression": "df.head()"})).header(SESSION, id)
 }
 
-fn delete(mesh: &Mesh, id: &str) -> Call {
+fn of_session(mesh: &Mesh, method: &'static str, id: &str) -> Call {
     let authority = mesh.service("mcp").unwrap().authority();
-    Call::new("DELETE", &authority, "/mcp")
+    Call::new(method, &authority, "/mcp")
         .header("mcp-protocol-version", mcp::LEGACY)
+        .header("accept", "text/event-stream")
         .header(SESSION, id)
 }
 
@@ -93,6 +94,10 @@ async fn a_session_is_its_openers_alone() {
         let outcome = outcome(&mesh, &own).await;
         assert_eq!(outcome["pandas"]["text"], "pandas: df.describe()", "{outcome}");
         assert_eq!(outcome["bash"]["data"]["code"], "tool_forbidden", "{outcome}");
+        assert_eq!(
+            outcome["updates:matplotlib"]["text"], "report://2026q1",
+            "by the stream of the session: {outcome}"
+        );
         let ended = backend.seen().into_iter().find(|seen| seen.method == "DELETE").unwrap();
         let known = ended.header(SESSION).unwrap().to_owned();
         assert!(!known.contains('.'), "the server sees its own id: {known}");
@@ -110,7 +115,9 @@ async fn a_session_is_its_openers_alone() {
         let before = backend.seen().len();
         for (token, id) in [(&other, &*sealed), (&own, id), (&own, &known)] {
             mismatches(&client.send(call(&mesh, id).bearer(token)).await.unwrap());
-            mismatches(&client.send(delete(&mesh, id).bearer(token)).await.unwrap());
+            for method in ["GET", "DELETE"] {
+                mismatches(&client.send(of_session(&mesh, method, id).bearer(token)).await.unwrap());
+            }
         }
         // Another agent, that has stolen the id and may call the server itself.
         let stranger = mesh.direct("mcp", "writer-2").unwrap();
@@ -118,7 +125,14 @@ async fn a_session_is_its_openers_alone() {
         assert_eq!(answer.denial(), Some("peer_mismatch"), "{answer:?}");
         assert_eq!(backend.seen().len(), before, "nothing of it reached the server");
 
-        let answer = client.send(delete(&mesh, &sealed).bearer(&own)).await.unwrap();
+        let resumed = of_session(&mesh, "GET", &sealed).header("last-event-id", "1");
+        let answer = client.send(resumed.bearer(&own)).await.unwrap();
+        assert_eq!(answer.denial(), Some("method_not_allowed"), "{answer:?}");
+
+        let answer = client
+            .send(of_session(&mesh, "DELETE", &sealed).bearer(&own))
+            .await
+            .unwrap();
         assert!(answer.status < 300 && answer.denial().is_none(), "{answer:?}");
         let answer = client.send(call(&mesh, &sealed).bearer(&own)).await.unwrap();
         assert_eq!(

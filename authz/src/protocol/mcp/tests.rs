@@ -48,42 +48,48 @@ fn one_endpoint_one_method_one_type() {
     assert_eq!(with_header("content-encoding", "gzip"), "body_encoded");
 }
 
-/// Where its id is bound to its holder, a session may be ended by that holder.
-#[test]
-fn a_session_ends_by_delete() {
-    let delete = || {
-        let ends = World::mcp().with(|w| w.bundle["session_keys"] = json!([SESSION_KEY]));
-        let mut ends = ends.without_body("DELETE", "/mcp");
-        for name in ["mcp-protocol-version", "mcp-method", "mcp-name"] {
-            ends.drop_header(name);
-        }
-        ends.header("mcp-session-id", &ends.session("s-1"));
-        ends
-    };
-    assert_eq!(delete().code(), "ok");
-    assert_eq!(delete().with(|w| w.claims = Value::Null).code(), "token_missing");
-    assert_eq!(
-        delete().with(|w| w.header("mcp-protocol-version", "2025-11-25")).code(),
-        "ok"
-    );
-    for (name, value, code) in [
-        ("mcp-protocol-version", "2026-07-28", "method_not_allowed"),
-        ("mcp-protocol-version", "2024-11-05", "mcp_header_mismatch"),
-        ("mcp-method", "tools/call", "mcp_header_mismatch"),
-        ("mcp-name", "pandas", "mcp_header_mismatch"),
-    ] {
-        assert_eq!(delete().with(|w| w.header(name, value)).code(), code, "{name}: {value}");
+/// A request of a session that is no message, where the session's id is bound to its holder.
+fn of_session(method: &'static str) -> World {
+    let request = World::mcp().with(|w| w.bundle["session_keys"] = json!([SESSION_KEY]));
+    let mut request = request.without_body(method, "/mcp");
+    for name in ["mcp-protocol-version", "mcp-method", "mcp-name"] {
+        request.drop_header(name);
     }
-    assert_eq!(
-        delete().with(|w| w.drop_header("mcp-session-id")).code(),
-        "mcp_malformed"
-    );
-    assert_eq!(delete().with(|w| w.body = b"{}".to_vec()).code(), "mcp_malformed");
-    assert_eq!(delete().with(|w| w.path = "/mcp/".to_owned()).code(), "route_unknown");
-    let unbound = delete().with(|w| w.bundle["session_keys"] = json!([]));
-    assert_eq!(unbound.code(), "method_not_allowed", "nobody would know whose it is");
-    let many = delete().with(|w| w.bundle["session_keys"] = json!(vec!["A".repeat(43); 9]));
-    assert_eq!(many.code(), "policy_unavailable");
+    request.header("mcp-session-id", &request.session("s-1"));
+    request
+}
+
+/// Where its id is bound to its holder, a session may be ended by that holder, who alone may hear what its server says.
+#[test]
+fn a_session_ends_by_delete_and_speaks_by_get() {
+    for (method, without_session, resumed) in [
+        ("DELETE", "mcp_malformed", "mcp_header_mismatch"),
+        ("GET", "method_not_allowed", "method_not_allowed"),
+    ] {
+        let request = || of_session(method);
+        assert_eq!(request().code(), "ok");
+        assert_eq!(request().with(|w| w.claims = Value::Null).code(), "token_missing");
+        for (name, value, code) in [
+            ("mcp-protocol-version", "2025-11-25", "ok"),
+            ("mcp-protocol-version", "2026-07-28", "method_not_allowed"),
+            ("mcp-protocol-version", "2024-11-05", "mcp_header_mismatch"),
+            ("mcp-method", "tools/call", "mcp_header_mismatch"),
+            ("mcp-name", "pandas", "mcp_header_mismatch"),
+            ("last-event-id", "1", resumed),
+            ("last_event_id", "1", resumed),
+        ] {
+            let code_of = request().with(|w| w.header(name, value)).code();
+            assert_eq!(code_of, code, "{method}, {name}: {value}");
+        }
+        let alone = request().with(|w| w.drop_header("mcp-session-id"));
+        assert_eq!(alone.code(), without_session, "{method}");
+        assert_eq!(request().with(|w| w.body = b"{}".to_vec()).code(), "mcp_malformed");
+        assert_eq!(request().with(|w| w.path = "/mcp/".to_owned()).code(), "route_unknown");
+        let unbound = request().with(|w| w.bundle["session_keys"] = json!([]));
+        assert_eq!(unbound.code(), "method_not_allowed", "nobody would know whose it is");
+        let many = request().with(|w| w.bundle["session_keys"] = json!(vec!["A".repeat(43); 9]));
+        assert_eq!(many.code(), "policy_unavailable");
+    }
 }
 
 #[test]

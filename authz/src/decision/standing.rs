@@ -93,3 +93,6 @@ fn check_token_alive(state: &StateList, claims: &Claims) -> Result<(), Denial> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

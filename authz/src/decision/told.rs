@@ -102,3 +102,6 @@ impl Admitted<'_> {
         held.any(|scope| self.agent.has_scope(scope) && template.could_produce(scope, |_, _| true))
     }
 }
+
+#[cfg(test)]
+mod tests;

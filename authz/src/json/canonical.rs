@@ -152,6 +152,25 @@ mod tests {
         );
     }
 
+    /// RFC 8785, section 3.2.2.2.
+    #[test]
+    fn each_control_character_has_one_spelling() {
+        for byte in 0..=b' ' {
+            let mut out = Vec::new();
+            string(&char::from(byte).to_string(), &mut out);
+            let expected = match byte {
+                0x08 => r"\b".to_owned(),
+                b'\t' => r"\t".to_owned(),
+                b'\n' => r"\n".to_owned(),
+                0x0c => r"\f".to_owned(),
+                b'\r' => r"\r".to_owned(),
+                b' ' => " ".to_owned(),
+                _ => format!("\\u{byte:04x}"),
+            };
+            assert_eq!(String::from_utf8(out).unwrap(), format!("\"{expected}\""));
+        }
+    }
+
     /// RFC 8785, sections 3.2.2 and 3.2.3, and its appendix B.
     #[test]
     fn the_examples_of_rfc_8785() {

@@ -114,3 +114,9 @@ fn a_segment_of_ones_own_narrows_only_the_scope_that_it_is_in() {
     assert!(!could("write:memory.{owner}", "write:memory.writer-2"));
     assert!(could("write:memory.{key}", "write:memory.writer-2"));
 }
+
+#[test]
+fn only_what_older_filters_do_goes_without_saying() {
+    assert!(ExpiryMode::Finish.is_finish());
+    assert!(!ExpiryMode::Cut.is_finish());
+}

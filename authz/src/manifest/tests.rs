@@ -485,6 +485,20 @@ fn calls_of_paused_agents_are_denied_unless_the_file_says_otherwise() {
 }
 
 #[test]
+fn older_filters_let_nobody_name_a_task_that_they_cannot_bind() {
+    let claims = compile(&Files::new().mesh(), "data/sa/warehouse");
+    for (written, older) in [
+        (Tasks::Bound, Tasks::Refused),
+        (Tasks::Refused, Tasks::Refused),
+        (Tasks::Application, Tasks::Application),
+    ] {
+        let mut claims = claims.clone();
+        claims.services[0].tasks = written;
+        assert_eq!(claims.without_bindings().services[0].tasks, older);
+    }
+}
+
+#[test]
 fn a_service_is_enforced_unless_its_file_says_shadow_and_by_older_filters_always() {
     for (written, expected) in [("enforce", Mode::Enforce), ("shadow", Mode::Shadow)] {
         let files = Files::new().with(0, "/spec/mode", json!(written));

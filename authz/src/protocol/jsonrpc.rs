@@ -82,8 +82,11 @@ impl<'a> Envelope<'a> {
                 }
                 "params" if value.kind() == Kind::Object => envelope.params = Some(value),
                 "params" => return Err(refusals.malformed("`params` is no object")),
-                "result" | "error" if envelope.outcome.is_none() => envelope.outcome = Some(value),
-                "result" | "error" => return Err(refusals.malformed("an answer is a result or an error, not both")),
+                "result" | "error" => {
+                    if envelope.outcome.replace(value).is_some() {
+                        return Err(refusals.malformed("an answer is a result or an error, not both"));
+                    }
+                }
                 _ => {
                     return Err(refusals.malformed("an unknown member beside `jsonrpc`, `id`, `method` and `params`"));
                 }

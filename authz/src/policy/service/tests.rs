@@ -8,7 +8,10 @@ use crate::signing::TestKey;
 
 /// A bundle in which one value is another.
 fn bundle(pointer: &str, value: Value) -> Result<Bundle, PolicyError> {
-    let mut claims = bundles::claims();
+    changed(bundles::claims(), pointer, value)
+}
+
+fn changed(mut claims: Value, pointer: &str, value: Value) -> Result<Bundle, PolicyError> {
     bundles::set(&mut claims, pointer, value);
     RawBundle::new(&TestKey::new(1).sign(BUNDLE_TYPE, &claims)).verify(
         &bundles::keys(),
@@ -113,6 +116,22 @@ fn a_segment_of_ones_own_narrows_only_the_scope_that_it_is_in() {
     assert!(could("write:memory.{owner}", "write:memory.analyst-7"));
     assert!(!could("write:memory.{owner}", "write:memory.writer-2"));
     assert!(could("write:memory.{key}", "write:memory.writer-2"));
+}
+
+#[test]
+fn calls_are_cut_with_their_tokens_where_that_is_said_and_enforced() {
+    for (on_expiry, mode, cuts) in [
+        ("cut", "enforce", true),
+        ("cut", "shadow", false),
+        ("finish", "enforce", false),
+        ("finish", "shadow", false),
+    ] {
+        let mut claims = bundles::claims();
+        bundles::set(&mut claims, "/services/0/on_expiry", json!(on_expiry));
+        let bundle = changed(claims, "/services/0/mode", json!(mode)).unwrap();
+        let cut = bundle.services().iter().any(Service::cuts_on_expiry);
+        assert_eq!(cut, cuts, "{on_expiry}, {mode}");
+    }
 }
 
 #[test]

@@ -132,6 +132,75 @@ async fn keys_are_rotated_once_every_sidecar_knows_the_next_one() {
     }
 }
 
+/// The ConfigMap that the policy server's Deployment names, and the place of its volume.
+fn config_of(deployment: &Value) -> (usize, String) {
+    let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
+    let place = volumes.iter().position(|volume| volume["name"] == "config").unwrap();
+    let name = volumes[place]["configMap"]["name"].as_str().unwrap();
+    (place, name.to_owned())
+}
+
+/// The component on a server that runs, with the keys that it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_from_a_secret_are_those_that_the_volume_had() {
+    const CONFIG: &str = "config-of-keys-in-secret";
+    let scene = Scene::new().unwrap();
+    let (_, before, _) = keys(&scene, &["show"]);
+    let folder = format!("/proc/{}/root/var/lib/ostiary/data/keys", process_of(&server(&scene).0));
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap());
+    let files = files.map(|file| {
+        let name = file.file_name().into_string().unwrap();
+        (name, Value::from(std::fs::read_to_string(file.path()).unwrap()))
+    });
+    let named = |name: &str| json!({"name": name, "namespace": "ostiary"});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": named("keys"),
+        "stringData": files.collect::<serde_json::Map<_, _>>()});
+    let deployment = scene.object("ostiary", "deployment/policy-server").unwrap();
+    let (place, name) = config_of(&deployment);
+    let config = scene.object("ostiary", &format!("configmap/{name}")).unwrap();
+    let config = config["data"]["ostiary.yaml"].as_str().unwrap();
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": named(CONFIG),
+        "data": {"ostiary.yaml": format!("{config}\nkeys: /etc/ostiary/keys\n")}});
+    scene.cluster.apply(&format!("{secret}\n---\n{config}\n")).unwrap();
+
+    let patch = |patch: &str| {
+        let all = [
+            "-n",
+            "ostiary",
+            "patch",
+            "deployment/policy-server",
+            "--type=json",
+            "--patch",
+            patch,
+        ];
+        scene.cluster.kubectl(all).unwrap();
+        scene.cluster.rolled_out("ostiary", "policy-server").unwrap();
+    };
+    let _undo = Undo(|| {
+        let template = &deployment["spec"]["template"];
+        patch(&json!([{"op": "replace", "path": "/spec/template", "value": template}]).to_string());
+        let made = ["secret/keys".to_owned(), format!("configmap/{CONFIG}")];
+        let delete = ["-n", "ostiary", "delete", "--ignore-not-found"].map(ToOwned::to_owned);
+        scene.cluster.kubectl(delete.into_iter().chain(made)).unwrap();
+    });
+    let component = built::workspace().join("k8s/components/keys-in-secret/kustomization.yaml");
+    let component = std::fs::read_to_string(component).unwrap();
+    let (_, operations) = component.split_once("patch: |\n").unwrap();
+    let name = format!("/spec/template/spec/volumes/{place}/configMap/name");
+    let load = scene.load().await.unwrap();
+    patch(&format!(
+        "{operations}    - {{ op: replace, path: {name}, value: {CONFIG} }}\n"
+    ));
+    scene.token().await.unwrap();
+    let (_, after, said) = keys(&scene, &["show"]);
+    assert_eq!(after["bundle_keys"], before["bundle_keys"], "{said}");
+    let tally = load.end().unwrap();
+    scene.none_passed(&tally).unwrap();
+    for name in ALLOWED {
+        assert_eq!(tally.count(name, "2"), tally.made(name), "{:?}", tally.outcomes);
+    }
+}
+
 /// All that a new agent is: its file, what is rendered from it and the others, an account, a Deployment like analyst-7's.
 fn new_agent(scene: &Scene, name: &str) -> String {
     let folder = tempfile::tempdir().unwrap();

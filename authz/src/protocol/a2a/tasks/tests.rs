@@ -6,6 +6,7 @@ use super::*;
 use crate::claims::Claims;
 use crate::protocol::list::Media;
 use crate::session::SessionKey;
+use crate::testing::{SESSION_KEY, World};
 
 /// The binding of an agent in an operation, by a key.
 struct Caller {
@@ -225,5 +226,29 @@ fn a_stream_is_sealed_however_it_is_cut() {
             }
             assert!(told.contains(": ping"));
         }
+    }
+}
+
+/// Whoever stands before the request: the caller's sidecar opens nothing, and refuses it all the same.
+#[test]
+fn only_the_tasks_of_one_context_are_listed() {
+    let world = World::a2a_rest().with(|w| {
+        w.bundle["session_keys"] = json!([SESSION_KEY]);
+        w.bundle["services"][2]["tasks"] = json!("bound");
+    });
+    let code = |query: Option<&str>| {
+        world.ask(|q| {
+            let mut services = q.bundle.services().iter();
+            let service = services.find(|service| service.tasks() == Tasks::Bound).unwrap();
+            let outcome = check_query(query, Operation::List, service);
+            outcome.err().map(|denial| denial.code())
+        })
+    };
+    assert_eq!(code(Some("contextId=c-1&pageSize=2")), None);
+    for none in [None, Some("pageSize=2"), Some("contextId=")] {
+        assert_eq!(code(none), Some(Code::TaskRefused), "{none:?}");
+    }
+    for bad in ["contextId=c-1&contextId=c-2", "contextId=c-1&tenant=t"] {
+        assert_eq!(code(Some(bad)), Some(Code::A2aMalformed), "{bad}");
     }
 }

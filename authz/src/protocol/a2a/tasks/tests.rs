@@ -229,20 +229,46 @@ fn a_stream_is_sealed_however_it_is_cut() {
     }
 }
 
+/// A mesh whose agent has its tasks bound.
+fn bound() -> World {
+    World::a2a().with(|w| {
+        w.bundle["session_keys"] = json!([SESSION_KEY]);
+        w.bundle["services"][2]["tasks"] = json!("bound");
+    })
+}
+
+fn with_service<T>(ask: impl Fn(&Service) -> T) -> T {
+    bound().ask(|q| {
+        let mut services = q.bundle.services().iter();
+        ask(services.find(|service| service.tasks() == Tasks::Bound).unwrap())
+    })
+}
+
+#[test]
+fn a_body_goes_on_with_its_ids_opened_and_as_it_is_without_any() {
+    let (caller, mut facts) = (Caller::analyst(), World::warehouse().facts());
+    (facts.method, facts.path) = ("POST".to_owned(), bound().path);
+    let mut body: Value = serde_json::from_slice(&bound().body).unwrap();
+    let opened = |body: &Value| {
+        let body = body.to_string();
+        let opened = with_service(|service| open_body(&facts, body.as_bytes(), service, &caller.binding()));
+        opened.map_err(|denial| denial.code())
+    };
+    assert_eq!(opened(&body), Ok(None));
+    body["params"]["message"]["taskId"] = json!(caller.task("t-1"));
+    let mut expected = body.clone();
+    expected["params"]["message"]["taskId"] = json!("t-1");
+    assert_eq!(opened(&body), Ok(Some(expected.to_string())));
+    body["params"]["message"]["taskId"] = json!(Caller::new("writer-2", "report").task("t-1"));
+    assert_eq!(opened(&body), Err(Code::TaskMismatch));
+}
+
 /// Whoever stands before the request: the caller's sidecar opens nothing, and refuses it all the same.
 #[test]
 fn only_the_tasks_of_one_context_are_listed() {
-    let world = World::a2a_rest().with(|w| {
-        w.bundle["session_keys"] = json!([SESSION_KEY]);
-        w.bundle["services"][2]["tasks"] = json!("bound");
-    });
     let code = |query: Option<&str>| {
-        world.ask(|q| {
-            let mut services = q.bundle.services().iter();
-            let service = services.find(|service| service.tasks() == Tasks::Bound).unwrap();
-            let outcome = check_query(query, Operation::List, service);
-            outcome.err().map(|denial| denial.code())
-        })
+        let outcome = with_service(|service| check_query(query, Operation::List, service));
+        outcome.err().map(|denial| denial.code())
     };
     assert_eq!(code(Some("contextId=c-1&pageSize=2")), None);
     for none in [None, Some("pageSize=2"), Some("contextId=")] {

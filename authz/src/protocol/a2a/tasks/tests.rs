@@ -173,15 +173,18 @@ fn the_media_types_of_both_bindings_are_read() {
 #[test]
 fn a_long_answer_goes_on_without_seals() {
     let caller = Caller::analyst();
-    let filler = " ".repeat(MAX_ANSWER_BYTES);
     for (media, begin) in [
         (Media::Json, r#"{"task":{"id":"t1"}"#),
         (Media::Events, r#"data: {"task":{"id":"t1"}"#),
     ] {
         let mut answer = Answer::new(Some(media));
+        assert!(!answer.is_holding());
         assert!(answer.push(begin.into(), false, &caller.binding()).is_empty());
-        let through = answer.push(filler.clone().into(), false, &caller.binding());
-        assert_eq!(through.len(), begin.len() + filler.len());
+        assert!(answer.is_holding());
+        let filler = " ".repeat(MAX_ANSWER_BYTES - begin.len());
+        assert!(answer.push(filler.into(), false, &caller.binding()).is_empty());
+        let through = answer.push(b" ".to_vec(), false, &caller.binding());
+        assert_eq!(through.len(), MAX_ANSWER_BYTES + 1);
         assert!(!answer.is_holding());
         let rest = answer.push(b"}\n\n".to_vec(), true, &caller.binding());
         assert_eq!(rest, b"}\n\n");

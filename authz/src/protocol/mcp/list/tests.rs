@@ -268,6 +268,11 @@ fn an_error_of_a_tool_is_no_error_of_the_protocol() {
             Some("result"),
         ),
         (r#"{"jsonrpc":"2.0","id":8,"result":{"isError":true}}"#, None),
+        (
+            r#"{"jsonrpc":"2.0","id":8,"error":{"code":-32602,"message":"no"}}"#,
+            None,
+        ),
+        (r#"{"jsonrpc":"2.0","id":null,"result":{}}"#, None),
         (r#"{"jsonrpc":"2.0","id":7,"result":{},"error":{}}"#, None),
         (r#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#, None),
         ("{", None),

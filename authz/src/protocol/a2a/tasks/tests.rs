@@ -107,6 +107,7 @@ fn every_shape_of_an_answer_is_sealed() {
         (json!({"task": plain}), json!({"task": bound})),
         (plain.clone(), bound.clone()),
         (kind(&plain, "task"), kind(&bound, "task")),
+        (json!({"kind": "task", "id": "t1"}), json!({"kind": "task", "id": task})),
         (
             json!({"tasks": [plain], "nextPageToken": ""}),
             json!({"tasks": [bound], "nextPageToken": ""}),
@@ -135,6 +136,7 @@ fn what_is_no_answer_of_a_task_goes_on_byte_for_byte() {
         r#"{"name": "scribe", "id": "t1", "skills": [{"id": "t1"}]}"#,
         r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32001,"message":"t1"}}"#,
         r#"{"task":{"id":"t1"},"task":{"id":"t1"}}"#,
+        r#"{"id":"t1","status":"ok"}"#,
         r#"{"task":{"id":1}}"#,
         r#"{"task":{"id":"a/b"}}"#,
         r#"{"task":{"id":""}}"#,

@@ -268,6 +268,43 @@ fn a_body_goes_on_with_its_ids_opened_and_as_it_is_without_any() {
     assert_eq!(opened(&body), Err(Code::TaskMismatch));
 }
 
+#[test]
+fn a_target_goes_on_with_its_id_opened_and_as_it_is_without_one() {
+    let caller = Caller::analyst();
+    let (task, context) = (caller.task("t-1"), caller.context("c-1"));
+    let opened = |method: &str, target: &str| {
+        let opened = with_service(|service| open_target(method, target, service, &caller.binding()));
+        opened.map_err(|denial| denial.code())
+    };
+    for (method, target, expected) in [
+        ("GET", format!("/tasks/{task}"), "/tasks/t-1"),
+        (
+            "GET",
+            format!("/tasks/{task}?historyLength=2"),
+            "/tasks/t-1?historyLength=2",
+        ),
+        ("POST", format!("/v1/tasks/{task}:cancel"), "/v1/tasks/t-1:cancel"),
+        ("GET", format!("/tasks/{task}:subscribe"), "/tasks/t-1:subscribe"),
+        (
+            "GET",
+            format!("/tasks?contextId={context}&pageSize=2"),
+            "/tasks?contextId=c-1&pageSize=2",
+        ),
+    ] {
+        assert_eq!(opened(method, &target), Ok(Some(expected.to_owned())), "{target}");
+    }
+    for (method, target) in [
+        ("POST", "/"),
+        ("POST", "/message:send"),
+        ("GET", "/.well-known/agent-card.json"),
+    ] {
+        assert_eq!(opened(method, target), Ok(None), "{target}");
+    }
+    for target in ["/tasks/t-1".to_owned(), format!("/tasks/{context}")] {
+        assert_eq!(opened("GET", &target), Err(Code::TaskMismatch), "{target}");
+    }
+}
+
 /// Whoever stands before the request: the caller's sidecar opens nothing, and refuses it all the same.
 #[test]
 fn only_the_tasks_of_one_context_are_listed() {

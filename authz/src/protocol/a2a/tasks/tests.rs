@@ -234,6 +234,19 @@ fn a_stream_is_sealed_however_it_is_cut() {
     }
 }
 
+/// A message on several lines of data, whatever ends them, is one.
+#[test]
+fn an_event_is_whole_at_its_empty_line_and_not_before() {
+    let task = Caller::analyst().task("t1");
+    for end in ["\n", "\r\n", "\r"] {
+        let given = ["data: {\"task\":", "data: {\"id\":\"t1\"}}", "", ""].join(end);
+        for part in 1..given.len() {
+            let told = answered(Media::Events, &given, part);
+            assert!(told.contains(&task), "{end:?}, {part}: {told:?}");
+        }
+    }
+}
+
 /// A mesh whose agent has its tasks bound.
 fn bound() -> World {
     World::a2a().with(|w| {

@@ -52,10 +52,14 @@ impl Issuing {
             says: says.clone(),
             answer,
         };
-        let gone = || StoreError::Failed(sqlx::Error::PoolClosed);
-        self.queue.send(asked).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        self.queue.send(asked).await.map_err(|_| unanswered())?;
+        answered.await.map_err(|_| unanswered())?
     }
+}
+
+/// Nobody said that the token was recorded: it must not be given to anybody.
+fn unanswered() -> StoreError {
+    StoreError::Failed(sqlx::Error::PoolClosed)
 }
 
 async fn answer(writer: &SqlitePool, group: Vec<Asked>) {
@@ -71,7 +75,7 @@ async fn answer(writer: &SqlitePool, group: Vec<Asked>) {
         Err(_) => {
             for asked in group {
                 let alone = write(writer, &[(&asked.token, &asked.says)]).await;
-                let recorded = alone.map(|recorded| recorded.into_iter().next().unwrap_or(Ok(())));
+                let recorded = alone.and_then(|recorded| recorded.into_iter().next().ok_or_else(unanswered));
                 let _ = asked.answer.send(recorded);
             }
         }

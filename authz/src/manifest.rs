@@ -174,7 +174,7 @@ pub struct ServiceSpec {
     /// The agent that an A2A service lets be called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// Who holds tasks and contexts of an A2A service to their openers.
+    /// Who holds tasks of an MCP service, or tasks and contexts of an A2A service, to their openers.
     #[serde(default, skip_serializing_if = "Tasks::is_default")]
     pub tasks: Tasks,
     /// The header that the capability rides in; `authorization` if absent.

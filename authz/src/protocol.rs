@@ -6,6 +6,6 @@ pub(crate) mod body;
 pub(crate) mod http;
 pub(crate) mod jsonrpc;
 pub(crate) mod mcp;
+pub mod tasks;
 
-pub use a2a::tasks;
 pub use mcp::list;

@@ -157,7 +157,7 @@ fn outcome(record: &Record<'_>) -> Result<Verdict, Unplayed> {
         _ => return Err(Unplayed::NoDecision),
     };
     match verdict {
-        Code::SessionMismatch | Code::TaskMismatch | Code::ToolDrifted => Err(Unplayed::State),
+        Code::SessionMismatch | Code::TaskMismatch | Code::McpTaskMismatch | Code::ToolDrifted => Err(Unplayed::State),
         Code::PolicyUnavailable | Code::WorkloadMismatch | Code::RecordsUnavailable | Code::InternalError => {
             Err(Unplayed::Sidecar)
         }

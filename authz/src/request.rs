@@ -113,6 +113,8 @@ pub struct Facts {
     pub rpc_id: Option<String>,
     /// The JSON-RPC method.
     pub rpc_method: Option<String>,
+    /// The id of the task that an MCP message asks about, as its caller knows it.
+    pub task: Option<String>,
 }
 
 /// What the headers alone could tell.
@@ -296,6 +298,7 @@ impl Facts {
             destination: None,
             rpc_id: None,
             rpc_method: None,
+            task: None,
         }
     }
 }
@@ -340,14 +343,14 @@ impl Pending {
             .and_then(|index| bundle.service(index))
             .filter(|service| service.protocol() == self.expected.protocol())
             .ok_or_else(|| Denial::new(Code::ServiceUnknown, "the service is no longer known"))?;
-        let (protocol, right, rpc_id, rpc_method) = match &self.expected {
+        let (protocol, right, rpc_id, rpc_method, task) = match &self.expected {
             Expected::Mcp(headers) => {
                 let message = mcp::read(body, service, headers)?;
-                (Protocol::Mcp, message.right, message.id, message.method)
+                (Protocol::Mcp, message.right, message.id, message.method, message.task)
             }
             Expected::A2a(expected) => {
                 let message = a2a::read(body, service, *expected)?;
-                (Protocol::A2a, message.right, message.id, message.method)
+                (Protocol::A2a, message.right, message.id, message.method, None)
             }
         };
         Ok(Facts {
@@ -361,6 +364,7 @@ impl Pending {
             destination: None,
             rpc_id,
             rpc_method,
+            task,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Ids of MCP sessions, and of A2A's tasks and contexts, sealed to whoever opened them.
+//! Ids of MCP's sessions and tasks, and of A2A's tasks and contexts, sealed to whoever opened them.
 //!
 //! Before 2026-07-28 a server knows its session by an id alone (`Mcp-Session-Id`): whoever shows the id goes on with the
 //! session, reads its streams and ends it. So the service's sidecar puts a seal before each id that the service gives, and
@@ -41,6 +41,8 @@ pub const MAX_SESSION_KEYS: usize = 8;
 pub enum Sealed {
     /// A session of MCP.
     Session,
+    /// A task of MCP.
+    McpTask,
     /// A task of A2A.
     Task,
     /// A context of A2A, which holds several tasks.
@@ -52,17 +54,18 @@ impl Sealed {
     const fn domain(self) -> &'static [u8] {
         match self {
             Self::Session => b"ostiary mcp session 1",
+            Self::McpTask => b"ostiary mcp task 1",
             Self::Task => b"ostiary a2a task 1",
             Self::Context => b"ostiary a2a context 1",
         }
     }
 
     /// Whether it is an id that is sealed and opened: of a session 1 to [`MAX_SESSION_ID_BYTES`] bytes of visible ASCII (MCP
-    /// 2025-11-25, session management); of the others fewer, of the letters that stand for themselves in a path (RFC 3986) and in JSON.
+    /// 2025-11-25, session management); of the others fewer, of the letters that stand for themselves in a path (RFC 3986), a header and JSON.
     fn is_id(self, id: &[u8]) -> bool {
         let (longest, letter): (_, fn(&u8) -> bool) = match self {
             Self::Session => (MAX_SESSION_ID_BYTES, u8::is_ascii_graphic),
-            Self::Task | Self::Context => (MAX_TASK_ID_BYTES, is_unreserved),
+            Self::McpTask | Self::Task | Self::Context => (MAX_TASK_ID_BYTES, is_unreserved),
         };
         (1..=longest).contains(&id.len()) && id.iter().all(letter)
     }

@@ -16,8 +16,9 @@ use crate::json::{self, Limits};
 use crate::jws::NoExternal;
 use crate::policy::{Bundle, BundleKeys, RawBundle};
 use crate::protocol::list::List;
+use crate::protocol::tasks::Binding;
 use crate::request::{self, Extraction, Facts, Listener, RequestHead, Side};
-use crate::session::{Holder, Sealed, SessionKeys};
+use crate::session::{Holder, Sealed, SessionKey, SessionKeys};
 use crate::state::RawStateList;
 use crate::token::UnverifiedToken;
 
@@ -275,6 +276,51 @@ impl World {
             Extraction::Ready(facts) => facts,
             Extraction::NeedsBody(_) => panic!("a body is needed"),
         }
+    }
+}
+
+/// The binding of an agent in an operation, by a key.
+pub(crate) struct Caller {
+    service: ServiceId,
+    claims: Claims,
+    keys: SessionKeys,
+}
+
+impl Caller {
+    pub(crate) fn new(agent: &str, operation: &str) -> Self {
+        let claims = json!({
+            "iss": "spiffe://cluster.local/ns/ostiary/sa/policy-server",
+            "sub": format!("spiffe://cluster.local/ns/agents/sa/{agent}"),
+            "aud": ["spiffe://cluster.local/ns/agents/sa/writer-2"],
+            "issued_by": "spiffe://cluster.local/ns/orchestration/sa/orchestrator",
+            "iat": 1000, "nbf": 1000, "exp": 1300, "jti": "n-1", "agent_id": agent, "operation_id": operation,
+            "scope": [], "tools": [], "forbidden_tools": [],
+        });
+        let text = claims.to_string();
+        Self {
+            service: "agents/writer-2".parse().unwrap(),
+            claims: Claims::read(json::parse(text.as_bytes(), &json::Limits::REQUEST).unwrap().root()).unwrap(),
+            keys: SessionKeys::new(&[SessionKey::new([7; 32])]).unwrap(),
+        }
+    }
+
+    pub(crate) fn analyst() -> Self {
+        Self::new("analyst-7", "report")
+    }
+
+    pub(crate) fn binding(&self) -> Binding<'_> {
+        Binding {
+            keys: &self.keys,
+            holder: Some(Holder {
+                service: &self.service,
+                claims: &self.claims,
+            }),
+        }
+    }
+
+    pub(crate) fn sealed(&self, what: Sealed, id: &str) -> String {
+        let holder = self.binding().holder.unwrap();
+        self.keys.seal(what, &holder, id.as_bytes()).unwrap()
     }
 }
 

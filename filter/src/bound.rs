@@ -1,4 +1,4 @@
-//! Ids of MCP sessions, and of A2A's tasks and contexts, on their way through the service's sidecar: sealed to the caller where
+//! Ids of MCP's sessions and tasks, and of A2A's tasks and contexts, on their way through the service's sidecar: sealed to the caller where
 //! the service gives one, and opened where a caller shows it.
 //!
 //! The caller's sidecar hands them on as they are: it has no key. A policy server that tells none does not know of sessions,
@@ -6,7 +6,7 @@
 
 use authz::denial::{Code, Denial};
 use authz::policy::{Bundle, Service};
-use authz::protocol::tasks::{self, Binding};
+use authz::protocol::tasks::{self, Binding, METHOD_HEADER, NAME_HEADER};
 use authz::request::Facts;
 use authz::session::{self, SESSION_HEADER, Sealed, SessionKeys};
 
@@ -21,13 +21,13 @@ const TARGET: &str = ":path";
 ///
 /// # Errors
 ///
-/// `session_mismatch` or `task_mismatch` if an id was not sealed for this caller.
+/// `session_mismatch`, `task_mismatch` or `mcp_task_mismatch` if an id was not sealed for this caller.
 pub(crate) fn open(known: &Known, host: &impl Host, pairs: &[HeaderPair]) -> Result<(), Denial> {
     if let Some(id) = opened(known, pairs)? {
         host.set_request_header(SESSION_HEADER, id);
     }
-    if let Some(target) = opened_target(known, pairs)? {
-        host.set_request_header(TARGET, &target);
+    for (name, value) in opened_tasks(known, pairs)? {
+        host.set_request_header(name, &value);
     }
     if binding(known, &known.standing()?.bundle.bundle).is_some() {
         // The answer is read.
@@ -36,31 +36,35 @@ pub(crate) fn open(known: &Known, host: &impl Host, pairs: &[HeaderPair]) -> Res
     Ok(())
 }
 
-/// The target with the id of a task in it as the service gave it, if there is one and it is bound here.
+/// The target, or the header that names a task, with the id in it as the service gave it, if there is one and it is bound here.
 ///
 /// # Errors
 ///
 /// As [`open`].
-pub(crate) fn opened_target(known: &Known, pairs: &[HeaderPair]) -> Result<Option<String>, Denial> {
+pub(crate) fn opened_tasks(known: &Known, pairs: &[HeaderPair]) -> Result<Vec<(&'static str, String)>, Denial> {
     let bundle = &known.standing()?.bundle.bundle;
     let Some((service, binding)) = binding(known, bundle) else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
     let value = |wanted| {
         let pair = pairs.iter().find(|(name, _)| name == wanted);
-        pair.and_then(|(_, value)| std::str::from_utf8(value).ok())
+        pair.map(|(_, value)| value.as_slice())
     };
-    let (method, target) = value(METHOD)
-        .zip(value(TARGET))
+    let text = |wanted| value(wanted).and_then(|value| std::str::from_utf8(value).ok());
+    let (method, target) = text(METHOD)
+        .zip(text(TARGET))
         .ok_or_else(|| Denial::new(Code::InternalError, "the target cannot be read"))?;
-    tasks::open_target(method, target, service, &binding)
+    let target = tasks::open_target(method, target, service, &binding)?;
+    let name = tasks::open_name(value(METHOD_HEADER), value(NAME_HEADER), service, &binding)?;
+    let target = target.map(|target| (TARGET, target));
+    Ok(target.into_iter().chain(name.map(|name| (NAME_HEADER, name))).collect())
 }
 
 /// The body with the ids of tasks in it as the service gave them, if there are any and they are bound here.
 ///
 /// # Errors
 ///
-/// `task_mismatch`, or what else the reading of it refuses.
+/// `task_mismatch` or `mcp_task_mismatch`, or what else the reading of it refuses.
 pub(crate) fn opened_body(known: &Known, facts: &Facts, body: &[u8]) -> Result<Option<String>, Denial> {
     let bundle = &known.standing()?.bundle.bundle;
     match binding(known, bundle) {

@@ -1,9 +1,10 @@
-//! The answer of an agent whose tasks are bound, on its way to the caller, with the ids in it sealed.
+//! The answer of a service whose tasks are bound, on its way to the caller, with the ids in it sealed.
 //!
 //! Parts are taken out of the proxy's buffer and kept here until a message or event is whole, so that no limit on what a proxy
 //! buffers cuts a long answer short. The headers have gone by then, without the length of the body and what else is true of
 //! the service's own bytes.
 
+use authz::protocol::list::List;
 use authz::protocol::tasks::Answer;
 use authz::request::Side;
 
@@ -29,18 +30,24 @@ impl Sealing {
         if known.side != Some(Side::Inbound) || known.token.is_none() {
             return None;
         }
+        // A list names no task, and is held by another.
+        let method = known.facts.as_ref().and_then(|facts| facts.rpc_method.as_deref());
+        if method.and_then(List::of).is_some() {
+            return None;
+        }
         let bundle = &known.standing().ok()?.bundle.bundle;
         bound::binding(known, bundle).map(|_| Self { answer: None })
     }
 
     /// The headers are here; a body follows.
-    pub(crate) fn headers(&mut self, host: &impl Host) {
+    pub(crate) fn headers(&mut self, host: &impl Host, known: &Known) {
         let media = response::media_by(host, Answer::media);
         match media {
             Ok(_) => response::forget_body(host),
             Err(why) => log::warn!("{why}: nobody will be able to name the tasks that it gives"),
         }
-        self.answer = Some(Answer::new(media.ok()));
+        let facts = known.facts.as_deref();
+        self.answer = facts.map(|facts| Answer::new(facts, media.ok()));
     }
 
     /// Whether something has come that has not gone on.

@@ -107,7 +107,7 @@ impl Steps<'_> {
         }
     }
 
-    /// Whether the session that the headers show, and the task or context that the target names, are their caller's, where
+    /// Whether the session that the headers show, and the task or context that the target or `Mcp-Name` names, are their caller's, where
     /// they are bound.
     fn check_head(&self, head: &RequestHead<'_>, service: &Service, shown: &Shown) -> Result<(), Denial> {
         let token = shown.token.as_ref();
@@ -117,10 +117,13 @@ impl Steps<'_> {
             claims: token.claims(),
         });
         session::opened(keys, holder.as_ref(), head.header(SESSION_HEADER))?;
-        match self.binding(service, token) {
-            Some(binding) => tasks::open_target(head.method(), &self.case.request.path, service, &binding).map(drop),
-            None => Ok(()),
-        }
+        let Some(binding) = self.binding(service, token) else {
+            return Ok(());
+        };
+        tasks::open_target(head.method(), &self.case.request.path, service, &binding)?;
+        let headers = head.mcp_headers();
+        tasks::open_name(headers.method, headers.name, service, &binding)?;
+        Ok(())
     }
 
     fn verify(&self, head: &RequestHead<'_>, service: &Service, trail: &mut Trail) -> Result<Shown, Denial> {

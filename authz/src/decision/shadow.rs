@@ -77,9 +77,12 @@ pub const fn is_shadowed(code: Code) -> bool {
             false
         }
         // What binds sessions, tasks and definitions protects other callers, and callers from the service.
-        Code::SessionMismatch | Code::TaskMismatch | Code::TaskRefused | Code::ToolDrifted | Code::ResponseWithheld => {
-            false
-        }
+        Code::SessionMismatch
+        | Code::TaskMismatch
+        | Code::McpTaskMismatch
+        | Code::TaskRefused
+        | Code::ToolDrifted
+        | Code::ResponseWithheld => false,
         // The sidecar itself cannot decide or record.
         Code::InternalError | Code::PolicyUnavailable | Code::WorkloadMismatch | Code::RecordsUnavailable => false,
     }

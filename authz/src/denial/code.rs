@@ -101,6 +101,7 @@ codes! {
     ResourceNotOffered "resource_not_offered" 403 "The service does not offer the resource"
     McpMethodRefused "mcp_method_refused" 403 "The MCP method is refused"
     A2aMethodRefused "a2a_method_refused" 403 "The A2A method is refused"
+    McpTaskMismatch "mcp_task_mismatch" 403 "The task is not this caller's"
     TaskRefused "task_refused" 403 "Tasks and contexts may not be named"
     EndpointRefused "endpoint_refused" 403 "The endpoint is not open to applications"
     DirectionUnknown "direction_unknown" 403 "The listener is neither inbound nor outbound"
@@ -142,6 +143,7 @@ impl Code {
     pub const fn rpc_code(self) -> i32 {
         match self {
             Self::McpMalformed | Self::McpBatch | Self::A2aMalformed | Self::A2aBatch => RPC_INVALID_REQUEST,
+            Self::McpTaskMismatch => RPC_INVALID_PARAMS,
             Self::McpHeaderMismatch => RPC_HEADER_MISMATCH,
             Self::A2aVersionRefused => RPC_A2A_VERSION,
             Self::TaskMismatch => RPC_A2A_TASK,
@@ -177,6 +179,8 @@ impl Code {
 pub const RPC_PARSE_ERROR: i32 = -32_700;
 /// JSON-RPC: the JSON is no request.
 pub const RPC_INVALID_REQUEST: i32 = -32_600;
+/// JSON-RPC: the parameters are not right. So MCP tells of a task that is not there.
+const RPC_INVALID_PARAMS: i32 = -32_602;
 /// MCP 2026-07-28: a header and the body disagree.
 pub const RPC_HEADER_MISMATCH: i32 = -32_020;
 /// A2A 1.0 and 0.3, `TaskNotFoundError`.

@@ -26,7 +26,8 @@ fn every_code_has_its_own_word_and_a_status_of_denials() {
         assert_eq!(code.retry_after_seconds().is_some(), passes_by_itself, "{code}");
         let reserved = -32_768..=-32_000;
         let of_protocol = ["mcp_", "a2a_"].iter().any(|prefix| code.as_str().starts_with(prefix));
-        let own_of_protocol = of_protocol && code.status() == 400 || *code == Code::TaskMismatch;
+        let own_of_protocol =
+            of_protocol && code.status() == 400 || matches!(code, Code::TaskMismatch | Code::McpTaskMismatch);
         assert_eq!(reserved.contains(&code.rpc_code()), own_of_protocol, "{code}");
     }
     let words: std::collections::BTreeSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();

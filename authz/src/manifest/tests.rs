@@ -494,7 +494,11 @@ fn older_filters_let_nobody_name_a_task_that_they_cannot_bind() {
     ] {
         let mut claims = claims.clone();
         claims.services[0].tasks = written;
-        assert_eq!(claims.without_bindings().services[0].tasks, older);
+        claims.services[0].protocol = crate::policy::Protocol::A2a;
+        assert_eq!(claims.clone().without_bindings().services[0].tasks, older);
+        // Nor do they know that a service of MCP can have any.
+        claims.services[0].protocol = crate::policy::Protocol::Mcp;
+        assert_eq!(claims.without_bindings().services[0].tasks, Tasks::Refused);
     }
 }
 
@@ -798,6 +802,14 @@ fn a_service_of_an_agent_is_that_agents_own() {
             DocumentRef::Service(1),
             "/spec/restPath",
         ),
+        (
+            1,
+            "/spec/tasks",
+            json!("application"),
+            DocumentRef::Service(1),
+            "/spec/tasks",
+        ),
+        (0, "/spec/tasks", json!("bound"), DocumentRef::Service(0), "/spec/tasks"),
         (2, "/spec/mayCall", json!(["nobody"]), analyst, "/spec/mayCall/0"),
         (
             2,
@@ -817,6 +829,8 @@ fn a_service_of_an_agent_is_that_agents_own() {
         .with(4, "/spec/tasks", json!("application"))
         .with(4, "/spec/forwardClaims", json!(true));
     assert_eq!(told.problems(), []);
+    let of_mcp = calling().with(1, "/spec/tasks", json!("bound"));
+    assert_eq!(of_mcp.problems(), []);
     let by_scope = calling().with(2, "/spec/scope", json!(["call:agent.writer-2"]));
     let advice = by_scope.manifests().check(DOMAIN).err().unwrap_or_default()[0]
         .advice

@@ -114,7 +114,7 @@ fn check_protocol(claims: &ServiceClaims, faults: &mut Faults) {
         ("path", mcp || a2a, claims.path.is_none()),
         ("agent", a2a, claims.agent.is_none()),
         ("rest_path", a2a, claims.rest_path.is_none()),
-        ("tasks", a2a, claims.tasks.is_default()),
+        ("tasks", mcp || a2a, claims.tasks.is_default()),
     ] {
         if !belongs && !is_absent {
             faults.add(field, ContentError::NotOfProtocol);

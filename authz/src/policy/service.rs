@@ -228,7 +228,7 @@ pub struct ResourceRule {
     pub scope: Option<ScopeTemplate>,
 }
 
-/// Who holds tasks and contexts of an A2A service to their openers.
+/// Who holds tasks of an MCP service, or tasks and contexts of an A2A service, to their openers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tasks {
@@ -342,7 +342,7 @@ impl Service {
         self.called.as_ref()
     }
 
-    /// Who holds tasks of an A2A service to their openers.
+    /// Who holds tasks of an MCP or A2A service to their openers.
     #[must_use]
     pub fn tasks(&self) -> Tasks {
         self.tasks

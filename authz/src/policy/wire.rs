@@ -101,7 +101,7 @@ pub struct ServiceClaims {
     /// The agent behind an A2A service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentId>,
-    /// Who holds tasks of an A2A service to their openers.
+    /// Who holds tasks of an MCP or A2A service to their openers.
     #[serde(default, skip_serializing_if = "Tasks::is_default")]
     pub tasks: Tasks,
     /// The routes of an HTTP service.
@@ -229,7 +229,7 @@ impl BundleClaims {
             service.on_expiry = ExpiryMode::Finish;
             service.on_pause = PauseMode::Deny;
             service.mode = Mode::Enforce;
-            if service.tasks == Tasks::Bound {
+            if service.tasks == Tasks::Bound || service.protocol == Protocol::Mcp {
                 service.tasks = Tasks::Refused;
             }
             for tool in service.tools.values_mut() {

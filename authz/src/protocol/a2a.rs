@@ -17,7 +17,7 @@ use crate::request::{RequestHead, Right};
 
 mod message;
 mod route;
-pub mod tasks;
+pub(super) mod tasks;
 #[cfg(test)]
 mod tests;
 mod version;
@@ -33,7 +33,7 @@ const REFUSALS: Refusals = Refusals {
 
 /// Both types are those of either binding (1.0, section 11.1; 0.3, section 3.2).
 const TYPES: [&str; 2] = [body::JSON, A2A_JSON];
-const A2A_JSON: &str = "application/a2a+json";
+pub(super) const A2A_JSON: &str = "application/a2a+json";
 
 /// Where an agent's card lies (RFC 8615), today and before 0.3.
 const CARDS: [&str; 2] = ["/.well-known/agent-card.json", "/.well-known/agent.json"];

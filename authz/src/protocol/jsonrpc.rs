@@ -46,7 +46,6 @@ pub(crate) struct Envelope<'a> {
     pub(crate) params: Option<Value<'a>>,
     method: Option<Cow<'a, str>>,
     version: Option<Cow<'a, str>>,
-    /// The `result` or `error` of an answer.
     outcome: Option<Value<'a>>,
 }
 
@@ -111,6 +110,11 @@ impl<'a> Envelope<'a> {
                 "nobody is asked anything here that this could answer",
             )),
         }
+    }
+
+    /// The `result` or `error` of an answer.
+    pub(crate) fn outcome(&self) -> Option<Value<'a>> {
+        self.outcome
     }
 
     /// Whether this answers a request, instead of being one.

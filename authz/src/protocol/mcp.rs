@@ -13,11 +13,13 @@ use base64::engine::general_purpose::STANDARD;
 use super::body;
 use super::jsonrpc::{Envelope, Refusals};
 use crate::denial::{Code, Denial};
+use crate::json::Value;
 use crate::policy::Service;
 use crate::request::{RequestHead, Right};
 
 pub mod list;
 mod named;
+pub(super) mod tasks;
 
 use crate::session::SESSION_HEADER;
 use named::Name;
@@ -31,6 +33,9 @@ const REFUSALS: Refusals = Refusals {
 
 /// Before 2026-07-28: the event after which a stream is to go on.
 const EVENT_HEADER: &str = "last-event-id";
+
+/// The member of `params` or of a `result` that says more of the message.
+const META: &str = "_meta";
 
 /// Where a body of 2026-07-28 repeats the protocol version.
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -56,12 +61,14 @@ const VERSIONS: [(&str, Era); 4] = [
 enum Method {
     /// Names something in its `params`.
     Named(named::Read),
+    /// The same, of tasks, which few services let be named.
+    OfTasks(named::Read),
     /// A request that names nothing.
     Session,
     /// A notification.
     Notification,
-    /// Known, but names what this version has no rule for; or unknown.
-    Refused(&'static str),
+    /// Unknown.
+    Refused,
 }
 
 impl Method {
@@ -74,7 +81,11 @@ impl Method {
             "resources/subscribe" | "resources/unsubscribe" => Self::Named(named::subscription),
             "completion/complete" => Self::Named(named::completion),
             // Since 2026-07-28.
-            "subscriptions/listen" => Self::Named(named::listening),
+            named::LISTEN => Self::Named(named::listening),
+            // `update` since 2026-07-28, `result` and `list` before.
+            "tasks/get" | "tasks/result" | "tasks/cancel" => Self::OfTasks(named::task),
+            "tasks/update" => Self::OfTasks(named::task_update),
+            "tasks/list" => Self::OfTasks(named::task_list),
             "initialize"
             | "ping"
             | "server/discover"
@@ -87,12 +98,8 @@ impl Method {
             | "notifications/cancelled"
             | "notifications/progress"
             | "notifications/roots/list_changed" => Self::Notification,
-            // A task belongs to whoever opened it, and nothing here remembers who that was.
-            "tasks/get" | "tasks/result" | "tasks/update" | "tasks/cancel" | "tasks/list" => {
-                Self::Refused("tasks are bound to no caller by this version, so nobody is given one")
-            }
             // It may name things.
-            _ => Self::Refused("this method is not served by this version"),
+            _ => Self::Refused,
         }
     }
 }
@@ -124,6 +131,8 @@ pub(crate) struct Message {
     pub(crate) id: Option<String>,
     /// None for an answer.
     pub(crate) method: Option<String>,
+    /// The id of the one task that its method names.
+    pub(crate) task: Option<String>,
 }
 
 /// Checks what the headers of a message must be, once the path is known to be the service's endpoint.
@@ -216,7 +225,7 @@ pub(crate) fn read(body: &[u8], service: &Service, headers: &OwnedHeaders) -> Re
     let envelope = Envelope::read(document.root(), REFUSALS)?;
     // Its id is the server's: told to the client, it would be taken for one of the client's own.
     if envelope.is_answer(REFUSALS)? {
-        return answer(headers);
+        return answer(&envelope, service, headers);
     }
     let id = envelope.id;
     understand(&envelope, service, headers).map_err(|denial| denial.with_rpc_id(id))
@@ -226,13 +235,26 @@ fn understand(envelope: &Envelope<'_>, service: &Service, headers: &OwnedHeaders
     let method = envelope.method(REFUSALS)?;
     check_version(envelope, headers)?;
     check_method_header(envelope, method, headers)?;
+    if tasks::related(envelope.params)?.is_some() {
+        tasks::check(service)?;
+    }
+    let mut task = None;
+    let mut named = |read: named::Read| {
+        require_id(envelope, true)?;
+        let asked = read(envelope.params)?;
+        check_name_header(asked.name(), headers)?;
+        task = asked.task();
+        asked.right(service)
+    };
     let right = match Method::of(method) {
-        Method::Refused(why) => return Err(Denial::new(Code::McpMethodRefused, why)),
-        Method::Named(read) => {
-            require_id(envelope, true)?;
-            let asked = read(envelope.params)?;
-            check_name_header(asked.name(), headers)?;
-            asked.right(service)?
+        Method::Refused => {
+            let why = "this method is not served by this version";
+            return Err(Denial::new(Code::McpMethodRefused, why));
+        }
+        Method::Named(read) => named(read)?,
+        Method::OfTasks(read) => {
+            tasks::check(service)?;
+            named(read)?
         }
         Method::Session => {
             require_id(envelope, true)?;
@@ -249,24 +271,33 @@ fn understand(envelope: &Envelope<'_>, service: &Service, headers: &OwnedHeaders
         right,
         id: envelope.id.map(str::to_owned),
         method: Some(method.to_owned()),
+        task,
     })
 }
 
 /// What a client says to a question of the server's (`sampling/createMessage`, `elicitation/create`, `roots/list`, `ping`). It
 /// names nothing; since 2026-07-28 a retry brings it, in `inputResponses`.
-fn answer(headers: &OwnedHeaders) -> Result<Message, Denial> {
+fn answer(envelope: &Envelope<'_>, service: &Service, headers: &OwnedHeaders) -> Result<Message, Denial> {
     if requires_headers(headers) {
         let why = "answers are sent by a retry of what they are for";
         return Err(Denial::new(Code::McpMethodRefused, why));
+    }
+    if tasks::related(envelope.outcome())?.is_some() {
+        tasks::check(service)?;
     }
     match (&headers.method, &headers.name) {
         (None, None) => Ok(Message {
             right: Right::Session,
             id: None,
             method: None,
+            task: None,
         }),
         _ => Err(mismatch("an answer has neither `Mcp-Method` nor `Mcp-Name`")),
     }
+}
+
+fn member_of_params<'a>(envelope: &Envelope<'a>, name: &str) -> Option<Value<'a>> {
+    envelope.params.and_then(|params| params.get(name))
 }
 
 fn require_id(envelope: &Envelope<'_>, request: bool) -> Result<(), Denial> {
@@ -281,7 +312,7 @@ fn require_id(envelope: &Envelope<'_>, request: bool) -> Result<(), Denial> {
 fn check_version(envelope: &Envelope<'_>, headers: &OwnedHeaders) -> Result<(), Denial> {
     let meta = envelope
         .params
-        .and_then(|params| params.get("_meta"))
+        .and_then(|params| params.get(META))
         .and_then(|meta| meta.get(META_VERSION));
     match (headers.version, meta) {
         (None, None) | (Some((_, Era::Legacy)), None) => Ok(()),
@@ -305,9 +336,15 @@ fn check_method_header(envelope: &Envelope<'_>, method: &str, headers: &OwnedHea
 /// `Mcp-Name` must be what the body names, and must not be there where the body names nothing.
 fn check_name_header(name: Name<'_>, headers: &OwnedHeaders) -> Result<(), Denial> {
     match (&headers.name, name) {
-        (None, Name::Repeated(_)) if requires_headers(headers) => Err(mismatch("`Mcp-Name` is missing")),
+        (None, Name::Repeated(_) | Name::Task(_)) if requires_headers(headers) => {
+            Err(mismatch("`Mcp-Name` is missing"))
+        }
         (None, _) => Ok(()),
-        (Some(header), Name::Repeated(name) | Name::Known(name))
+        // By the method alone it is known to be the id of a task, before the body is there.
+        (Some(_), Name::Task(_)) if headers.method.is_none() => {
+            Err(mismatch("`Mcp-Name` names a task only beside `Mcp-Method`"))
+        }
+        (Some(header), Name::Repeated(name) | Name::Task(name) | Name::Known(name))
             if decode_name(header).as_deref() == Some(name.as_bytes()) =>
         {
             Ok(())

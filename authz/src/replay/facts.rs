@@ -33,6 +33,7 @@ pub(super) fn recorded(record: &Record<'_>) -> Option<Facts> {
         // Echoed in an answer; nothing is decided on it.
         rpc_id: None,
         rpc_method: facts.rpc_method.as_deref().map(str::to_owned),
+        task: None,
     })
 }
 
@@ -138,6 +139,7 @@ fn routed(record: &Record<'_>, service: &Service) -> Result<Result<Facts, Code>,
         destination: None,
         rpc_id: None,
         rpc_method: None,
+        task: None,
     };
     match http::route(&head, service) {
         Ok(found) => {

@@ -35,7 +35,7 @@ pub mod recipe;
 pub use recipe::Recipe;
 
 /// Every file of vectors, in the order of its numbers.
-pub const THEMES: [(&str, &str); 23] = [
+pub const THEMES: [(&str, &str); 24] = [
     ("token-time", include_str!("../../vectors/token-time.json")),
     ("token-header", include_str!("../../vectors/token-header.json")),
     ("token-form", include_str!("../../vectors/token-form.json")),
@@ -59,6 +59,7 @@ pub const THEMES: [(&str, &str); 23] = [
     ("a2a-tasks", include_str!("../../vectors/a2a-tasks.json")),
     ("http-destination", include_str!("../../vectors/http-destination.json")),
     ("shadow", include_str!("../../vectors/shadow.json")),
+    ("mcp-tasks", include_str!("../../vectors/mcp-tasks.json")),
 ];
 
 const BASE: &str = include_str!("../../vectors/base.json");

@@ -201,6 +201,7 @@ impl Recipe {
         let id = |name: &str| {
             let domain = match name {
                 "session" => "mcp session",
+                "mcp-task" => "mcp task",
                 "task" => "a2a task",
                 "context" => "a2a context",
                 _ => return None,

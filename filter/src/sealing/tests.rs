@@ -12,6 +12,8 @@ use crate::session::{Flow, Session};
 use crate::testing::{self, AGENT, FakeHost, OTHER_AGENT, SERVICE, bearer, bundle, state};
 use crate::vm::Vm;
 
+mod mcp;
+
 const PORT: i64 = 9000;
 
 /// A VM of an agent whose tasks are held like this.

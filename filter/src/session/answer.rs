@@ -27,7 +27,7 @@ impl Session {
                     reading.headers(host);
                 }
                 if let Some(sealing) = passing.sealing.as_mut().filter(|_| !end) {
-                    sealing.headers(host);
+                    sealing.headers(host, &self.known);
                 }
                 passing.response_ended |= end;
                 match &mut passing.listing {

@@ -206,7 +206,7 @@ impl Session {
                 Extraction::Ready(_) => return Err(internal("the policy changed while the request came")),
             };
             bound::opened(&self.known, pairs)?;
-            bound::opened_target(&self.known, pairs)?;
+            bound::opened_tasks(&self.known, pairs)?;
             pending
         } else {
             pending

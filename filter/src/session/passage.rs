@@ -204,6 +204,9 @@ impl Passing {
                     self.tail.push(&chunk);
                     // The caller's own sidecar sees these bytes and no others.
                     self.response.update(&chunk);
+                    if let Some(reading) = &mut self.reading {
+                        reading.add(&chunk);
+                    }
                 }
                 Err(SealingError) => self.break_off(host),
             }

@@ -1,56 +1,23 @@
-//! Tasks and contexts, bound to whoever opened them: the workload, the agent and the operation.
-//!
-//! Where the service's file says `tasks: bound`, the service's sidecar puts a seal before each id of a task or context that
-//! an answer gives ([`Answer`]), as it does with sessions of MCP ([`crate::session`]), and takes it off what comes in
-//! ([`open_target`], [`open_body`]): an id that was not sealed for this very caller opens nothing. The ids stand in paths,
-//! queries and bodies here, so these are written anew, with nothing else in them changed.
-//!
-//! What is not understood in an answer goes on as it came, without a seal, and so nobody can name what it gives: only a seal
-//! opens anything, and only the service's sidecar makes one.
+//! Where tasks and contexts of A2A are named: in paths, queries and bodies. What binds them to whoever opened them is in
+//! [`crate::protocol::tasks`].
 
 use std::ops::Range;
 
 use super::message::Id;
 use super::route::{self, Operation};
 use super::{CARDS, REFUSALS, is_endpoint, malformed, named, unbound_list};
-use crate::denial::{Code, Denial};
+use crate::denial::Denial;
 use crate::policy::{Service, Tasks};
 use crate::protocol::jsonrpc::Envelope;
+use crate::protocol::tasks::{Binding, quoted, written};
 use crate::request::Facts;
-use crate::session::{Holder, Sealed, SessionKeys};
+use crate::session::Sealed;
 
 mod answer;
-mod events;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Answer, MAX_ANSWER_BYTES};
-
-/// What ids are opened and sealed by.
-#[derive(Clone, Copy, Debug)]
-pub struct Binding<'a> {
-    /// The keys of the service's workload.
-    pub keys: &'a SessionKeys,
-    /// The caller; none without a capability, and then there is no id either.
-    pub holder: Option<Holder<'a>>,
-}
-
-impl Binding<'_> {
-    fn open<'i>(&self, what: Sealed, sealed: &'i str) -> Result<&'i str, Denial> {
-        let holder = self.holder.as_ref();
-        let id = holder.and_then(|holder| self.keys.open(what, holder, sealed.as_bytes()));
-        id.ok_or_else(|| {
-            Denial::new(
-                Code::TaskMismatch,
-                "this caller has opened no task or context of this id in this operation",
-            )
-        })
-    }
-
-    fn seal(&self, what: Sealed, id: &str) -> Option<String> {
-        self.keys.seal(what, self.holder.as_ref()?, id.as_bytes())
-    }
-}
+pub(in crate::protocol) use answer::seal;
 
 /// The parameters of a query that name nothing, by operation. Any other could be to some application what the path names.
 const QUERY_OF_TASK: [&str; 1] = ["historyLength"];
@@ -114,7 +81,7 @@ fn context(query: &str) -> Result<Range<usize>, Denial> {
 /// # Errors
 ///
 /// `task_mismatch`, or what [`check_query`] refuses.
-pub fn open_target(
+pub(in crate::protocol) fn open_target(
     method: &str,
     target: &str,
     service: &Service,
@@ -146,7 +113,7 @@ pub fn open_target(
 /// # Errors
 ///
 /// `task_mismatch`, `task_refused` or `a2a_malformed`, with the id of a JSON-RPC request if there is one.
-pub fn open_body(
+pub(in crate::protocol) fn open_body(
     facts: &Facts,
     body: &[u8],
     service: &Service,
@@ -170,9 +137,7 @@ pub fn open_body(
     let mut opened = Vec::with_capacity(ids.len());
     for Id { what, value } in ids {
         let sealed = value.as_str().unwrap_or_default();
-        // INVARIANT: an id that was sealed holds nothing that JSON escapes.
-        let id = format!("\"{}\"", binding.open(what, &sealed)?);
-        opened.push((value.span(), id));
+        opened.push((value.span(), quoted(binding.open(what, &sealed)?)));
     }
     let text = std::str::from_utf8(body).map_err(|_| malformed("the body is not UTF-8"))?;
     Ok((!opened.is_empty()).then(|| written(text, opened)))
@@ -185,18 +150,4 @@ fn repeats_path(ids: &[Id<'_>], path: &str) -> Result<(), Denial> {
         true => Ok(()),
         false => Err(malformed("the body names another task than the path")),
     }
-}
-
-/// A text with other words in some places of it.
-fn written(text: &str, words: impl IntoIterator<Item = (Range<usize>, String)>) -> String {
-    let mut words: Vec<(Range<usize>, String)> = words.into_iter().collect();
-    words.sort_by_key(|(place, _)| place.start);
-    let (mut out, mut from) = (String::with_capacity(text.len()), 0);
-    for (place, word) in words {
-        out.push_str(text.get(from..place.start).unwrap_or_default());
-        out.push_str(&word);
-        from = place.end;
-    }
-    out.push_str(text.get(from..).unwrap_or_default());
-    out
 }

@@ -6,13 +6,14 @@
 //! | `prompts/get` | the prompt, `name` |
 //! | `resources/read`, `resources/subscribe`, `resources/unsubscribe` | the resource, `uri` |
 //! | `completion/complete` | the prompt or the resource (by its template) in `ref` |
-//! | `subscriptions/listen` | every resource in `notifications.resourceSubscriptions` |
+//! | `subscriptions/listen` | every resource in `notifications.resourceSubscriptions`, and every task in `notifications.taskIds` |
+//! | `tasks/get`, `tasks/result`, `tasks/update`, `tasks/cancel` | the task, `taskId` |
 //!
 //! Members of `params` that are not known are refused, for the reason that [`super`] gives.
 
 use std::borrow::Cow;
 
-use super::malformed;
+use super::{META, malformed, tasks};
 use crate::denial::{Code, Denial, Needed};
 use crate::identity::ToolName;
 use crate::json::{Kind, Value};
@@ -23,8 +24,17 @@ use crate::scope::{Capture, Scope, ScopeTemplate};
 /// The longest URI that is read: it is echoed and recorded.
 const MAX_URI_BYTES: usize = 1024;
 
-/// The most resources that one subscription may name: all of them are in one record.
+/// The longest id of a task that is read, with its seal.
+const MAX_TASK_ID_BYTES: usize = 256;
+
+/// The most resources, and the most tasks, that one subscription may name: the resources are all in one record.
 const MAX_SUBSCRIPTIONS: usize = 24;
+
+/// The method that names what it wants to hear of in [`NOTIFICATIONS`].
+pub(super) const LISTEN: &str = "subscriptions/listen";
+pub(super) const NOTIFICATIONS: &str = "notifications";
+pub(super) const TASK_IDS: &str = "taskIds";
+pub(super) const TASK_ID: &str = "taskId";
 
 /// Reads the `params` of a method.
 pub(super) type Read = for<'a> fn(Option<Value<'a>>) -> Result<Asked<'a>, Denial>;
@@ -34,6 +44,8 @@ pub(super) type Read = for<'a> fn(Option<Value<'a>>) -> Result<Asked<'a>, Denial
 pub(super) enum Name<'a> {
     /// This, where the version has the header at all.
     Repeated(&'a str),
+    /// The same, of a task.
+    Task(&'a str),
     /// This, if anything.
     Known(&'a str),
     /// Nothing.
@@ -62,7 +74,13 @@ pub(super) enum Asked<'a> {
         text: Cow<'a, str>,
         arguments: Option<Value<'a>>,
     },
-    Subscriptions(Vec<Cow<'a, str>>),
+    Subscriptions {
+        uris: Vec<Cow<'a, str>>,
+        /// Whether tasks are named too.
+        tasks: bool,
+    },
+    Task(Cow<'a, str>),
+    TaskList,
 }
 
 /// The `params` of `tools/call`.
@@ -73,7 +91,7 @@ pub(super) fn tool_call(params: Option<Value<'_>>) -> Result<Asked<'_>, Denial> 
 
 /// The `params` of `prompts/get`.
 pub(super) fn prompt(params: Option<Value<'_>>) -> Result<Asked<'_>, Denial> {
-    let (name, arguments) = call(params, "_meta")?;
+    let (name, arguments) = call(params, META)?;
     Ok(Asked::Prompt {
         name,
         arguments,
@@ -90,7 +108,7 @@ fn call<'a>(params: Option<Value<'a>>, also: &str) -> Result<(ToolName, Option<V
             "arguments" if value.kind() == Kind::Object => arguments = Some(value),
             "arguments" => return Err(malformed("`params.arguments` is no object")),
             // A retry with answers to the server's questions is a call like any other.
-            "_meta" | "inputResponses" | "requestState" => {}
+            META | "inputResponses" | "requestState" => {}
             key if key == also => {}
             _ => return Err(unknown_member()),
         }
@@ -105,7 +123,7 @@ pub(super) fn resource(params: Option<Value<'_>>) -> Result<Asked<'_>, Denial> {
     for (key, value) in members(params)? {
         match &*key {
             "uri" => uri = Some(resource_uri(value)?),
-            "_meta" | "inputResponses" | "requestState" => {}
+            META | "inputResponses" | "requestState" => {}
             _ => return Err(unknown_member()),
         }
     }
@@ -129,7 +147,7 @@ pub(super) fn completion(params: Option<Value<'_>>) -> Result<Asked<'_>, Denial>
             "ref" => reference = Some(value),
             "argument" if value.kind() == Kind::Object => {}
             "context" => arguments = context(value)?,
-            "_meta" => {}
+            META => {}
             _ => return Err(unknown_member()),
         }
     }
@@ -178,15 +196,15 @@ pub(super) fn listening(params: Option<Value<'_>>) -> Result<Asked<'_>, Denial> 
     let mut notifications = None;
     for (key, value) in members(params)? {
         match &*key {
-            "notifications" => notifications = Some(value),
-            "_meta" => {}
+            NOTIFICATIONS => notifications = Some(value),
+            META => {}
             _ => return Err(unknown_member()),
         }
     }
     let notifications = notifications
         .and_then(|notifications| notifications.entries())
         .ok_or_else(|| malformed("`params.notifications` is no object"))?;
-    let mut uris = Vec::new();
+    let (mut uris, mut tasks) = (Vec::new(), false);
     for (key, value) in notifications {
         match &*key {
             "toolsListChanged" | "promptsListChanged" | "resourcesListChanged" => {}
@@ -196,11 +214,13 @@ pub(super) fn listening(params: Option<Value<'_>>) -> Result<Asked<'_>, Denial> 
                     .ok_or_else(|| malformed("`resourceSubscriptions` is no array"))?;
                 uris = listed.map(resource_uri).collect::<Result<_, _>>()?;
             }
-            "taskIds" => {
-                return Err(Denial::new(
-                    Code::McpMethodRefused,
-                    "tasks are bound to no caller by this version, so nobody is told of one",
-                ));
+            TASK_IDS => {
+                let listed = value.as_array().ok_or_else(|| malformed("`taskIds` is no array"))?;
+                let ids = listed.map(task_id).collect::<Result<Vec<_>, _>>()?;
+                if ids.len() > MAX_SUBSCRIPTIONS {
+                    return Err(malformed("too many tasks in one subscription"));
+                }
+                tasks = !ids.is_empty();
             }
             _ => return Err(unknown_member()),
         }
@@ -210,7 +230,43 @@ pub(super) fn listening(params: Option<Value<'_>>) -> Result<Asked<'_>, Denial> 
     }
     uris.sort_unstable();
     uris.dedup();
-    Ok(Asked::Subscriptions(uris))
+    Ok(Asked::Subscriptions { uris, tasks })
+}
+
+/// The `params` of `tasks/get`, `tasks/result` and `tasks/cancel`.
+pub(super) fn task(params: Option<Value<'_>>) -> Result<Asked<'_>, Denial> {
+    of_task(params, TASK_ID)
+}
+
+/// The `params` of `tasks/update`, which answers what the task asks for.
+pub(super) fn task_update(params: Option<Value<'_>>) -> Result<Asked<'_>, Denial> {
+    of_task(params, "inputResponses")
+}
+
+/// The id of a task; `also` is a member that one method has beside those of all.
+fn of_task<'a>(params: Option<Value<'a>>, also: &str) -> Result<Asked<'a>, Denial> {
+    let mut id = None;
+    for (key, value) in members(params)? {
+        match &*key {
+            TASK_ID => id = Some(task_id(value)?),
+            META => {}
+            key if key == also => {}
+            _ => return Err(unknown_member()),
+        }
+    }
+    id.map(Asked::Task)
+        .ok_or_else(|| malformed("`params.taskId` is missing"))
+}
+
+/// The `params` of `tasks/list`.
+pub(super) fn task_list(params: Option<Value<'_>>) -> Result<Asked<'_>, Denial> {
+    for (key, _) in params.and_then(|params| params.entries()).into_iter().flatten() {
+        match &*key {
+            "cursor" | META => {}
+            _ => return Err(unknown_member()),
+        }
+    }
+    Ok(Asked::TaskList)
 }
 
 fn members(params: Option<Value<'_>>) -> Result<crate::json::Entries<'_>, Denial> {
@@ -230,6 +286,13 @@ fn tool_name(value: Value<'_>) -> Result<ToolName, Denial> {
         .ok_or_else(|| malformed("a name is 1 to 128 of A-Z, a-z, 0-9, `_`, `.` and `-`"))
 }
 
+fn task_id(value: Value<'_>) -> Result<Cow<'_, str>, Denial> {
+    value
+        .as_str()
+        .filter(|id| (1..=MAX_TASK_ID_BYTES).contains(&id.len()))
+        .ok_or_else(|| malformed("the id of a task is a string of 1 to 256 bytes"))
+}
+
 /// Visible ASCII, as URIs are: what is listed has no other characters.
 fn resource_uri(value: Value<'_>) -> Result<Cow<'_, str>, Denial> {
     value
@@ -245,7 +308,18 @@ impl Asked<'_> {
             Self::Tool { name, .. } | Self::Prompt { name, get: true, .. } => Name::Repeated(name.as_str()),
             Self::Resource { uri, read: true } => Name::Repeated(uri),
             Self::Resource { uri, read: false } => Name::Known(uri),
-            Self::Prompt { get: false, .. } | Self::Template { .. } | Self::Subscriptions(_) => Name::Nothing,
+            Self::Task(id) => Name::Task(id),
+            Self::Prompt { get: false, .. } | Self::Template { .. } | Self::Subscriptions { .. } | Self::TaskList => {
+                Name::Nothing
+            }
+        }
+    }
+
+    /// The id of the one task that is asked for.
+    pub(super) fn task(&self) -> Option<String> {
+        match self {
+            Self::Task(id) => Some(id.to_string()),
+            _ => None,
         }
     }
 
@@ -253,7 +327,7 @@ impl Asked<'_> {
     ///
     /// # Errors
     ///
-    /// `tool_not_offered`, `prompt_not_offered`, `resource_not_offered`, or `scope_not_granted` where the values that a scope
+    /// `tool_not_offered`, `prompt_not_offered`, `resource_not_offered`, `task_refused`, or `scope_not_granted` where the values that a scope
     /// is made of are missing or are no segments.
     pub(super) fn right(self, service: &Service) -> Result<Right, Denial> {
         match self {
@@ -289,10 +363,16 @@ impl Asked<'_> {
                 let value = |name: &str| arguments.and_then(|arguments| only_member(arguments, name)?.as_str());
                 Ok(Right::Resources(vec![need_by(text.clone(), rule, value)?]))
             }
-            Self::Subscriptions(uris) => {
+            Self::Subscriptions { uris, tasks } => {
+                if tasks {
+                    tasks::check(service)?;
+                }
                 let needs = uris.iter().map(|uri| resource_need(uri, service));
                 needs.collect::<Result<_, _>>().map(Right::Resources)
             }
+            // What the task is of was authorised when it was opened, and it is its opener's alone.
+            Self::Task(_) => Ok(Right::Session),
+            Self::TaskList => tasks::check_list(service).map(|()| Right::Session),
         }
     }
 }
@@ -401,6 +481,12 @@ pub(super) fn only_member<'a>(object: Value<'a>, name: &str) -> Option<Value<'a>
         }
     }
     found
+}
+
+/// Whether there is a member of this name, in whatever case.
+pub(super) fn has_member(object: Value<'_>, name: &str) -> bool {
+    let mut members = object.entries().into_iter().flatten();
+    members.any(|(key, _)| fold(&key).eq(fold(name)))
 }
 
 /// Simple case folding: `ſ` and the Kelvin sign are letters of ASCII to some readers.

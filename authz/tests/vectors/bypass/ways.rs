@@ -328,7 +328,11 @@ pub const WAYS: [Way; 79] = ways![
     TASKS, "a method of tasks", |r, raw| {
         let method = r.rpc_method()?;
         raw.write(&r.body.replacen(&format!("\"{method}\""), "\"tasks/get\"", 1));
-        Some(if r.is_mcp() { r.method_refused() } else { "task_refused" })
+        // A header that repeats the method disagrees first.
+        Some(match r.method_refused() {
+            "mcp_method_refused" | "a2a_method_refused" => "task_refused",
+            disagrees => disagrees,
+        })
     };
     QUERY, "the capability in the query", |_, raw| queried(raw, "?access_token=x");
     TOKENS, "no capability", |r, raw| {

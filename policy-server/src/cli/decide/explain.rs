@@ -146,7 +146,7 @@ fn rule(code: Code) -> &'static str {
         }
         ToolDrifted => "a tool whose definition is not the pinned one is not called, where the service's file says so",
         SessionMismatch => "a session belongs to the caller, agent and operation that opened it",
-        TaskMismatch => "a task or context belongs to the caller, agent and operation that opened it",
+        TaskMismatch | McpTaskMismatch => "a task or context belongs to the caller, agent and operation that opened it",
         ToolForbidden => "forbidden wins over allowed, in the token as in the agent's file",
         OwnSegmentMismatch => "this part of the path must be the caller's own agent id",
     }
@@ -215,7 +215,7 @@ fn remedy(code: Code, verdict: &Verdict) -> String {
             return format!("add `{resource}` to `resources` of the service's file, if it exists there");
         }
         ToolDrifted => "look at what the service now says of the tool, and pin that (`ostiary pin`) if it is right",
-        TaskMismatch => "open a task of one's own in this operation, and name it as the answer did",
+        TaskMismatch | McpTaskMismatch => "open a task of one's own in this operation, and name it as the answer did",
         SessionMismatch => "open a session of one's own: send `initialize` without `Mcp-Session-Id`",
         OwnSegmentMismatch => "use the agent's own id in this part of the path",
         MethodNotAllowed | McpMethodRefused | A2aMethodRefused => "use a method that the service's protocol has",

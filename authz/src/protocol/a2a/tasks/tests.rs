@@ -3,68 +3,25 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::claims::Claims;
+use crate::denial::Code;
+use crate::policy::Protocol;
 use crate::protocol::list::Media;
-use crate::session::SessionKey;
-use crate::testing::{SESSION_KEY, World};
+use crate::protocol::tasks::{Answer, MAX_ANSWER_BYTES};
+use crate::testing::{Caller, SESSION_KEY, World};
 
-/// The binding of an agent in an operation, by a key.
-struct Caller {
-    service: crate::identity::ServiceId,
-    claims: Claims,
-    keys: SessionKeys,
-}
-
-impl Caller {
-    fn new(agent: &str, operation: &str) -> Self {
-        let claims = json!({
-            "iss": "spiffe://cluster.local/ns/ostiary/sa/policy-server",
-            "sub": format!("spiffe://cluster.local/ns/agents/sa/{agent}"),
-            "aud": ["spiffe://cluster.local/ns/agents/sa/writer-2"],
-            "issued_by": "spiffe://cluster.local/ns/orchestration/sa/orchestrator",
-            "iat": 1000, "nbf": 1000, "exp": 1300, "jti": "n-1", "agent_id": agent, "operation_id": operation,
-            "scope": [], "tools": [], "forbidden_tools": [],
-        });
-        let text = claims.to_string();
-        Self {
-            service: "agents/writer-2".parse().unwrap(),
-            claims: Claims::read(
-                crate::json::parse(text.as_bytes(), &crate::json::Limits::REQUEST)
-                    .unwrap()
-                    .root(),
-            )
-            .unwrap(),
-            keys: SessionKeys::new(&[SessionKey::new([7; 32])]).unwrap(),
-        }
-    }
-
-    fn analyst() -> Self {
-        Self::new("analyst-7", "report")
-    }
-
-    fn binding(&self) -> Binding<'_> {
-        Binding {
-            keys: &self.keys,
-            holder: Some(Holder {
-                service: &self.service,
-                claims: &self.claims,
-            }),
-        }
-    }
-
-    fn task(&self, id: &str) -> String {
-        self.binding().seal(Sealed::Task, id).unwrap()
-    }
-
-    fn context(&self, id: &str) -> String {
-        self.binding().seal(Sealed::Context, id).unwrap()
-    }
+/// The answer of an agent.
+fn answer(media: Option<Media>) -> Answer {
+    let facts = Facts {
+        protocol: Protocol::A2a,
+        ..World::warehouse().facts()
+    };
+    Answer::new(&facts, media)
 }
 
 /// What becomes of an answer that comes in parts of this many bytes.
 fn answered(media: Media, text: &str, part: usize) -> String {
     let caller = Caller::analyst();
-    let mut answer = Answer::new(Some(media));
+    let mut answer = answer(Some(media));
     let parts: Vec<&[u8]> = text.as_bytes().chunks(part).collect();
     let (last, parts) = parts.split_last().unwrap();
     let mut out = Vec::new();
@@ -83,7 +40,7 @@ fn sealed(message: &Value) -> Value {
 #[test]
 fn every_shape_of_an_answer_is_sealed() {
     let caller = Caller::analyst();
-    let (task, context) = (caller.task("t1"), caller.context("c1"));
+    let (task, context) = (caller.sealed(Sealed::Task, "t1"), caller.sealed(Sealed::Context, "c1"));
     let plain = json!({"id": "t1", "contextId": "c1", "status": {"state": "TASK_STATE_COMPLETED",
         "message": {"taskId": "t1", "contextId": "c1", "role": "ROLE_AGENT"}},
         "history": [{"taskId": "t1", "context_id": "c1", "messageId": "t1"}, {"taskId": "t2"}],
@@ -147,14 +104,14 @@ fn what_is_no_answer_of_a_task_goes_on_byte_for_byte() {
         assert_eq!(answered(Media::Json, text, 5), text);
     }
     let whole = r#"{"task":{"id":"t1"}}"#;
-    let mut unknown = Answer::new(None);
+    let mut unknown = answer(None);
     let caller = Caller::analyst();
     assert_eq!(unknown.push(whole.into(), true, &caller.binding()), whole.as_bytes());
     let stranger = Binding {
         holder: None,
         ..caller.binding()
     };
-    let mut nobody = Answer::new(Some(Media::Json));
+    let mut nobody = answer(Some(Media::Json));
     assert_eq!(nobody.push(whole.into(), true, &stranger), whole.as_bytes());
 }
 
@@ -179,7 +136,7 @@ fn a_long_answer_goes_on_without_seals() {
         (Media::Json, r#"{"task":{"id":"t1"}"#),
         (Media::Events, r#"data: {"task":{"id":"t1"}"#),
     ] {
-        let mut answer = Answer::new(Some(media));
+        let mut answer = answer(Some(media));
         assert!(!answer.is_holding());
         assert!(answer.push(begin.into(), false, &caller.binding()).is_empty());
         assert!(answer.is_holding());
@@ -196,11 +153,14 @@ fn a_long_answer_goes_on_without_seals() {
 #[test]
 fn events_go_on_as_soon_as_they_are_whole() {
     let caller = Caller::analyst();
-    let mut answer = Answer::new(Some(Media::Events));
+    let mut answer = answer(Some(Media::Events));
     let mut push = |part: &str| String::from_utf8(answer.push(part.into(), false, &caller.binding())).unwrap();
     assert_eq!(push("id: 1\nda"), "");
     assert_eq!(push("ta: {\"task\":{\"id\":"), "");
-    let bound = format!("id: 1\ndata: {{\"task\":{{\"id\":\"{}\"}}}}\n\n", caller.task("t1"));
+    let bound = format!(
+        "id: 1\ndata: {{\"task\":{{\"id\":\"{}\"}}}}\n\n",
+        caller.sealed(Sealed::Task, "t1")
+    );
     assert_eq!(push("\"t1\"}}\n\n: ping\n"), bound);
     assert_eq!(push("\n"), ": ping\n\n");
     // What some readers take for the middle of a line end goes on with what it ends.
@@ -208,7 +168,7 @@ fn events_go_on_as_soon_as_they_are_whole() {
     assert_eq!(push("\ndata: 2"), "\n");
     assert_eq!(push("\r\r"), "data: 2\r\r");
     let two = format!("{bound}{bound}");
-    assert_eq!(push(&two.replace(&caller.task("t1"), "t1")), two);
+    assert_eq!(push(&two.replace(&caller.sealed(Sealed::Task, "t1"), "t1")), two);
 }
 
 #[test]
@@ -224,7 +184,7 @@ fn a_stream_is_sealed_however_it_is_cut() {
             let told = answered(Media::Events, &given, part);
             for (task, text) in [("t1", "one"), ("t2", "two")] {
                 assert!(
-                    told.contains(&caller.task(task)) && told.contains(text),
+                    told.contains(&caller.sealed(Sealed::Task, task)) && told.contains(text),
                     "{part}: {told:?}"
                 );
                 assert!(!told.contains(&format!("\"{task}\"")), "{part}: {told:?}");
@@ -237,7 +197,7 @@ fn a_stream_is_sealed_however_it_is_cut() {
 /// A message on several lines of data, whatever ends them, is one.
 #[test]
 fn an_event_is_whole_at_its_empty_line_and_not_before() {
-    let task = Caller::analyst().task("t1");
+    let task = Caller::analyst().sealed(Sealed::Task, "t1");
     for end in ["\n", "\r\n", "\r"] {
         let given = ["data: {\"task\":", "data: {\"id\":\"t1\"}}", "", ""].join(end);
         for part in 1..given.len() {
@@ -273,18 +233,21 @@ fn a_body_goes_on_with_its_ids_opened_and_as_it_is_without_any() {
         opened.map_err(|denial| denial.code())
     };
     assert_eq!(opened(&body), Ok(None));
-    body["params"]["message"]["taskId"] = json!(caller.task("t-1"));
+    body["params"]["message"]["taskId"] = json!(caller.sealed(Sealed::Task, "t-1"));
     let mut expected = body.clone();
     expected["params"]["message"]["taskId"] = json!("t-1");
     assert_eq!(opened(&body), Ok(Some(expected.to_string())));
-    body["params"]["message"]["taskId"] = json!(Caller::new("writer-2", "report").task("t-1"));
+    body["params"]["message"]["taskId"] = json!(Caller::new("writer-2", "report").sealed(Sealed::Task, "t-1"));
     assert_eq!(opened(&body), Err(Code::TaskMismatch));
 }
 
 #[test]
 fn a_target_goes_on_with_its_id_opened_and_as_it_is_without_one() {
     let caller = Caller::analyst();
-    let (task, context) = (caller.task("t-1"), caller.context("c-1"));
+    let (task, context) = (
+        caller.sealed(Sealed::Task, "t-1"),
+        caller.sealed(Sealed::Context, "c-1"),
+    );
     let opened = |method: &str, target: &str| {
         let opened = with_service(|service| open_target(method, target, service, &caller.binding()));
         opened.map_err(|denial| denial.code())

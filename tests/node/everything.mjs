@@ -6,6 +6,7 @@
 import { randomUUID } from "node:crypto";
 import { appendFileSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { InMemoryTaskMessageQueue, InMemoryTaskStore } from "@modelcontextprotocol/sdk/experimental/tasks/stores/in-memory.js";
 import { InMemoryEventStore } from "@modelcontextprotocol/sdk/examples/shared/inMemoryEventStore.js";
 import { createMcpExpressApp } from "@modelcontextprotocol/sdk/server/express.js";
 import { Server } from "@modelcontextprotocol/sdk/server/index.js";
@@ -56,7 +57,7 @@ const asked = (schema) => async ({ message = "Who are you?" }, { ask }) => {
   return [text(`action=${answer.action}, content=${JSON.stringify(answer.content)}`)];
 };
 
-// Each tool: its schema, and what it does.
+// Each tool: its schema, what it does, and whether it may do so as a task.
 const TOOLS = {
   test_simple_text: [strings([]), () => [text("This is a simple text response for testing.")]],
   test_image_content: [strings([]), () => [image]],
@@ -102,6 +103,7 @@ const TOOLS = {
     },
   ],
   test_elicitation: [strings(["message"]), asked(strings(["username", "email"]))],
+  test_task: [strings([]), asked(strings(["username"])), "optional"],
   test_elicitation_sep1034_defaults: [strings([]), asked(DEFAULTS)],
   test_elicitation_sep1330_enums: [strings([]), asked(ENUMS)],
   // Ends the stream under its own call; whoever comes back finds the answer.
@@ -151,11 +153,24 @@ function read(uri) {
 }
 
 function everything() {
-  const capabilities = { tools: {}, prompts: {}, resources: { subscribe: true }, logging: {}, completions: {} };
-  const server = new Server({ name: "everything", version: "1.0.0" }, { capabilities });
+  const capabilities = {
+    tools: {},
+    prompts: {},
+    resources: { subscribe: true },
+    logging: {},
+    completions: {},
+    tasks: { list: {}, cancel: {}, requests: { tools: { call: {} } } },
+  };
+  const tasks = { taskStore: new InMemoryTaskStore(), taskMessageQueue: new InMemoryTaskMessageQueue() };
+  const server = new Server({ name: "everything", version: "1.0.0" }, { capabilities, ...tasks });
   const on = (schema, answer) => server.setRequestHandler(schema, answer);
   on(mcp.ListToolsRequestSchema, () => ({
-    tools: Object.entries(TOOLS).map(([name, [inputSchema]]) => ({ name, description: `The tool ${name}`, inputSchema })),
+    tools: Object.entries(TOOLS).map(([name, [inputSchema, , taskSupport = "forbidden"]]) => ({
+      name,
+      description: `The tool ${name}`,
+      inputSchema,
+      execution: { taskSupport },
+    })),
   }));
   on(mcp.CallToolRequestSchema, async ({ params }, extra) => {
     if (!(params.name in TOOLS)) throw new mcp.McpError(mcp.ErrorCode.InvalidParams, `no tool ${params.name}`);
@@ -165,11 +180,18 @@ function everything() {
       hangUp: extra.closeSSEStream,
       progressToken: params._meta?.progressToken,
     };
-    try {
-      return { content: await TOOLS[params.name][1](params.arguments ?? {}, caller) };
-    } catch (error) {
-      return { isError: true, content: [text(error.message)] };
-    }
+    const result = async () => {
+      try {
+        return { content: await TOOLS[params.name][1](params.arguments ?? {}, caller) };
+      } catch (error) {
+        return { isError: true, content: [text(error.message)] };
+      }
+    };
+    if (!params.task) return await result();
+    const task = await extra.taskStore.createTask({ ttl: params.task.ttl, pollInterval: 50 });
+    caller.ask = (request, schema) => extra.sendRequest(request, schema, { relatedTask: { taskId: task.taskId } });
+    result().then((ended) => extra.taskStore.storeTaskResult(task.taskId, ended.isError ? "failed" : "completed", ended));
+    return { task };
   });
   on(mcp.ListPromptsRequestSchema, () => ({
     prompts: Object.entries(PROMPTS).map(([name, [names]]) => {

@@ -180,6 +180,7 @@ fn facts(record: &Record<'_>) -> Facts {
         },
         // Echoed in an answer; nothing is decided on it.
         rpc_id: None,
+        task: None,
         rpc_method: owned(&facts.rpc_method),
     }
 }

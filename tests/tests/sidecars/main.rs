@@ -23,6 +23,7 @@ mod rotation;
 mod sessions;
 mod shadow;
 mod story;
+mod tasks;
 mod traps;
 mod witnesses;
 mod wrong_input;

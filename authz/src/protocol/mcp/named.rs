@@ -235,7 +235,8 @@ pub(super) fn listening(params: Option<Value<'_>>) -> Result<Asked<'_>, Denial> 
 
 /// The `params` of `tasks/get`, `tasks/result` and `tasks/cancel`.
 pub(super) fn task(params: Option<Value<'_>>) -> Result<Asked<'_>, Denial> {
-    of_task(params, TASK_ID)
+    // What the call began with, which the official client for TypeScript repeats.
+    of_task(params, "task")
 }
 
 /// The `params` of `tasks/update`, which answers what the task asks for.

@@ -160,6 +160,25 @@ fn who_asks_for_a_task_is_told_why_there_is_none() {
 }
 
 #[test]
+fn what_belongs_to_a_task_is_taken_and_nothing_else() {
+    for (method, more, code) in [
+        ("tasks/get", json!({"task": {"ttl": 1}, "_meta": {}}), READ),
+        ("tasks/update", json!({"inputResponses": {}, "_meta": {}}), READ),
+        ("tasks/update", json!({"task": {}}), "mcp_malformed"),
+        ("tasks/result", json!({"inputResponses": {}}), "mcp_malformed"),
+        ("tasks/cancel", json!({"TaskId": "u"}), "mcp_malformed"),
+    ] {
+        let mut params = more.clone();
+        params["taskId"] = json!("t");
+        assert_eq!(world("bound", &ask(method, &params)).code(), code, "{method} {more}");
+    }
+    assert_eq!(
+        world("application", &ask("tasks/list", &json!({"taskId": "t"}))).code(),
+        "mcp_malformed"
+    );
+}
+
+#[test]
 fn an_id_of_a_task_is_one_string() {
     for (id, code) in [
         (json!("t"), READ),

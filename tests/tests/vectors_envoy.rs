@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use authz::protocol::list::List;
 use tests::backends::{Backend, Seen};
 use tests::client::{Answer, Client};
 use tests::envoy::Envoy;
@@ -365,7 +366,7 @@ fn passed(answer: &Answer, seen: &[Seen], recipe: &Recipe, now: u64) -> Result<(
 fn is_list(body: &[u8]) -> bool {
     let body: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let method = body.as_ref().and_then(|body| body["method"].as_str());
-    method.is_some_and(|method| method.ends_with("/list"))
+    method.is_some_and(|method| List::of(method).is_some())
 }
 
 /// What a problem document or a JSON-RPC error says that the request would have needed.

@@ -18,6 +18,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::denial::Code;
 use crate::digest::{self, Digest, Hasher};
 use crate::json::{self, Limits};
+use crate::order;
 use crate::request::Side;
 
 mod aggregate;
@@ -301,7 +302,7 @@ impl<'a> Record<'a> {
 
 fn sorted<K, V>(pairs: &[(K, V)], key: impl Fn(&K) -> &str) -> Vec<&(K, V)> {
     let mut pairs: Vec<_> = pairs.iter().collect();
-    pairs.sort_unstable_by(|(a, _), (b, _)| key(a).cmp(key(b)));
+    order::sort_by(&mut pairs, |(a, _), (b, _)| key(a).cmp(key(b)));
     pairs
 }
 

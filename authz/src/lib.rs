@@ -60,6 +60,7 @@ pub mod jwks;
 pub mod jws;
 pub mod log;
 pub mod manifest;
+mod order;
 pub mod policy;
 pub mod protocol;
 pub mod replay;

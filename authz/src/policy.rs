@@ -12,6 +12,7 @@ use crate::{
     identity::{KeyId, SpiffeId},
     jwks::Jwks,
     jws::{CompactJws, JwsError, MAX_POLICY_BYTES, NoExternal},
+    order,
 };
 
 mod bundle;
@@ -269,7 +270,7 @@ impl<'a> RawBundle<'a> {
 impl BundleHead {
     fn of<A>(claims: BundleClaims<A>, pages: impl FnOnce(Vec<A>) -> Vec<PageDigest>) -> Self {
         let mut pages = pages(claims.agents);
-        pages.sort_unstable();
+        order::sort(&mut pages);
         pages.dedup();
         Self {
             aud: claims.aud,

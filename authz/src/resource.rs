@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     claims::ServiceRef,
     identity::{NameError, ServiceId},
-    scope,
+    order, scope,
 };
 
 /// The longest URI or template that a file may list, and so the longest that a template can match, captures apart.
@@ -70,7 +70,7 @@ impl ResourceTemplate {
             segments,
         };
         let mut names: Vec<&str> = template.capture_names().collect();
-        names.sort_unstable();
+        order::sort(&mut names);
         if names.iter().zip(names.iter().skip(1)).any(|(name, next)| name == next) {
             return Err(ResourceError::Repeated);
         }

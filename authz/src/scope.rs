@@ -9,6 +9,7 @@ use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::identity::AgentId;
+use crate::order;
 
 /// What the right to call an agent begins with. Agents' files grant it by `mayCall`, never by `scope`.
 const CALL_AGENT: &str = "call:agent.";
@@ -135,7 +136,7 @@ impl ScopeSet {
     /// Sorts `scopes` into a set.
     #[must_use]
     pub fn new(mut scopes: Vec<Scope>) -> Self {
-        scopes.sort_unstable();
+        order::sort(&mut scopes);
         scopes.dedup();
         Self(scopes)
     }

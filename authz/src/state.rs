@@ -1,7 +1,7 @@
 //! The state list: which agents are not active, which tokens are dead; and who may move an agent from one state to
 //! another ([`transition`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -94,7 +94,7 @@ pub struct StateList {
     issued_at: u64,
     agents: BTreeMap<AgentId, AgentState>,
     not_before: BTreeMap<AgentId, u64>,
-    revoked: BTreeSet<Jti>,
+    revoked: BTreeMap<Jti, u64>,
 }
 
 impl<'a> RawStateList<'a> {
@@ -151,9 +151,9 @@ impl StateList {
             signed_by: None,
             version,
             issued_at,
-            agents: agents.into_iter().collect(),
-            not_before: not_before.into_iter().collect(),
-            revoked: revoked.into_keys().collect(),
+            agents,
+            not_before,
+            revoked,
         })
     }
 
@@ -204,7 +204,7 @@ impl StateList {
     /// Whether a token was revoked.
     #[must_use]
     pub fn revoked(&self, jti: &Jti) -> bool {
-        self.revoked.contains(jti)
+        self.revoked.contains_key(jti)
     }
 }
 

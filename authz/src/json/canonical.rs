@@ -1,6 +1,7 @@
 //! RFC 8785, the JSON Canonicalization Scheme: one text for each value, however it was written.
 
 use super::{Kind, Value, find_special};
+use crate::order;
 
 /// Appends the canonical text of a value.
 ///
@@ -23,7 +24,9 @@ pub(crate) fn append(value: Value<'_>, out: &mut Vec<u8>) {
         Kind::Object => {
             let mut members: Vec<_> = value.entries().into_iter().flatten().collect();
             // Section 3.2.3: by UTF-16 code units.
-            members.sort_by(|(one, _), (other, _)| one.encode_utf16().cmp(other.encode_utf16()));
+            order::sort_by(&mut members, |(one, _), (other, _)| {
+                one.encode_utf16().cmp(other.encode_utf16())
+            });
             out.push(b'{');
             for (index, (key, member)) in members.into_iter().enumerate() {
                 if index > 0 {

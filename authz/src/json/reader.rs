@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::{JsonError, Kind, Limits, Node, string};
+use crate::order;
 
 /// Objects of up to this many keys are searched for duplicates pair by pair; larger ones are sorted.
 const FEW_KEYS: usize = 8;
@@ -149,7 +150,7 @@ impl<'s, const KEEP: bool> Reader<'s, KEEP> {
                 .any(|(index, key)| keys.iter().skip(index + 1).any(|other| bytes(key) == bytes(other)));
         }
         let mut texts: Vec<Cow<'_, str>> = keys.iter().map(|key| self.text(key)).collect();
-        texts.sort_unstable();
+        order::sort(&mut texts);
         texts.iter().zip(texts.iter().skip(1)).any(|(text, next)| text == next)
     }
 

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     identity::{Issuer, KeyId, ServiceId, SpiffeId},
+    order,
     session::{SessionKey, SessionKeys},
     token::{Issuers, SKEW_SECONDS, TokenLimits},
 };
@@ -332,7 +333,7 @@ fn services(claims: &[ServiceClaims], faults: &mut Faults) -> Box<[Service]> {
             ..fault
         }));
     }
-    services.sort_unstable_by(|one, two| one.id.cmp(&two.id));
+    order::sort_by(&mut services, |one, two| one.id.cmp(&two.id));
     if has_repeats(services.iter().map(|service| &service.id)) {
         faults.add("services", ContentError::Twice);
     }
@@ -354,7 +355,7 @@ fn host_index(services: &[Service], faults: &mut Faults) -> Box<[(ServiceIndex, 
                 .map(|(host, host_place)| (host, (ServiceIndex(place), host_place))),
         );
     }
-    index.sort_unstable();
+    order::sort(&mut index);
     if has_repeats(index.iter().map(|(host, _)| host)) {
         faults.add("services", ContentError::HostTwice);
     }
@@ -378,7 +379,7 @@ fn port_index(services: &[Service], workload: &SpiffeId, faults: &mut Faults) ->
     {
         index.extend(service.ports().iter().map(|&port| (port, ServiceIndex(place))));
     }
-    index.sort_unstable();
+    order::sort(&mut index);
     index.into()
 }
 

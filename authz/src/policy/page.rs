@@ -10,6 +10,7 @@ use super::{AgentClaims, ContentError, bundle::has_repeats};
 use crate::{
     claims::{ServiceRef, ToolGrant},
     identity::{AgentId, ServiceId, SpiffeId, ToolName},
+    order,
     scope::Scope,
 };
 
@@ -59,7 +60,7 @@ impl Page {
     ///
     /// [`ContentError::Twice`] if two have one id, [`ContentError::TooMany`] if there are more names than numbers.
     pub(super) fn pack(mut claims: Vec<AgentClaims>) -> Result<Self, ContentError> {
-        claims.sort_unstable_by(|one, two| one.id.cmp(&two.id));
+        order::sort_by(&mut claims, |one, two| one.id.cmp(&two.id));
         if has_repeats(claims.iter().map(|agent| &agent.id)) {
             return Err(ContentError::Twice);
         }
@@ -68,7 +69,7 @@ impl Page {
             .iter()
             .map(|agent| packer.agent(agent))
             .collect::<Result<_, _>>()?;
-        packer.services.sort_unstable();
+        order::sort(&mut packer.services);
         packer.services.dedup();
         Ok(Self {
             text: packer.text.into(),

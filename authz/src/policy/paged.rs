@@ -1,5 +1,6 @@
 //! From a bundle's claims to what is signed and sent of them in formats 2 to 5.
 
+use crate::order;
 use std::collections::BTreeMap;
 
 use super::{
@@ -101,7 +102,7 @@ impl BundleClaims {
 
     fn in_pages(mut self, format: u64) -> Result<PagedClaims, ContentError> {
         let mut agents = std::mem::take(&mut self.agents);
-        agents.sort_unstable_by(|one, two| one.id.cmp(&two.id));
+        order::sort_by(&mut agents, |one, two| one.id.cmp(&two.id));
         let mut count = page_count(agents.len());
         loop {
             // INVARIANT: lists of names always serialise; that error is never seen.

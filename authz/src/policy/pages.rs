@@ -4,7 +4,6 @@
 //! the others need not be sent them again.
 
 use std::borrow::Borrow;
-use std::collections::BTreeSet;
 use std::iter;
 use std::sync::Arc;
 
@@ -19,6 +18,7 @@ use super::{
 use crate::{
     digest::{Digest, DigestError},
     json::{self, Limits},
+    order,
 };
 
 /// The most pages of a bundle.
@@ -205,7 +205,9 @@ impl Pages {
         if self.agents().nth(MAX_AGENTS).is_some() {
             faults.add("agents", ContentError::TooMany);
         }
-        let reached: BTreeSet<&str> = self.pages().flat_map(Page::services).collect();
+        let mut reached: Vec<&str> = self.pages().flat_map(Page::services).collect();
+        order::sort(&mut reached);
+        reached.dedup();
         for service in reached {
             if service_of_id(services, service).is_none() {
                 faults.add(format!("agents/reaches/{service}"), ContentError::Dangling);
@@ -227,7 +229,7 @@ impl Pages {
             return false;
         }
         let mut identities: Vec<_> = identities.collect();
-        identities.sort_unstable();
+        order::sort(&mut identities);
         has_repeats(identities.iter())
     }
 

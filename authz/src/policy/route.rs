@@ -1,6 +1,7 @@
 //! Path templates and routes.
 
 use crate::{
+    order,
     policy::service::Method,
     scope::{self, ScopeTemplate},
 };
@@ -53,7 +54,7 @@ impl PathTemplate {
             Self(rest.split('/').map(parse_segment).collect::<Result<_, _>>()?)
         };
         let mut names: Vec<&str> = template.capture_names().collect();
-        names.sort_unstable();
+        order::sort(&mut names);
         if names.iter().zip(names.iter().skip(1)).any(|(name, next)| name == next) {
             return Err(PathTemplateError::Repeated);
         }

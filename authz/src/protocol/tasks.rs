@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use super::{a2a, mcp};
 use crate::denial::{Code, Denial};
+use crate::order;
 use crate::policy::{Protocol, Service};
 use crate::request::Facts;
 use crate::session::{Holder, Sealed, SessionKeys};
@@ -124,7 +125,7 @@ pub(super) fn quoted(id: &str) -> String {
 /// A text with other words in some places of it.
 pub(super) fn written(text: &str, words: impl IntoIterator<Item = (Range<usize>, String)>) -> String {
     let mut words: Vec<(Range<usize>, String)> = words.into_iter().collect();
-    words.sort_by_key(|(place, _)| place.start);
+    order::sort_by(&mut words, |(one, _), (other, _)| one.start.cmp(&other.start));
     let (mut out, mut from) = (String::with_capacity(text.len()), 0);
     for (place, word) in words {
         out.push_str(text.get(from..place.start).unwrap_or_default());

@@ -17,6 +17,7 @@ use super::{META, malformed, tasks};
 use crate::denial::{Code, Denial, Needed};
 use crate::identity::ToolName;
 use crate::json::{Kind, Value};
+use crate::order;
 use crate::policy::{ResourceRule, Service};
 use crate::request::{ResourceNeed, Right};
 use crate::scope::{Capture, Scope, ScopeTemplate};
@@ -228,7 +229,7 @@ pub(super) fn listening(params: Option<Value<'_>>) -> Result<Asked<'_>, Denial> 
     if uris.len() > MAX_SUBSCRIPTIONS {
         return Err(malformed("too many resources in one subscription"));
     }
-    uris.sort_unstable();
+    order::sort(&mut uris);
     uris.dedup();
     Ok(Asked::Subscriptions { uris, tasks })
 }

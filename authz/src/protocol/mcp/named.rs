@@ -474,21 +474,39 @@ fn argument<'a>(arguments: Option<Value<'a>>, capture: &Capture) -> Option<Cow<'
 
 /// The member of this name, unless another differs from it only by case: a reader that folds case would take either.
 pub(super) fn only_member<'a>(object: Value<'a>, name: &str) -> Option<Value<'a>> {
+    match spellings(object, name)? {
+        Spelled::Once(value) => Some(value),
+        Spelled::Otherwise => None,
+    }
+}
+
+/// How a member is there.
+pub(super) enum Spelled<'a> {
+    /// Under its name alone.
+    Once(Value<'a>),
+    /// In another case, whether or not under its name too.
+    Otherwise,
+}
+
+/// How the member of this name is there; None if it is not.
+pub(super) fn spellings<'a>(object: Value<'a>, name: &str) -> Option<Spelled<'a>> {
     let mut found = None;
     for (key, value) in object.entries()? {
         if *key == *name {
-            found = Some(value);
-        } else if fold(&key).eq(fold(name)) {
-            return None;
+            found = Some(Spelled::Once(value));
+        } else if is_spelling(&key, name) {
+            return Some(Spelled::Otherwise);
         }
     }
     found
 }
 
-/// Whether there is a member of this name, in whatever case.
-pub(super) fn has_member(object: Value<'_>, name: &str) -> bool {
-    let mut members = object.entries().into_iter().flatten();
-    members.any(|(key, _)| fold(&key).eq(fold(name)))
+/// Whether a reader that folds case takes one for the other.
+fn is_spelling(key: &str, name: &str) -> bool {
+    match key.is_ascii() && name.is_ascii() {
+        true => key.eq_ignore_ascii_case(name),
+        false => fold(key).eq(fold(name)),
+    }
 }
 
 /// Simple case folding: `ſ` and the Kelvin sign are letters of ASCII to some readers.

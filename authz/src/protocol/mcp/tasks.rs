@@ -5,7 +5,7 @@
 //! `io.modelcontextprotocol/tasks`, a server may make one of any call. Before 2026-07-28 a server may open tasks at its client
 //! too: those ids are the client's, stand in other places, and go on as they are.
 
-use super::named::{self, only_member};
+use super::named::{self, Spelled, only_member, spellings};
 use super::{META, REFUSALS, malformed, member_of_params};
 use crate::denial::{Code, Denial};
 use crate::json::Value;
@@ -71,10 +71,10 @@ pub(super) fn related<'a>(of: Option<Value<'a>>) -> Result<Option<Value<'a>>, De
 
 /// A member that must be alone under its name, in whatever case; None if it is not there.
 fn member<'a>(of: Value<'a>, name: &str) -> Result<Option<Value<'a>>, Denial> {
-    match (only_member(of, name), named::has_member(of, name)) {
-        (Some(found), _) => Ok(Some(found)),
-        (None, false) => Ok(None),
-        (None, true) => Err(malformed("what tells of a task is spelled in another case")),
+    match spellings(of, name) {
+        Some(Spelled::Once(found)) => Ok(Some(found)),
+        Some(Spelled::Otherwise) => Err(malformed("what tells of a task is spelled in another case")),
+        None => Ok(None),
     }
 }
 

@@ -1,4 +1,6 @@
 //! The one pass over a document.
+//!
+//! The filter is compiled to be small: what runs for each value, or each byte, says that it is to be inlined all the same.
 
 use std::borrow::Cow;
 
@@ -169,6 +171,7 @@ impl<'s, const KEEP: bool> Reader<'s, KEEP> {
         }
     }
 
+    #[inline]
     fn string(&mut self) -> Result<Key, JsonError> {
         let start = self.at;
         let scanned = string::scan(self.bytes, start)?;
@@ -218,6 +221,7 @@ impl<'s, const KEEP: bool> Reader<'s, KEEP> {
         }
     }
 
+    #[inline]
     fn digits(&mut self) -> usize {
         let start = self.at;
         while self.bytes.get(self.at).is_some_and(u8::is_ascii_digit) {
@@ -226,22 +230,26 @@ impl<'s, const KEEP: bool> Reader<'s, KEEP> {
         self.at - start
     }
 
+    #[inline]
     fn space(&mut self) {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.bytes.get(self.at) {
             self.at += 1;
         }
     }
 
+    #[inline]
     fn peek(&self) -> Result<u8, JsonError> {
         self.bytes.get(self.at).copied().ok_or(JsonError::UnexpectedEnd)
     }
 
+    #[inline]
     fn taken(&mut self, byte: u8) -> bool {
         let found = self.bytes.get(self.at) == Some(&byte);
         self.at += usize::from(found);
         found
     }
 
+    #[inline]
     fn expect(&mut self, byte: u8) -> Result<(), JsonError> {
         if self.peek()? != byte {
             return Err(JsonError::Unexpected(self.at));
@@ -250,6 +258,7 @@ impl<'s, const KEEP: bool> Reader<'s, KEEP> {
         Ok(())
     }
 
+    #[inline]
     fn leaf(&mut self, start: usize, kind: Kind, escaped: bool) -> Result<(), JsonError> {
         let next = self.counted()?;
         if KEEP {
@@ -264,6 +273,7 @@ impl<'s, const KEEP: bool> Reader<'s, KEEP> {
         Ok(())
     }
 
+    #[inline]
     fn open(&mut self, kind: Kind) -> Result<usize, JsonError> {
         let next = self.counted()?;
         if KEEP {
@@ -278,6 +288,7 @@ impl<'s, const KEEP: bool> Reader<'s, KEEP> {
         Ok(next as usize - 1)
     }
 
+    #[inline]
     fn close(&mut self, index: usize, start: usize) {
         let (end, next) = (offset(self.at), self.count);
         if let Some(node) = self.nodes.get_mut(index) {
@@ -286,6 +297,7 @@ impl<'s, const KEEP: bool> Reader<'s, KEEP> {
     }
 
     /// Counts a node; gives the index of the one after it.
+    #[inline]
     fn counted(&mut self) -> Result<u32, JsonError> {
         if self.count >= self.limits.max_nodes {
             return Err(JsonError::TooManyNodes);

@@ -11,6 +11,7 @@ pub(super) struct Scanned {
 }
 
 /// Scans a string whose opening quote stands at `start`.
+#[inline]
 pub(super) fn scan(bytes: &[u8], start: usize) -> Result<Scanned, JsonError> {
     let mut at = start + 1;
     let mut escaped = false;
@@ -32,6 +33,7 @@ pub(super) fn scan(bytes: &[u8], start: usize) -> Result<Scanned, JsonError> {
 /// Where the first byte stands that a string cannot hold as it is: a quote, a backslash or a control character.
 ///
 /// Looks at eight bytes at a time: most of what is read and written here is text.
+#[inline]
 pub(crate) fn find_special(bytes: &[u8]) -> Option<usize> {
     let (words, rest) = bytes.as_chunks();
     for (index, word) in words.iter().enumerate() {
@@ -45,6 +47,7 @@ pub(crate) fn find_special(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Marks the special bytes of a word by their highest bits; above the lowest mark there may be false ones.
+#[inline]
 fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 0xff;
     let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word;

@@ -121,12 +121,17 @@ impl<S: Stage> Story<'_, S> {
 
 /// Waits until many calls in a row meet this denial, or none.
 pub(super) async fn settled(client: &Caller, call: &Call, denial: Option<&str>) -> Result<()> {
-    let mut found = 0;
-    wait::until("the change to reach every worker", CHANGE_LIMIT, async || {
+    let (mut found, mut last) = (0, None);
+    let settled = wait::until("the change to reach every worker", CHANGE_LIMIT, async || {
         let met = client.send(call.clone()).await;
-        let met = met.is_ok_and(|answer| answer.denial() == denial);
-        found = if met { found + 1 } else { 0 };
+        last = met
+            .ok()
+            .map(|answer| (answer.status, answer.denial().map(str::to_owned)));
+        let is_met = last.as_ref().is_some_and(|(_, met)| met.as_deref() == denial);
+        found = if is_met { found + 1 } else { 0 };
         (found >= PROBES).then_some(())
-    })
-    .await
+    });
+    settled
+        .await
+        .with_context(|| format!("{denial:?} is waited for; the last answer was {last:?}"))
 }

@@ -153,6 +153,14 @@ async fn sidecars_that_start_a_minute_before_the_policy_server_recover_by_themse
             .unwrap();
     }
     assert!(started.elapsed() < Duration::from_secs(45), "{:?}", started.elapsed());
+    // Calls need the workers' VMs; the main thread's may still be waiting for its next try.
+    wait::until("every VM to have asked", Duration::from_secs(10), async || {
+        let polls = feed.polls();
+        let empty_handed = polls.iter().filter(|poll| poll.bundle.is_none());
+        (empty_handed.count() >= VMS).then_some(())
+    })
+    .await
+    .unwrap();
     let polls = feed.polls();
     let empty_handed: Vec<Instant> = polls
         .iter()

@@ -29,7 +29,7 @@ use vectors::{Expect, Placed, Runs};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why we deny what the others let pass, by our code.
-const DENIED_BY_US: [(&str, &str); 49] = [
+const DENIED_BY_US: [(&str, &str); 50] = [
     ("a2a_batch", "a batch asks for several things at once, and 1.0 has none"),
     (
         "a2a_malformed",
@@ -54,10 +54,8 @@ const DENIED_BY_US: [(&str, &str); 49] = [
         "mcp_malformed",
         "JSON on which readers disagree, and members that nobody knows",
     ),
-    (
-        "mcp_method_refused",
-        "a method that nobody knows may name anything; tasks are bound to nobody",
-    ),
+    ("mcp_method_refused", "a method that nobody knows may name anything"),
+    ("mcp_task_mismatch", "whose a task is, they do not know"),
     (
         "media_type_refused",
         "an application may read a body of another type by other rules",

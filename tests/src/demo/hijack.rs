@@ -252,7 +252,9 @@ impl<S: Stage> Story<'_, S> {
             let now = self.standing().ok()?;
             (now.score > before.score || now.state != before.state).then_some(now)
         });
-        moved.await.or_else(|_| self.standing())
+        // What becomes of the score is told a moment after the score itself: the next look at it sees both.
+        moved.await.ok();
+        self.standing()
     }
 }
 

@@ -87,11 +87,12 @@ $(TARGET)/envoy-%/.installed:
 crash: build ## Crash the policy server and sidecars KILLS=100 times under RATE=500 calls a second that wait for their records
 	@KILLS=$(or $(KILLS),100) RATE=$(or $(RATE),500) cargo test -p tests --test recovery crash -- --nocapture
 
+# In a place of its own: cargo would have the tests wait until this is compiled.
 vectors-wasm: $(RUNNER)
 	@$(say) "tests: the vectors in wasm, under node"
 	@command -v node >/dev/null || { echo "node is missing: install nodejs"; exit 1; }
 	@CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER="$(abspath $(TOOLS)/bin/wasm-bindgen-test-runner)" \
-	  .ci/cargo-wasm wasm32-unknown-unknown test -p authz --test vectors_wasm
+	  CARGO_TARGET_DIR="$(abspath $(TARGET)/vectors-wasm)" .ci/cargo-wasm wasm32-unknown-unknown test -p authz --test vectors_wasm
 
 check: set-up $(DENY) ## Check format, lints, scripts, dependencies and the policies of the mini mesh
 	@$(say) "format"

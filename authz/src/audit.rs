@@ -37,6 +37,7 @@ pub use answer::{
 pub use decided::{RecordedClaims, RecordedFacts};
 
 use canonical::Object;
+use parse::Texts;
 
 /// The version of the record's format.
 pub const FORMAT: u64 = 1;
@@ -435,7 +436,7 @@ pub struct Verified<'a> {
     /// Its hash.
     pub hash: Digest,
     /// What it tells.
-    pub record: Record<'static>,
+    pub record: Record<'a>,
     /// The bytes that were hashed.
     pub canonical: &'a [u8],
 }
@@ -454,7 +455,7 @@ pub fn verify_line(line: &[u8]) -> Result<Verified<'_>, RecordError> {
         return Err(RecordError::Hash);
     }
     let document = json::parse(canonical, &Limits::REQUEST).map_err(|_| RecordError::Line)?;
-    let (link, record) = parse::record(document.root())?;
+    let (link, record) = parse::record(document.root(), Texts::Source(document.source()))?;
     let mut again = Vec::with_capacity(canonical.len());
     record.encode(&link, &mut again);
     if again != canonical {
@@ -475,7 +476,7 @@ pub fn verify_line(line: &[u8]) -> Result<Verified<'_>, RecordError> {
 /// `Line`, `Field` or `Format`, if they are no such bytes.
 pub fn read(canonical: &[u8]) -> Result<(Link, Record<'static>), RecordError> {
     let document = json::parse(canonical, &Limits::REQUEST).map_err(|_| RecordError::Line)?;
-    parse::record(document.root())
+    parse::record(document.root(), Texts::Record)
 }
 
 fn split_line(line: &[u8]) -> Option<(Digest, &[u8])> {

@@ -200,6 +200,11 @@ impl<'s> Document<'s> {
         })
     }
 
+    /// The document as it was read.
+    pub(crate) fn source(&self) -> &'s str {
+        self.source
+    }
+
     /// Reads the whole document into `T`, which only sees what the strict pass let through.
     ///
     /// # Errors

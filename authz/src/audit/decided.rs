@@ -17,7 +17,12 @@ impl RecordedClaims<'static> {
     /// Encodes claims.
     #[must_use]
     pub fn of(claims: &Claims) -> Self {
-        let mut encoding = Vec::new();
+        Self::of_length(claims, 0)
+    }
+
+    /// Encodes claims whose encoding is `bytes` long, as far as is known.
+    pub(super) fn of_length(claims: &Claims, bytes: usize) -> Self {
+        let mut encoding = Vec::with_capacity(bytes);
         encode_claims(claims, Object::open(&mut encoding));
         Self(Cow::Owned(encoding))
     }

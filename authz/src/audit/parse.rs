@@ -1,6 +1,7 @@
 //! From JSON to a record. Unknown fields are refused: what is not understood cannot be vouched for.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::{FORMAT, Kind, Link, Outcome, Record, RecordError, RecordedClaims, RecordedFacts, SourceId};
 use crate::claims::Claims;
@@ -9,50 +10,87 @@ use crate::digest::Digest;
 use crate::json::Value;
 use crate::request::Side;
 
-type Text = Cow<'static, str>;
+/// Where the texts of a record are kept.
+#[derive(Clone, Copy)]
+pub(super) enum Texts<'r> {
+    /// In the document that is read, of which this is the source; only what it escapes is copied.
+    Source(&'r str),
+    /// In the record itself.
+    Record,
+}
 
-pub(super) fn record(root: Value<'_>) -> Result<(Link, Record<'static>), RecordError> {
+impl<'r> Texts<'r> {
+    fn text(self, value: Value<'_>, field: &'static str) -> Result<Cow<'r, str>, RecordError> {
+        let text = value.as_str().ok_or(RecordError::Field(field))?;
+        let kept = match (self, &text) {
+            (Self::Source(source), Cow::Borrowed(_)) => {
+                let Range { start, end } = value.span();
+                source.get(start + 1..end - 1)
+            }
+            _ => None,
+        };
+        Ok(kept.map_or_else(|| Cow::Owned(text.into_owned()), Cow::Borrowed))
+    }
+
+    fn pairs(self, value: Value<'_>, field: &'static str) -> Result<Vec<(Cow<'r, str>, Cow<'r, str>)>, RecordError> {
+        value
+            .entries()
+            .ok_or(RecordError::Field(field))?
+            .map(|(name, value)| Ok((Cow::Owned(name.into_owned()), self.text(value, field)?)))
+            .collect()
+    }
+
+    fn list(self, value: Value<'_>, field: &'static str) -> Result<Vec<Cow<'r, str>>, RecordError> {
+        value
+            .as_array()
+            .ok_or(RecordError::Field(field))?
+            .map(|value| self.text(value, field))
+            .collect()
+    }
+}
+
+pub(super) fn record<'r>(root: Value<'_>, texts: Texts<'r>) -> Result<(Link, Record<'r>), RecordError> {
     let entries = root.entries().ok_or(RecordError::Line)?;
     let mut record = Record::new(Kind::Decision, 0);
     let (mut kind, mut time_ms, mut format, mut source, mut seq, mut prev_hash) = (None, None, None, None, None, None);
     for (key, value) in entries {
         match &*key {
-            "agent_id" => record.agent_id = Some(text(value, "agent_id")?),
-            "bundle" => record.bundle = Some(text(value, "bundle")?),
-            "call" => record.call = Some(text(value, "call")?),
+            "agent_id" => record.agent_id = Some(texts.text(value, "agent_id")?),
+            "bundle" => record.bundle = Some(texts.text(value, "bundle")?),
+            "call" => record.call = Some(texts.text(value, "call")?),
             "claims" => record.claims = Some(claims(value)?),
             "code" => record.code = Some(word(value, "code", |word| word.parse().ok())?),
             "count" => record.count = Some(integer(value, "count")?),
             "counts" => record.counts = counts(value)?,
-            "drifted" => record.drifted = list(value, "drifted")?,
+            "drifted" => record.drifted = texts.list(value, "drifted")?,
             "duration_us" => record.duration_us = Some(integer(value, "duration_us")?),
-            "end" => record.end = Some(text(value, "end")?),
-            "facts" => record.facts = Some(facts(value)?),
-            "jti" => record.jti = Some(text(value, "jti")?),
+            "end" => record.end = Some(texts.text(value, "end")?),
+            "facts" => record.facts = Some(facts(value, texts)?),
+            "jti" => record.jti = Some(texts.text(value, "jti")?),
             "kind" => kind = Some(word(value, "kind", Kind::from_word)?),
-            "operation_id" => record.operation_id = Some(text(value, "operation_id")?),
-            "outcome" => record.outcome = Some(text(value, "outcome")?),
-            "peer" => record.peer = Some(text(value, "peer")?),
+            "operation_id" => record.operation_id = Some(texts.text(value, "operation_id")?),
+            "outcome" => record.outcome = Some(texts.text(value, "outcome")?),
+            "peer" => record.peer = Some(texts.text(value, "peer")?),
             "prev_hash" => prev_hash = Some(digest(value, "prev_hash")?),
             "previous_hash" => record.previous_hash = Some(digest(value, "previous_hash")?),
             "previous_source" => record.previous_source = Some(word(value, "previous_source", SourceId::parse)?),
-            "protocol" => record.protocol = Some(text(value, "protocol")?),
+            "protocol" => record.protocol = Some(texts.text(value, "protocol")?),
             "request_bytes" => record.request_bytes = Some(integer(value, "request_bytes")?),
             "request_digest" => record.request_digest = Some(digest(value, "request_digest")?),
             "response_bytes" => record.response_bytes = Some(integer(value, "response_bytes")?),
             "response_digest" => record.response_digest = Some(digest(value, "response_digest")?),
             "seq" => seq = Some(integer(value, "seq")?),
-            "service" => record.service = Some(text(value, "service")?),
+            "service" => record.service = Some(texts.text(value, "service")?),
             "side" => record.side = Some(word(value, "side", side)?),
             "source" => source = Some(word(value, "source", SourceId::parse)?),
-            "state" => record.state = Some(text(value, "state")?),
+            "state" => record.state = Some(texts.text(value, "state")?),
             "status" => record.status = Some(integer(value, "status")?),
             "time_ms" => time_ms = Some(integer(value, "time_ms")?),
-            "trace_id" => record.trace_id = Some(text(value, "trace_id")?),
-            "txn" => record.txn = Some(text(value, "txn")?),
+            "trace_id" => record.trace_id = Some(texts.text(value, "trace_id")?),
+            "txn" => record.txn = Some(texts.text(value, "txn")?),
             "v" => format = Some(integer(value, "v")?),
             "verdict" => record.verdict = Some(word(value, "verdict", Outcome::from_word)?),
-            "workload" => record.workload = Some(text(value, "workload")?),
+            "workload" => record.workload = Some(texts.text(value, "workload")?),
             _ => return Err(RecordError::Field("(unknown)")),
         }
     }
@@ -66,16 +104,16 @@ pub(super) fn record(root: Value<'_>) -> Result<(Link, Record<'static>), RecordE
     Ok((Link { source, seq, prev_hash }, record))
 }
 
-fn facts(value: Value<'_>) -> Result<RecordedFacts<'static>, RecordError> {
+fn facts<'r>(value: Value<'_>, texts: Texts<'r>) -> Result<RecordedFacts<'r>, RecordError> {
     let mut facts = RecordedFacts::default();
     for (key, value) in value.entries().ok_or(RecordError::Field("facts"))? {
         let slot = match &*key {
             "captures" => {
-                facts.captures = texts(value, "captures")?;
+                facts.captures = texts.pairs(value, "captures")?;
                 continue;
             }
             "resources" => {
-                facts.resources = texts(value, "resources")?;
+                facts.resources = texts.pairs(value, "resources")?;
                 continue;
             }
             "method" => &mut facts.method,
@@ -88,25 +126,9 @@ fn facts(value: Value<'_>) -> Result<RecordedFacts<'static>, RecordError> {
             "tool" => &mut facts.tool,
             _ => return Err(RecordError::Field("facts")),
         };
-        *slot = Some(text(value, "facts")?);
+        *slot = Some(texts.text(value, "facts")?);
     }
     Ok(facts)
-}
-
-fn texts(value: Value<'_>, field: &'static str) -> Result<Vec<(Text, Text)>, RecordError> {
-    value
-        .entries()
-        .ok_or(RecordError::Field(field))?
-        .map(|(name, value)| Ok((Cow::Owned(name.into_owned()), text(value, field)?)))
-        .collect()
-}
-
-fn list(value: Value<'_>, field: &'static str) -> Result<Vec<Text>, RecordError> {
-    value
-        .as_array()
-        .ok_or(RecordError::Field(field))?
-        .map(|value| text(value, field))
-        .collect()
 }
 
 fn counts(value: Value<'_>) -> Result<Vec<(Code, u64)>, RecordError> {
@@ -122,14 +144,7 @@ fn counts(value: Value<'_>) -> Result<Vec<(Code, u64)>, RecordError> {
 
 fn claims(value: Value<'_>) -> Result<RecordedClaims<'static>, RecordError> {
     let claims = Claims::read(value).map_err(|_| RecordError::Field("claims"))?;
-    Ok(RecordedClaims::of(&claims))
-}
-
-fn text(value: Value<'_>, field: &'static str) -> Result<Text, RecordError> {
-    value
-        .as_str()
-        .map(|text| Cow::Owned(text.into_owned()))
-        .ok_or(RecordError::Field(field))
+    Ok(RecordedClaims::of_length(&claims, value.raw().len()))
 }
 
 fn integer(value: Value<'_>, field: &'static str) -> Result<u64, RecordError> {

@@ -7,14 +7,18 @@ use std::borrow::Cow;
 use super::{JsonError, Kind, Limits, Node, string};
 use crate::order;
 
-/// Objects of up to this many keys are searched for duplicates pair by pair; larger ones are sorted.
+/// Objects of up to this many keys are searched for duplicates pair by pair; larger ones are sorted, if they are not yet.
 const FEW_KEYS: usize = 8;
+
+/// Ordinary documents have no more keys in all objects that are open at once.
+const MANY_KEYS: usize = 48;
 
 /// Reads a document into its nodes, in pre-order.
 pub(super) fn read(source: &str, limits: &Limits) -> Result<Vec<Node>, JsonError> {
     let mut reader = Reader::<true>::new(source, limits);
     // A node for every 16 bytes is more than ordinary documents have.
     reader.nodes.reserve(source.len() / 16 + 1);
+    reader.keys.reserve(MANY_KEYS);
     reader.document()?;
     Ok(reader.nodes)
 }
@@ -144,12 +148,17 @@ impl<'s, const KEEP: bool> Reader<'s, KEEP> {
 
     fn has_duplicate(&self, first_key: usize) -> bool {
         let keys = self.keys.get(first_key..).unwrap_or_default();
-        if keys.len() <= FEW_KEYS && !keys.iter().any(|key| key.escaped) {
+        if !keys.iter().any(|key| key.escaped) {
             let bytes = |key: &Key| self.bytes.get(key.start as usize..key.end as usize);
-            return keys
-                .iter()
-                .enumerate()
-                .any(|(index, key)| keys.iter().skip(index + 1).any(|other| bytes(key) == bytes(other)));
+            if keys.is_sorted_by(|key, next| bytes(key) < bytes(next)) {
+                return false;
+            }
+            if keys.len() <= FEW_KEYS {
+                return keys
+                    .iter()
+                    .enumerate()
+                    .any(|(index, key)| keys.iter().skip(index + 1).any(|other| bytes(key) == bytes(other)));
+            }
         }
         let mut texts: Vec<Cow<'_, str>> = keys.iter().map(|key| self.text(key)).collect();
         order::sort(&mut texts);

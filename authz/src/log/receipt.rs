@@ -83,24 +83,24 @@ impl<'a> Proof<'a> {
 
 /// What a receipt proves.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Receipt {
+pub struct Receipt<'r> {
     /// The call.
     pub call: String,
     /// Its records that are in the log.
-    pub records: Vec<Included>,
+    pub records: Vec<Included<'r>>,
     /// The checkpoint that they are proven by.
     pub signed: SignedCheckpoint,
 }
 
 /// A record that is in the log.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Included {
+pub struct Included<'r> {
     /// Its place in the log.
     pub index: u64,
     /// Its place in the chain of its source.
     pub link: Link,
     /// What it tells.
-    pub record: Record<'static>,
+    pub record: Record<'r>,
 }
 
 /// Checks a whole receipt.
@@ -108,7 +108,7 @@ pub struct Included {
 /// # Errors
 ///
 /// The first [`Finding`].
-pub fn verify(receipt: &[u8], keys: &[NoteKey]) -> Result<Receipt, Finding> {
+pub fn verify<'r>(receipt: &'r [u8], keys: &[NoteKey]) -> Result<Receipt<'r>, Finding> {
     let found = |line: usize, fault: Fault, content: &[u8]| Finding {
         line: line as u64,
         record: Named::by(content),
@@ -141,7 +141,12 @@ pub fn verify(receipt: &[u8], keys: &[NoteKey]) -> Result<Receipt, Finding> {
     Ok(Receipt { call, records, signed })
 }
 
-fn include(line: &[u8], proof: &[u8], call: &str, keys: &[NoteKey]) -> Result<(Included, SignedCheckpoint), Fault> {
+fn include<'r>(
+    line: &'r [u8],
+    proof: &[u8],
+    call: &str,
+    keys: &[NoteKey],
+) -> Result<(Included<'r>, SignedCheckpoint), Fault> {
     let verified = audit::verify_line(line)?;
     if verified.record.call.as_deref() != Some(call) {
         return Err(Fault::Call);

@@ -136,7 +136,8 @@ fn decisions(feed: &Feed) -> Vec<Record<'static>> {
     let lines = feed.record_lines();
     let records = lines.iter().map(|line| {
         let line = serde_json::to_vec(line).unwrap();
-        audit::verify_line(&line).unwrap().record
+        let verified = audit::verify_line(&line).unwrap();
+        audit::read(verified.canonical).unwrap().1
     });
     records.filter(|record| record.kind == Kind::Decision).collect()
 }

@@ -10,7 +10,7 @@ use authz::log::note::NoteKey;
 use authz::log::receipt::{self, Receipt};
 use serde_json::{Value, json};
 
-use super::lines::Lines;
+use super::lines::in_turns;
 use super::{AuditError, keys, read_text};
 use crate::cli::keys::moment;
 use crate::cli::output::{Printer, Progress, printable};
@@ -72,26 +72,22 @@ impl Verify {
 
     fn export(
         &self,
-        mut file: BufReader<File>,
+        file: BufReader<File>,
         keys: Vec<NoteKey>,
         other: Option<SignedCheckpoint>,
     ) -> Result<Result<Proven, Finding>, AuditError> {
-        let mut verifier = Verifier::new(keys, other);
-        let mut lines = Lines::default();
-        let mut progress = Progress::new("verifying", 0);
-        while lines
-            .next(&mut file, MAX_EXPORT_LINE_BYTES)
-            .map_err(|error| self.unread(error))?
-        {
-            for line in lines.read(Line::read) {
-                if let Err(finding) = verifier.line(line) {
-                    return Ok(Err(finding));
-                }
-            }
-            let (done, all) = verifier.progress();
-            progress.show_of(done, all);
-        }
-        Ok(verifier.finish())
+        let state = (Verifier::new(keys, other), Progress::new("verifying", 0));
+        let verified = in_turns(file, MAX_EXPORT_LINE_BYTES, state, |lines, turn| {
+            let read: Vec<Line<'_>> = lines.iter().map(Line::read).collect();
+            turn.take(|(verifier, progress)| {
+                read.into_iter().try_for_each(|line| verifier.line(line))?;
+                let (done, all) = verifier.progress();
+                progress.show_of(done, all);
+                Ok(())
+            });
+        });
+        let verified = verified.map_err(|error| self.unread(error))?;
+        Ok(verified.and_then(|(verifier, _)| verifier.finish()))
     }
 
     fn receipt(&self, file: BufReader<File>, keys: &[NoteKey], printer: &mut Printer) -> Result<Outcome, Error> {
@@ -232,7 +228,7 @@ fn value(proven: &Proven) -> Value {
     })
 }
 
-fn describe_receipt(receipt: &Receipt, printer: &Printer) -> String {
+fn describe_receipt(receipt: &Receipt<'_>, printer: &Printer) -> String {
     let signed = &receipt.signed;
     let mut text = format!(
         "{} these records of call {} are in the log of {}, which had {} at {}",
@@ -253,7 +249,7 @@ fn describe_receipt(receipt: &Receipt, printer: &Printer) -> String {
     text
 }
 
-fn receipt_value(receipt: &Receipt) -> Value {
+fn receipt_value(receipt: &Receipt<'_>) -> Value {
     let records = receipt.records.iter().map(|included| {
         json!({
             "index": included.index,

@@ -35,7 +35,7 @@ pub(in crate::cli) enum LogError {
 /// A record and where it stands.
 pub(in crate::cli) struct Line<'a> {
     pub(in crate::cli) number: u64,
-    pub(in crate::cli) record: &'a Record<'static>,
+    pub(in crate::cli) record: &'a Record<'a>,
 }
 
 /// Reads every record of a file, each checked by its own hash; whether they are the log's is for `audit verify` to say.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::canonical::Object;
-use super::sorted;
+use super::record::sorted;
 use crate::claims::Claims;
 use crate::request::{Facts, Right};
 

@@ -10,6 +10,8 @@ use crate::digest::Digest;
 use crate::json::Value;
 use crate::request::Side;
 
+type Text<'r> = Cow<'r, str>;
+
 /// Where the texts of a record are kept.
 #[derive(Clone, Copy)]
 pub(super) enum Texts<'r> {
@@ -20,7 +22,7 @@ pub(super) enum Texts<'r> {
 }
 
 impl<'r> Texts<'r> {
-    fn text(self, value: Value<'_>, field: &'static str) -> Result<Cow<'r, str>, RecordError> {
+    fn text(self, value: Value<'_>, field: &'static str) -> Result<Text<'r>, RecordError> {
         let text = value.as_str().ok_or(RecordError::Field(field))?;
         let kept = match (self, &text) {
             (Self::Source(source), Cow::Borrowed(_)) => {
@@ -32,7 +34,7 @@ impl<'r> Texts<'r> {
         Ok(kept.map_or_else(|| Cow::Owned(text.into_owned()), Cow::Borrowed))
     }
 
-    fn pairs(self, value: Value<'_>, field: &'static str) -> Result<Vec<(Cow<'r, str>, Cow<'r, str>)>, RecordError> {
+    fn pairs(self, value: Value<'_>, field: &'static str) -> Result<Vec<(Text<'r>, Text<'r>)>, RecordError> {
         value
             .entries()
             .ok_or(RecordError::Field(field))?
@@ -40,7 +42,7 @@ impl<'r> Texts<'r> {
             .collect()
     }
 
-    fn list(self, value: Value<'_>, field: &'static str) -> Result<Vec<Cow<'r, str>>, RecordError> {
+    fn list(self, value: Value<'_>, field: &'static str) -> Result<Vec<Text<'r>>, RecordError> {
         value
             .as_array()
             .ok_or(RecordError::Field(field))?

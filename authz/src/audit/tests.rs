@@ -5,9 +5,16 @@
     reason = "tests"
 )]
 
+use std::borrow::Cow;
+
+use super::chain::hash_record;
 use super::*;
 use crate::claims::Claims;
+use crate::denial::Code;
+use crate::digest::{self, Digest};
 use crate::identity::ServiceId;
+use crate::json::{self, Limits};
+use crate::request::Side;
 
 const SOURCE: SourceId = SourceId([7; 16]);
 

@@ -3,6 +3,9 @@
 //! Every call is counted once: where it arrives. Of what the caller's own sidecar saw only denials count, since those never
 //! arrive anywhere. What came of a call is told by the side where it arrived, too, and is no second call.
 //!
+//! A question after a task is no call of its own either: how often it is asked is up to the tool that takes its time, and what it
+//! asks after was counted when it began. What the service refuses of it counts as of any call.
+//!
 //! A call that went on in shadow counts as what it was, a call that went on: what it used is as surprising as ever, but that a
 //! rule would have denied it moves no score. Else shadow mode would stop agents after all, by pausing them.
 
@@ -35,8 +38,8 @@ pub fn read<'a>(record: &'a Record<'_>, received_ms: u64) -> Option<(Subject<'a>
         Kind::Decision if counts => {
             let denied = match (record.verdict?, record.side?) {
                 (Outcome::Deny, _) => true,
-                (Outcome::Permit, Side::Inbound) => false,
-                (Outcome::Permit, Side::Outbound) => return None,
+                (Outcome::Permit, Side::Inbound) if !asks_after_a_task(record) => false,
+                (Outcome::Permit, _) => return None,
             };
             let subject = Subject::Agent(record.agent_id.as_deref()?);
             let call = Some(call(record));
@@ -78,6 +81,23 @@ pub fn read<'a>(record: &'a Record<'_>, received_ms: u64) -> Option<(Subject<'a>
             ))
         }
         Kind::Decision | Kind::Aggregate | Kind::Completion | Kind::Overflow | Kind::Source => None,
+    }
+}
+
+/// Whether it only asks what has become of one task, by JSON-RPC (MCP; A2A 1.0 and 0.3) or by A2A's REST paths. Those end in
+/// `tasks/{id}` or `tasks/{id}:subscribe`, whatever stands before.
+fn asks_after_a_task(record: &Record<'_>) -> bool {
+    let Some(facts) = &record.facts else { return false };
+    match (facts.right.as_deref(), facts.rpc_method.as_deref()) {
+        (Some("session" | "call"), Some(method)) => matches!(
+            method,
+            "tasks/get" | "tasks/result" | "tasks/resubscribe" | "GetTask" | "SubscribeToTask"
+        ),
+        (Some("call"), None) => {
+            let parent = facts.path.as_deref().and_then(|path| path.rsplit('/').nth(1));
+            facts.method.as_deref() == Some("GET") && parent == Some("tasks")
+        }
+        _ => false,
     }
 }
 
@@ -264,6 +284,64 @@ mod tests {
                 ..decision(Side::Inbound, Permit, None)
             };
             assert_eq!(read(&other, 5000), None, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_question_after_a_task_is_no_call_unless_it_is_denied() {
+        let asked =
+            |right: &'static str, rpc: Option<&'static str>, method: &'static str, path: &'static str, verdict| {
+                let facts = RecordedFacts {
+                    method: Some(method.into()),
+                    path: Some(path.into()),
+                    right: Some(right.into()),
+                    rpc_method: rpc.map(Into::into),
+                    ..RecordedFacts::default()
+                };
+                let record = Record {
+                    facts: Some(facts),
+                    ..decision(Side::Inbound, verdict, None)
+                };
+                read(&record, 5000).is_some()
+            };
+        for (right, rpc, counts) in [
+            ("session", "tasks/get", false),
+            ("session", "tasks/result", false),
+            ("session", "tasks/cancel", true),
+            ("session", "tasks/update", true),
+            ("session", "tasks/list", true),
+            ("session", "tools/list", true),
+            ("call", "tasks/get", false),
+            ("call", "tasks/resubscribe", false),
+            ("call", "GetTask", false),
+            ("call", "SubscribeToTask", false),
+            ("call", "CancelTask", true),
+            ("call", "ListTasks", true),
+            ("call", "SendMessage", true),
+            // A tool that is called so is a tool.
+            ("tool", "tasks/get", true),
+        ] {
+            let is_call = asked(right, Some(rpc), "POST", "/", Outcome::Permit);
+            assert_eq!(is_call, counts, "{right} {rpc}");
+            assert!(
+                asked(right, Some(rpc), "POST", "/", Outcome::Deny),
+                "{right} {rpc} denied"
+            );
+        }
+        for (right, method, path, counts) in [
+            ("call", "GET", "/a2a/tasks/t1", false),
+            ("call", "GET", "/a2a/tasks/t1:subscribe", false),
+            ("call", "POST", "/a2a/tasks/t1:cancel", true),
+            ("call", "GET", "/a2a/tasks", true),
+            ("call", "GET", "/a2a/tasks/t1/pushNotificationConfigs", true),
+            ("call", "POST", "/a2a/message:send", true),
+            ("scope", "GET", "/v1/tasks/t1", true),
+        ] {
+            assert_eq!(
+                asked(right, None, method, path, Outcome::Permit),
+                counts,
+                "{method} {path}"
+            );
         }
     }
 

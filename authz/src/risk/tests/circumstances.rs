@@ -460,3 +460,41 @@ fn a_profile_of_the_version_before_is_read_and_keeps_its_habits() {
     );
     assert_eq!(profile.taught, 71);
 }
+
+/// A task that is asked after once a second for ten minutes, then tells all; and the same questions, were they calls.
+#[test]
+fn asking_after_a_task_pauses_nobody() {
+    let known = Work::known().at(12, 0);
+    let asked = |is_call: bool| {
+        let mut work = known.clone();
+        work.request(USUAL);
+        let mut highest = 0;
+        for second in 1..=600 {
+            work.at_ms += 1000;
+            let mut asked = call(0, "tools/mcp session", None, "tools/mcp", work.number);
+            let end = End {
+                id: Some(format!("asked {second}")),
+                service: "tools/mcp".to_owned(),
+                request: Some(work.number.to_string()),
+                request_bytes: Some(200),
+                response_bytes: Some(if second < 600 { 150 } else { 400_000 }),
+                duration_us: Some(2_000),
+                failed: Some(false),
+            };
+            if let (true, Some(made)) = (is_call, &mut asked.call) {
+                made.id.clone_from(&end.id);
+                highest = highest.max(work.observe(asked.call, None));
+            }
+            highest = highest.max(work.observe(None, Some(end)));
+        }
+        (highest, work)
+    };
+    let (highest, mut after) = asked(false);
+    assert!(
+        highest < SETTINGS.learn_below,
+        "{highest} {:?}",
+        after.profile.reasons()
+    );
+    assert!(after.request(USUAL) < SETTINGS.learn_below);
+    assert!(asked(true).0 >= SETTINGS.pause_at);
+}

@@ -289,10 +289,11 @@ impl<'a> Value<'a> {
         self.integer()?.parse().ok()
     }
 
-    /// The number, if this is an integer of 64 bits written without fraction or exponent.
+    /// The number, if this is an integer of 64 bits written without fraction or exponent. `-0` is none: other readers take it
+    /// for the float that it is.
     #[must_use]
     pub fn as_i64(&self) -> Option<i64> {
-        self.integer()?.parse().ok()
+        self.integer().filter(|raw| *raw != "-0")?.parse().ok()
     }
 
     fn integer(&self) -> Option<&'a str> {

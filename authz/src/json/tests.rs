@@ -143,6 +143,10 @@ fn only_integers_are_integers() {
         let document = parse(text.as_bytes(), &Limits::REQUEST).unwrap();
         assert_eq!(document.root().as_u64(), value, "{text}");
     }
+    for (text, value) in [("0", Some(0)), ("-1", Some(-1)), ("-0", None), ("-0.0", None)] {
+        let document = parse(text.as_bytes(), &Limits::REQUEST).unwrap();
+        assert_eq!(document.root().as_i64(), value, "{text}");
+    }
     let document = parse(b"18446744073709551616", &Limits::REQUEST).unwrap();
     assert_eq!(document.root().as_u64(), None);
 }

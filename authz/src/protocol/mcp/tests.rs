@@ -163,6 +163,15 @@ fn a_request_has_an_id_and_a_notification_none() {
     ] {
         assert_eq!(legacy("tools/call", id, call.clone()), "mcp_malformed");
     }
+    for (id, code) in [
+        ("0", "ok"),
+        ("-1", "ok"),
+        ("-0", "mcp_malformed"),
+        ("1e0", "mcp_malformed"),
+    ] {
+        let ping = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
+        assert_eq!(with_body(ping.as_bytes()), code, "{id}");
+    }
     let with_null = br#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#;
     assert_eq!(with_body(with_null), "mcp_malformed");
     assert_eq!(legacy("notifications/initialized", json!(null), json!({})), "ok");

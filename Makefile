@@ -99,6 +99,7 @@ check: set-up $(DENY) ## Check format, lints, scripts, dependencies and the poli
 	@cargo fmt --all --check
 	@$(say) "lints"
 	@cargo clippy --workspace --all-targets -- -D warnings
+	@cargo clippy --quiet --manifest-path authz/fuzz/Cargo.toml --no-default-features --target-dir $(TARGET)/fuzz/check -- -D warnings
 	@$(say) "scripts"
 	@command -v shellcheck >/dev/null || .ci/apt-get shellcheck
 	@git ls-files | xargs grep --files-with-matches '^#!/usr/bin/env bash' | xargs shellcheck --external-sources --source-path=SCRIPTDIR

@@ -8,7 +8,7 @@ use serde_json::Value;
 const TOLD: &str = "pandas";
 
 fuzz_target!(|body: &[u8]| {
-    let filter = |body: &[u8], media| list::filter(body, media, List::Tools, "1", &|name| name == TOLD);
+    let filter = |body: &[u8], media| list::filter(body, media, List::Tools, "1", &|name, _| name == TOLD);
     if let Ok(out) = filter(body, Media::Json) {
         innocent(&String::from_utf8(out.clone()).expect("text goes on"));
         assert_eq!(filter(&out, Media::Json), Ok(out), "filtered again");

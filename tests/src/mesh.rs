@@ -57,6 +57,22 @@ pub struct Options {
     pub everything: bool,
     /// Adds a memory for each agent, by the files of the cluster's demo.
     pub memory: bool,
+    /// The agents and services to start, of all.
+    pub only: Option<&'static [&'static str]>,
+}
+
+impl Options {
+    /// A mesh of these agents and services alone: each Envoy takes a second of a processor to compile the filter.
+    pub fn only(workloads: &'static [&'static str]) -> Self {
+        Self {
+            only: Some(workloads),
+            ..Self::default()
+        }
+    }
+
+    fn starts(&self, workload: &str) -> bool {
+        self.only.is_none_or(|only| only.contains(&workload))
+    }
 }
 
 /// The agent that others call.
@@ -79,6 +95,7 @@ impl Default for Options {
             called: None,
             everything: false,
             memory: false,
+            only: None,
         }
     }
 }
@@ -368,34 +385,38 @@ struct Plan<'a> {
 
 impl Plan<'_> {
     fn services(&self) -> Result<BTreeMap<String, Service>> {
-        let warehouse = self.service("data", 21, Backend::warehouse(self.run)?)?;
-        let reports = self.service("data", 22, Backend::reports(self.run)?)?;
-        let mcp = self.service("tools", 23, Backend::mcp(self.run, self.options.mcp_sessions)?)?;
-        let called = self.options.called.map(|_| {
+        let (run, options) = (self.run, self.options);
+        let everything = options.everything;
+        let mut services = BTreeMap::new();
+        let mut start = |is_wanted: bool, name: &str, start: &dyn Fn() -> Result<Service>| {
+            if is_wanted && options.starts(name) {
+                services.insert(name.to_owned(), start()?);
+            }
+            anyhow::Ok(())
+        };
+        start(true, "warehouse", &|| {
+            self.service("data", 21, Backend::warehouse(run)?)
+        })?;
+        start(true, "reports", &|| self.service("data", 22, Backend::reports(run)?))?;
+        start(true, "mcp", &|| {
+            self.service("tools", 23, Backend::mcp(run, options.mcp_sessions)?)
+        })?;
+        start(options.called.is_some(), CALLED, &|| {
             let authority = format!("{CALLED}.agents.svc.cluster.local:{SERVICE_PORT}");
-            self.service("agents", 24, Backend::a2a(CALLED, &authority, self.run)?)
-        });
-        let everything = self.options.everything.then(|| {
-            let backend = Backend::everything(EVERYTHING, self.run)?;
+            self.service("agents", 24, Backend::a2a(CALLED, &authority, run)?)
+        })?;
+        start(everything, EVERYTHING, &|| {
+            let backend = Backend::everything(EVERYTHING, run)?;
             // So the conformance suite calls servers, and no other name.
             self.service_named("localhost".to_owned(), "tools", 25, backend)
-        });
-        let archive = self
-            .options
-            .everything
-            .then(|| self.service("data", 26, Backend::dav(ARCHIVE, &["archive", "secrets"], self.run)?));
-        let memory = self.options.memory.then(|| {
-            let backend = Backend::start("memory", self.run, backends::remembered())?;
-            self.service("data", 27, backend)
-        });
-        Ok([warehouse, reports, mcp]
-            .into_iter()
-            .chain(called.transpose()?)
-            .chain(everything.transpose()?)
-            .chain(archive.transpose()?)
-            .chain(memory.transpose()?)
-            .map(|service| (service.name.clone(), service))
-            .collect())
+        })?;
+        start(everything, ARCHIVE, &|| {
+            self.service("data", 26, Backend::dav(ARCHIVE, &["archive", "secrets"], run)?)
+        })?;
+        start(options.memory, "memory", &|| {
+            self.service("data", 27, Backend::start("memory", run, backends::remembered())?)
+        })?;
+        Ok(services)
     }
 
     fn service(&self, namespace: &str, host_number: u8, backend: Backend) -> Result<Service> {
@@ -431,7 +452,8 @@ impl Plan<'_> {
             identity: PolicyServer::workload().spiffe(),
         });
         let (mut agents, mut without_netns) = (BTreeMap::new(), None);
-        for (name, number) in [("analyst-7", 11), ("writer-2", 12)] {
+        let known = [("analyst-7", 11), ("writer-2", 12)];
+        for (name, number) in known.into_iter().filter(|(name, _)| self.options.starts(name)) {
             let netns = Netns::create(name, self.run).await;
             let netns = netns.map_err(|error| without_netns = Some(format!("{error:#}"))).ok();
             agents.insert(name.to_owned(), self.agent(name, number, netns, destinations.clone())?);

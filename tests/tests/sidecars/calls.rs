@@ -16,7 +16,7 @@ const BY_APPLICATION: &str = "  tasks: application\n  forwardClaims: true\n";
 async fn mesh(name: &str, lines: &'static str) -> Mesh {
     let options = Options {
         called: Some(lines),
-        ..Options::default()
+        ..Options::only(&["analyst-7", "writer-2", CALLED])
     };
     Mesh::start(name, &options).await.unwrap()
 }
@@ -170,7 +170,7 @@ async fn a_task_is_its_openers_alone() {
         let options = Options {
             called: Some("  tasks: bound\n"),
             headers_stop_iteration,
-            ..Options::default()
+            ..Options::only(&["analyst-7", "writer-2", CALLED])
         };
         let mesh = Mesh::start(name, &options).await.unwrap();
         let analyst = token(&mesh, "analyst-7", &["call:agent.scribe"]).await;

@@ -19,7 +19,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_ends_calls_that_are_on_their_way() {
-    let mesh = Mesh::start("cancelled", &Options::default()).await.unwrap();
+    let mesh = Mesh::start("cancelled", &Options::only(&["analyst-7", "warehouse"]))
+        .await
+        .unwrap();
     let token = mesh.token(&token_request()).await.unwrap();
     let warehouse = mesh.service("warehouse").unwrap();
     let direct = mesh.direct("warehouse", "analyst-7").unwrap();
@@ -102,7 +104,9 @@ async fn inbound_ends(mesh: &Mesh) -> Vec<String> {
 /// The last that the caller of a stream of events reads is why it ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_ends_a_stream_of_events_with_one_of_ours() {
-    let mesh = Mesh::start("events", &Options::default()).await.unwrap();
+    let mesh = Mesh::start("events", &Options::only(&["analyst-7", "warehouse"]))
+        .await
+        .unwrap();
     let token = mesh.token(&token_request()).await.unwrap();
     let warehouse = mesh.service("warehouse").unwrap();
     let mut connection = mesh.direct("warehouse", "analyst-7").unwrap().connect().await.unwrap();
@@ -140,7 +144,9 @@ async fn a_kill_ends_a_stream_of_events_with_one_of_ours() {
 /// Two operations of one agent, of which one is renewed while its calls are on their way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_ends_with_its_token_unless_its_agent_holds_another_for_it() {
-    let mesh = Mesh::start("expired", &Options::default()).await.unwrap();
+    let mesh = Mesh::start("expired", &Options::only(&["analyst-7", "warehouse"]))
+        .await
+        .unwrap();
     let warehouse = mesh.service("warehouse").unwrap();
     let direct = mesh.direct("warehouse", "analyst-7").unwrap();
     let token = async |operation: &str, ttl: u64| {

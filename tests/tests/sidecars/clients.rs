@@ -17,7 +17,7 @@ const MEBIBYTES: usize = 32;
 async fn mesh(name: &str) -> Mesh {
     let options = Options {
         everything: true,
-        ..Options::default()
+        ..Options::only(&["analyst-7", EVERYTHING, ARCHIVE])
     };
     Mesh::start(name, &options).await.unwrap()
 }

@@ -22,7 +22,7 @@ type Outcome = BTreeMap<String, BTreeMap<String, String>>;
 async fn what_passes_directly_passes_through_both_sidecars() {
     let options = Options {
         everything: true,
-        ..Options::default()
+        ..Options::only(&["analyst-7", EVERYTHING])
     };
     let mesh = Mesh::start("conformance", &options).await.unwrap();
     let service = mesh.service(EVERYTHING).unwrap();

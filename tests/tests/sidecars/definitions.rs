@@ -43,7 +43,9 @@ async fn told(mesh: &Mesh, token: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tool_that_is_not_what_was_pinned_is_neither_told_of_nor_called() {
-    let mesh = Mesh::start("definitions", &Options::default()).await.unwrap();
+    let mesh = Mesh::start("definitions", &Options::only(&["analyst-7", "mcp"]))
+        .await
+        .unwrap();
     let token = mesh.token(&token_request()).await.unwrap();
     let pinned = definitions(&mesh).await[&"pandas".parse::<ToolName>().unwrap()];
     assert_eq!(told(&mesh, &token).await, ["pandas", "matplotlib"]);

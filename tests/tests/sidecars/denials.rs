@@ -28,7 +28,12 @@ struct Case<'a> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn response_metric_and_record_say_the_same() {
-    let mesh = Mesh::start("denials", &Options::default()).await.unwrap();
+    let mesh = Mesh::start(
+        "denials",
+        &Options::only(&["analyst-7", "writer-2", "warehouse", "mcp"]),
+    )
+    .await
+    .unwrap();
     let token = mesh.token(&token_request()).await.unwrap();
     for case in cases(&mesh, &token) {
         let metric = format!(
@@ -212,7 +217,7 @@ async fn arrives(mesh: &Mesh, record: &Value) {
 /// The official client, of both eras of the protocol, through the agent's sidecar.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_mcp_client_works_and_is_told_why_not() {
-    let mesh = Mesh::start("mcp", &Options::default()).await.unwrap();
+    let mesh = Mesh::start("mcp", &Options::only(&["analyst-7", "mcp"])).await.unwrap();
     let token = mesh.token(&token_request()).await.unwrap();
     let (agent, service) = (mesh.agent("analyst-7").unwrap(), mesh.service("mcp").unwrap());
     for mode in ["auto", "legacy"] {

@@ -50,7 +50,9 @@ fn shown(mesh: &Mesh) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_outlives_the_policy_server() {
-    let mut mesh = Mesh::start("paused", &Options::default()).await.unwrap();
+    let mut mesh = Mesh::start("paused", &Options::only(&["analyst-7", "warehouse"]))
+        .await
+        .unwrap();
     let token = mesh.token(&token_request()).await.unwrap();
     let call = read(&mesh, &token);
     met_with(&call, None).await;
@@ -70,7 +72,7 @@ async fn a_pause_outlives_the_policy_server() {
 async fn a_sidecar_that_is_cut_off_during_a_kill_denies_by_age() {
     let options = Options {
         policy_server: json!({"state": {"maxAgeSeconds": 15, "renewSeconds": 2}}),
-        ..Options::default()
+        ..Options::only(&["analyst-7", "warehouse"])
     };
     let mut mesh = Mesh::start("cut-off", &options).await.unwrap();
     let token = mesh.token(&token_request()).await.unwrap();
@@ -88,7 +90,9 @@ async fn a_sidecar_that_is_cut_off_during_a_kill_denies_by_age() {
 /// Whoever comes second meets the state that the first one left, and what both did can be told apart.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_who_change_an_agent_at_once_are_served_one_after_the_other() {
-    let mesh = Mesh::start("race", &Options::default()).await.unwrap();
+    let mesh = Mesh::start("race", &Options::only(&["analyst-7", "warehouse"]))
+        .await
+        .unwrap();
     for _ in 0..4 {
         std::thread::scope(|threads| {
             for change in ["pause", "kill", "suspend"] {
@@ -132,7 +136,9 @@ async fn held(mesh: &Mesh, token: &str) -> (JoinHandle<Answer>, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_call_goes_on_once_a_person_approves_and_never_for_who_is_killed() {
-    let mesh = Mesh::start("held", &Options::default()).await.unwrap();
+    let mesh = Mesh::start("held", &Options::only(&["analyst-7", "warehouse"]))
+        .await
+        .unwrap();
     let token = mesh.token(&token_request()).await.unwrap();
     let file = mesh.policy.join("service-warehouse.yaml");
     let text = std::fs::read_to_string(&file).unwrap();

@@ -30,7 +30,7 @@ const GRANTED: &str = r#"
 async fn mesh(name: &str, headers_stop_iteration: bool) -> (Mesh, String) {
     let options = Options {
         headers_stop_iteration,
-        ..Options::default()
+        ..Options::only(&["analyst-7", "mcp"])
     };
     let mesh = Mesh::start(name, &options).await.unwrap();
     let add = |file: &str, text: &str| {

@@ -386,7 +386,9 @@ pub(crate) async fn stored(mesh: &Mesh) -> Vec<Value> {
 /// The real policy server, whose disk is held by somebody else, and then is away.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tool_is_called_after_its_record_is_on_the_disk_and_not_without() {
-    let mut mesh = Mesh::start("recorded-first", &Options::default()).await.unwrap();
+    let mut mesh = Mesh::start("recorded-first", &Options::only(&["analyst-7", "warehouse", "mcp"]))
+        .await
+        .unwrap();
     let token = mesh.token(&token_request()).await.unwrap();
     let (direct, tools) = (
         mesh.direct("mcp", "analyst-7").unwrap(),

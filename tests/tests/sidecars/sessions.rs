@@ -16,7 +16,7 @@ async fn mesh(name: &str, headers_stop_iteration: bool) -> Mesh {
     let options = Options {
         headers_stop_iteration,
         mcp_sessions: true,
-        ..Options::default()
+        ..Options::only(&["analyst-7", "writer-2", "mcp"])
     };
     Mesh::start(name, &options).await.unwrap()
 }

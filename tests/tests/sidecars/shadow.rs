@@ -60,7 +60,9 @@ async fn report(mesh: &Mesh) -> (Option<i32>, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_rule_denies_reaches_a_service_in_shadow_and_the_grant_that_is_reported_makes_it_permitted() {
-    let mesh = Mesh::start("shadow", &Options::default()).await.unwrap();
+    let mesh = Mesh::start("shadow", &Options::only(&["analyst-7", "warehouse"]))
+        .await
+        .unwrap();
     let token = mesh.token(&token_request()).await.unwrap();
     let own = mesh.agent("analyst-7").unwrap().client();
     let warehouse = mesh.service("warehouse").unwrap();
@@ -116,7 +118,9 @@ async fn what_a_rule_denies_reaches_a_service_in_shadow_and_the_grant_that_is_re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_agent_is_denied_in_shadow_with_a_token_and_without() {
-    let mesh = Mesh::start("shadow-kill", &Options::default()).await.unwrap();
+    let mesh = Mesh::start("shadow-kill", &Options::only(&["analyst-7", "warehouse"]))
+        .await
+        .unwrap();
     edit(&mesh, "service-warehouse.yaml", |text| {
         format!("{}\n  mode: shadow\n", text.trim_end())
     });

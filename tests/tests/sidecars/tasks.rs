@@ -15,7 +15,7 @@ async fn mesh(name: &str, headers_stop_iteration: bool) -> Mesh {
     let options = Options {
         headers_stop_iteration,
         everything: true,
-        ..Options::default()
+        ..Options::only(&["analyst-7", EVERYTHING])
     };
     Mesh::start(name, &options).await.unwrap()
 }

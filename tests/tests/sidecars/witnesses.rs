@@ -26,7 +26,7 @@ async fn mesh(name: &str) -> Mesh {
 async fn mesh_with(name: &str, audit: Value) -> Mesh {
     let options = Options {
         policy_server: json!({ "audit": audit }),
-        ..Options::default()
+        ..Options::only(&["analyst-7", "warehouse", "reports"])
     };
     Mesh::start(name, &options).await.unwrap()
 }

@@ -1,5 +1,7 @@
 //! Runs the built `ostiary` as a person or a script would.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output};

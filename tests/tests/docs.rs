@@ -353,7 +353,7 @@ fn the_denials_page_has_what_goes_on_in_shadow() {
 #[test]
 fn the_formats_page_has_every_field_of_a_record() {
     let page = read("docs/formats.md");
-    let canonical = fields("authz/src/audit.rs", "Record<'a>", false);
+    let canonical = fields("authz/src/audit/record.rs", "Record<'a>", false);
     assert!(canonical.len() > 20);
     for Field { name: field, .. } in canonical {
         assert!(page.contains(&format!("`{field}`")), "`{field}` is not described");

@@ -2,12 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::fs;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
-use crate::support::{Run, command, ostiary};
+use crate::support::{Run, Serving, mesh_policy, ostiary};
 use serde_json::{Value, json};
 
 /// The principal of the key file is a reviewer; the server's own user is an operator.
@@ -29,37 +25,21 @@ const REVIEWER: &[&str] = &["--unix", "ostiary.sock", "--key-file", "reviewer.ke
 
 /// A server with the mini mesh's policy; it ends with the test.
 struct Server {
+    // Ends before its folder does.
+    _serving: Serving,
     folder: tempfile::TempDir,
-    child: Child,
 }
 
 impl Server {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("ostiary.yaml"), CONFIG).unwrap();
-        let policy = folder.path().join("policy");
-        fs::create_dir(&policy).unwrap();
-        let mesh = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/mesh/policy");
-        for file in fs::read_dir(mesh).unwrap() {
-            let file = file.unwrap();
-            fs::copy(file.path(), policy.join(file.file_name())).unwrap();
+        mesh_policy(folder.path());
+        let serving = Serving::start(folder.path());
+        Self {
+            folder,
+            _serving: serving,
         }
-        let mut child = command(folder.path(), &["serve", "--config", "ostiary.yaml"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        for socket in ["ostiary.sock", "data/operator.sock"] {
-            while UnixStream::connect(folder.path().join(socket)).is_err() {
-                if let Some(status) = child.try_wait().unwrap() {
-                    panic!("the server ended: {status}");
-                }
-                assert!(Instant::now() < deadline, "the server does not listen");
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
-        Self { folder, child }
     }
 
     fn run(&self, arguments: &[&str], caller: &[&str]) -> Run {
@@ -73,13 +53,6 @@ impl Server {
     fn json(&self, arguments: &[&str]) -> Value {
         let run = self.run(&[arguments, &["--output", "json"]].concat(), OPERATOR);
         serde_json::from_str(&run.stdout).unwrap_or_else(|_| panic!("{} {}", run.stdout, run.stderr))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

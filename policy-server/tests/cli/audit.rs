@@ -1,13 +1,11 @@
 //! `ostiary audit` beside a running server, and with its files on a machine without one.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
-use crate::support::{Run, command, ostiary};
+use crate::support::{Run, Serving, ostiary};
 use authz::audit::{Chain, Kind, Record, SourceId};
 use authz::denial::Code;
 use serde_json::Value;
@@ -27,8 +25,9 @@ const CALL: &str = "-AAAAAAAAAAAAAAAAAAAAA";
 
 /// A server whose log has records; it ends with the test.
 struct Server {
+    // Ends before its folder does.
+    serving: Option<Serving>,
     folder: tempfile::TempDir,
-    child: Child,
     chain: Chain,
     count: u64,
 }
@@ -38,27 +37,15 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("policy")).unwrap();
         fs::write(folder.path().join("ostiary.yaml"), CONFIG).unwrap();
-        let child = spawn(folder.path());
+        let serving = Serving::start(folder.path());
         let mut server = Self {
             folder,
-            child,
+            serving: Some(serving),
             chain: Chain::new(SourceId([1; 16])),
             count: 0,
         };
-        server.until_it_listens();
         server.post(records);
         server
-    }
-
-    fn until_it_listens(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while UnixStream::connect(self.path("data/operator.sock")).is_err() {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("the server ended: {status}");
-            }
-            assert!(Instant::now() < deadline, "the server does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -101,11 +88,10 @@ impl Server {
 
     /// Stops in order, which signs what was accepted last, and starts again.
     fn restart(&mut self) {
-        let pid = self.child.id().to_string();
-        std::process::Command::new("kill").arg(&pid).status().unwrap();
-        self.child.wait().unwrap();
-        self.child = spawn(self.folder.path());
-        self.until_it_listens();
+        if let Some(serving) = self.serving.take() {
+            serving.stop();
+        }
+        self.serving = Some(Serving::start(self.folder.path()));
     }
 
     /// The log's key, as a person gets it, in a file.
@@ -120,21 +106,6 @@ impl Server {
         assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{}", run.stdout);
         assert!(!self.path("log.jsonl.part").exists());
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn spawn(folder: &std::path::Path) -> Child {
-    command(folder, &["serve", "--config", "ostiary.yaml"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
 }
 
 #[test]

@@ -1,13 +1,9 @@
 //! A server on a laptop and its tools: `serve`, `keys show`, `issue`, and `decide` on what was issued.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
-use crate::support::{Run, command, ostiary};
+use crate::support::{Run, Serving, mesh_policy, ostiary};
 use serde_json::Value;
 
 const CONFIG: &str = "trustDomain: cluster.local
@@ -26,43 +22,20 @@ roles:
 
 /// A server with the mini mesh's policy; it ends with the test.
 struct Server {
+    // Ends before its folder does.
+    _serving: Serving,
     folder: tempfile::TempDir,
-    child: Child,
 }
 
 impl Server {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("ostiary.yaml"), CONFIG).unwrap();
-        let policy = folder.path().join("policy");
-        fs::create_dir(&policy).unwrap();
-        let mesh = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/mesh/policy");
-        for file in fs::read_dir(mesh).unwrap() {
-            let file = file.unwrap();
-            fs::copy(file.path(), policy.join(file.file_name())).unwrap();
-        }
-        let child = command(
-            folder.path(),
-            &["serve", "--config", "ostiary.yaml", "--log-format", "json"],
-        )
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-        let mut server = Self { folder, child };
-        server.wait_until_it_listens();
-        server
-    }
-
-    fn wait_until_it_listens(&mut self) {
-        let socket = self.folder.path().join("ostiary.sock");
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while UnixStream::connect(&socket).is_err() {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("the server ended: {status}");
-            }
-            assert!(Instant::now() < deadline, "the server does not listen");
-            std::thread::sleep(Duration::from_millis(10));
+        mesh_policy(folder.path());
+        let serving = Serving::start(folder.path());
+        Self {
+            folder,
+            _serving: serving,
         }
     }
 
@@ -81,13 +54,6 @@ impl Server {
             "report-2026-q1",
         ];
         self.run(&[&flags[..], more].concat())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -3,11 +3,8 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
-use crate::support::{Run, command, ostiary};
+use crate::support::{Run, Serving, ostiary};
 use serde_json::Value;
 
 const CONFIG: &str = "trustDomain: cluster.local
@@ -26,15 +23,16 @@ const HASTY: &str = "state: { maxAgeSeconds: 2, renewSeconds: 1 }\n";
 
 /// A server without sidecars; it ends with the test.
 struct Server {
+    // Ends before its folder does.
+    serving: Option<Serving>,
     folder: tempfile::TempDir,
-    child: Option<Child>,
 }
 
 impl Server {
     fn new(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("policy")).unwrap();
-        let server = Self { folder, child: None };
+        let server = Self { folder, serving: None };
         server.configure(more);
         server
     }
@@ -45,28 +43,12 @@ impl Server {
     }
 
     fn start(&mut self) {
-        let child = command(self.folder.path(), &["serve", "--config", "ostiary.yaml"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while UnixStream::connect(self.path("data/operator.sock")).is_err() {
-            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-                panic!("the server ended: {status}");
-            }
-            assert!(Instant::now() < deadline, "the server does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.serving = Some(Serving::start(self.folder.path()));
     }
 
     /// `kill -9`.
     fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.serving = None;
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -107,12 +89,6 @@ impl Server {
     fn kid(&self, kind: &str, state: &str) -> Option<String> {
         let mut states = self.states(kind).into_iter();
         states.find(|(_, other, _)| other == state).map(|(kid, ..)| kid)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

@@ -81,6 +81,14 @@ impl Policy {
         self.state.as_ref()
     }
 
+    /// How long the state list in use is still fresh, to the second; none if there is none, or it is too old.
+    pub(crate) fn fresh_for(&self, now: u64, monotonic: Duration) -> Option<Duration> {
+        let (bundle, state) = (self.bundle.as_ref()?, self.state.as_ref()?);
+        let age = state.list.age_seconds(now, state.seconds_since_poll(monotonic));
+        let left = bundle.bundle.max_state_age_seconds().checked_sub(age)?;
+        Some(Duration::from_secs(left))
+    }
+
     /// Takes over what an answer brings, each part on its own: a bad bundle must not keep a kill from arriving.
     pub(crate) fn accept(
         &mut self,

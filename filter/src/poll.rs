@@ -68,8 +68,8 @@ impl Poller {
         }
     }
 
-    /// Settles when to ask next.
-    pub(crate) fn settle(&mut self, outcome: Outcome, now: Duration, random: u32) {
+    /// Settles when to ask next: after a failure, or an answer without news, no later than in `longest`.
+    pub(crate) fn settle(&mut self, outcome: Outcome, now: Duration, longest: Duration, random: u32) {
         let held = match self.phase {
             Phase::InFlight { sent, .. } => now.saturating_sub(sent) >= HELD,
             Phase::Waiting { .. } => false,
@@ -77,7 +77,7 @@ impl Poller {
         let wait = match outcome {
             Outcome::News => Duration::ZERO,
             Outcome::Unchanged if held => Duration::ZERO,
-            Outcome::Unchanged | Outcome::Failed => self.backoff.next(random),
+            Outcome::Unchanged | Outcome::Failed => self.backoff.next(longest, random),
         };
         if wait.is_zero() {
             self.backoff.reset();
@@ -94,6 +94,7 @@ impl Poller {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backoff::LONGEST;
 
     const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -111,7 +112,7 @@ mod tests {
         assert!(due(&poller, at(0)));
         poller.sent(1, at(0));
         assert!(!due(&poller, at(10)));
-        poller.settle(Outcome::News, at(10), 0);
+        poller.settle(Outcome::News, at(10), LONGEST, 0);
         assert!(due(&poller, at(10)));
     }
 
@@ -119,10 +120,10 @@ mod tests {
     fn a_held_answer_without_news_is_followed_at_once_but_a_hasty_one_is_not() {
         let mut poller = Poller::default();
         poller.sent(1, at(0));
-        poller.settle(Outcome::Unchanged, at(20), 0);
+        poller.settle(Outcome::Unchanged, at(20), LONGEST, 0);
         assert!(due(&poller, at(20)));
         poller.sent(2, at(20));
-        poller.settle(Outcome::Unchanged, at(20), 0);
+        poller.settle(Outcome::Unchanged, at(20), LONGEST, 0);
         assert!(!due(&poller, at(20)));
         assert!(due(&poller, at(21)));
     }
@@ -131,12 +132,12 @@ mod tests {
     fn failures_space_out_and_success_resets() {
         let mut poller = Poller::default();
         for _ in 0..8 {
-            poller.settle(Outcome::Failed, at(0), u32::MAX);
+            poller.settle(Outcome::Failed, at(0), LONGEST, u32::MAX);
         }
         assert!(!due(&poller, at(4)));
         assert!(due(&poller, at(5)));
-        poller.settle(Outcome::News, at(5), u32::MAX);
-        poller.settle(Outcome::Failed, at(5), u32::MAX);
+        poller.settle(Outcome::News, at(5), LONGEST, u32::MAX);
+        poller.settle(Outcome::Failed, at(5), LONGEST, u32::MAX);
         assert!(due(&poller, Duration::from_millis(5100)));
     }
 

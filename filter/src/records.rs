@@ -16,7 +16,7 @@ use authz::digest::Digest;
 use authz::identity::{ServiceId, SpiffeId};
 use authz::request::Side;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, LONGEST};
 use crate::host::{Host, jitter};
 use crate::slots::{Account, Reservation, Slots};
 
@@ -300,7 +300,7 @@ impl Records {
     /// The batch could not be sent, or its answer did not help: it is kept and sent again later.
     pub(crate) fn failed(&mut self, now: Duration, random: u32) {
         self.in_flight = None;
-        self.not_before = now + self.backoff.next(random);
+        self.not_before = now + self.backoff.next(LONGEST, random);
     }
 
     /// No answer is to be expected to the batch in flight.

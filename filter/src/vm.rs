@@ -15,6 +15,7 @@ use authz::jws::KeyTables;
 use authz::request::Side;
 use authz::token::UnverifiedToken;
 
+use crate::backoff::LONGEST;
 use crate::cache::{TokenCache, Verified};
 use crate::calls::{Call, Calls};
 use crate::config::{Config, ConfigError};
@@ -364,10 +365,10 @@ impl Vm {
         let now = host.monotonic();
         if let Some(sent) = self.poller.sent_at(token) {
             let outcome = self.polled(host, status, body_bytes, sent);
-            self.poller.settle(outcome, now, jitter(host));
+            self.settle_poll(host, outcome, now);
         } else if self.fetcher.sent_at(token).is_some() {
             let outcome = self.fetched(host, status, body_bytes);
-            self.fetcher.settle(outcome, now, jitter(host));
+            self.fetcher.settle(outcome, now, LONGEST, jitter(host));
         } else if self.asker.sent_at(token).is_some() {
             self.told_of_tokens(host, status, body_bytes);
         } else if self.records.awaits(token) {

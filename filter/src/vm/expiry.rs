@@ -6,6 +6,7 @@ use std::time::Duration;
 use authz::successor::{self, Question};
 
 use super::{CALLOUT_HEADER, MOST_ANSWER_BYTES, Vm};
+use crate::backoff::LONGEST;
 use crate::host::{Callout, Host, Message, Moment, jitter};
 use crate::poll::Outcome;
 
@@ -45,7 +46,8 @@ impl Vm {
     /// Takes over what an answer tells.
     pub(super) fn told_of_tokens(&mut self, host: &impl Host, status: Option<u16>, body_bytes: usize) {
         // What brings nothing is asked again with the next second: there are only five.
-        self.asker.settle(Outcome::News, host.monotonic(), jitter(host));
+        self.asker
+            .settle(Outcome::News, host.monotonic(), LONGEST, jitter(host));
         if status != Some(200) || body_bytes > MOST_ANSWER_BYTES {
             log::warn!("the policy server tells of no other tokens (status {status:?})");
             return;

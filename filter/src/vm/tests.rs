@@ -101,6 +101,50 @@ fn an_absent_cluster_and_a_lost_answer_are_tried_again() {
     assert_eq!(polls(&host).len(), 3);
 }
 
+/// How long a VM waits after each failed poll from now on, for a time.
+fn waits(host: &FakeHost, vm: &mut Vm, time: Duration) -> Vec<Duration> {
+    let (mut waits, mut waited, mut spent) = (Vec::new(), Duration::ZERO, Duration::ZERO);
+    let step = Duration::from_millis(100);
+    while spent < time {
+        let before = polls(host).len();
+        vm.tick(host);
+        if polls(host).len() > before {
+            waits.push(std::mem::take(&mut waited));
+            host.answer_poll(vm, 503, &json!(null));
+        }
+        host.advance(step);
+        (waited, spent) = (waited + step, spent + step);
+    }
+    waits
+}
+
+#[test]
+fn the_less_time_is_left_until_everything_is_denied_the_sooner_it_asks_again() {
+    let host = FakeHost::inbound();
+    // Nothing random: every wait is as long as it may be.
+    host.set_random_absent(true);
+    let mut vm = testing::ready_vm(&host);
+    host.answer_poll(&mut vm, 503, &json!(null));
+    let (second, longest) = (Duration::from_secs(1), Duration::from_secs(5));
+    let early = waits(&host, &mut vm, 40 * second);
+    assert_eq!(early.last(), Some(&longest), "{early:?}");
+    let late = waits(&host, &mut vm, 19 * second);
+    assert!(
+        late.len() > 8 && late.iter().rev().take(2).all(|wait| *wait < second),
+        "{late:?}"
+    );
+    host.set_random_absent(false);
+    assert_eq!(flow(&host, &mut vm), Flow::Continue, "it is still fresh");
+    waits(&host, &mut vm, 10 * second);
+    assert_eq!(
+        (flow(&host, &mut vm), host.denial().as_deref()),
+        (Flow::Pause, Some("policy_unavailable"))
+    );
+    host.set_random_absent(true);
+    let stale = waits(&host, &mut vm, 20 * second);
+    assert_eq!(stale.last(), Some(&longest), "{stale:?}");
+}
+
 #[test]
 fn what_went_with_a_root_context_is_sent_again_by_another() {
     let host = FakeHost::inbound();

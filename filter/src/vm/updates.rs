@@ -8,6 +8,7 @@ use authz::jws::KeyTables;
 use authz::policy::{MAX_PAGES_ANSWER_BYTES, PageDigest};
 
 use super::{CALLOUT_HEADER, MOST_ANSWER_BYTES, Vm};
+use crate::backoff::LONGEST;
 use crate::config::Config;
 use crate::host::{Callout, CalloutError, Host, Message, jitter};
 use crate::policy::StateInUse;
@@ -15,6 +16,11 @@ use crate::poll::Outcome;
 
 /// How long the answer to a request for pages may take.
 pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// In how many parts of the time that is left until a state list is too old its successor is asked for again.
+const TRIES_LEFT: u32 = 4;
+/// How soon, however little is left.
+const SOONEST: Duration = Duration::from_millis(500);
 
 impl Vm {
     /// Asks for news, and says what is held: by the query what there is to be told, by headers what tells whether keys may
@@ -45,8 +51,16 @@ impl Vm {
             .collect();
         match get(host, config, &path, &report, config.poll_timeout) {
             Ok(token) => self.poller.sent(token, now),
-            Err(CalloutError) => self.poller.settle(Outcome::Failed, now, jitter(host)),
+            Err(CalloutError) => self.settle_poll(host, Outcome::Failed, now),
         }
+    }
+
+    /// Settles when to poll next. The less time is left until everything is denied, the sooner: a policy server that
+    /// comes and goes is met while it is there.
+    pub(super) fn settle_poll(&mut self, host: &impl Host, outcome: Outcome, now: Duration) {
+        let left = self.policy.fresh_for(host.wall().as_secs(), now);
+        let longest = left.map_or(LONGEST, |left| (left / TRIES_LEFT).max(SOONEST));
+        self.poller.settle(outcome, now, longest, jitter(host));
     }
 
     /// The name of this VM, as long as it lives; none while no randomness can be had.
@@ -74,7 +88,7 @@ impl Vm {
             FETCH_TIMEOUT,
         ) {
             Ok(token) => self.fetcher.sent(token, now),
-            Err(CalloutError) => self.fetcher.settle(Outcome::Failed, now, jitter(host)),
+            Err(CalloutError) => self.fetcher.settle(Outcome::Failed, now, LONGEST, jitter(host)),
         }
     }
 

@@ -84,8 +84,10 @@ impl Proof<'_> {
 
     /// Waits until both sides have told all of it, and gives the place of its last record in the log.
     async fn trace(&mut self, txn: &str) -> Result<u64> {
+        let mut told = String::new();
         let last = wait::until("all records of the user request", LIMIT, async || {
             let said = self.ostiary(&["--output", "json", "trace", txn], true).ok()?;
+            told.clone_from(&said.text);
             let trace: Value = serde_json::from_str(&said.text).ok()?;
             let calls = trace.pointer("/agents/0/calls")?.as_array()?;
             let is_whole = calls.len() == CALLS && calls.iter().all(is_told);
@@ -93,7 +95,8 @@ impl Proof<'_> {
             let places = attempts.flat_map(|attempt| [attempt.pointer("/index"), attempt.pointer("/ended/index")]);
             is_whole.then(|| places.flatten().filter_map(Value::as_u64).max())?
         })
-        .await?;
+        .await
+        .with_context(|| format!("told so far: {told}"))?;
         self.shown(&["trace", txn], true)?.expect(0)?;
         Ok(last)
     }

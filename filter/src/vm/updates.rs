@@ -19,7 +19,7 @@ pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// In how many parts of the time that is left until a state list is too old its successor is asked for again.
 const TRIES_LEFT: u32 = 4;
-/// How soon, however little is left.
+/// To no less than this does the longest wait shrink, however little is left; jitter takes up to half of it away.
 const SOONEST: Duration = Duration::from_millis(500);
 
 impl Vm {

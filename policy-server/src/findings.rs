@@ -15,6 +15,7 @@ use authz::identity::SpiffeId;
 use authz::manifest::Mesh;
 use authz::request::Side;
 use authz::witness::{self, Candidate, Judgement, Matcher, Mismatch, Phase, Sighting};
+use memchr::memmem;
 use tokio::sync::watch;
 
 use crate::app::App;
@@ -225,10 +226,7 @@ pub(crate) fn headline(mismatch: Mismatch) -> &'static str {
 /// Tools that a service has defined otherwise than its file pins them, as its own side saw in a list.
 fn drift(received: &ReceivedRecord) -> Option<Finding> {
     // Nearly no record has it.
-    received
-        .canonical
-        .windows(DRIFTED.len())
-        .find(|bytes| *bytes == DRIFTED)?;
+    memmem::find(&received.canonical, DRIFTED)?;
     let (_, record) = audit::read(&received.canonical).ok()?;
     if record.side != Some(Side::Inbound) || record.drifted.is_empty() {
         return None;

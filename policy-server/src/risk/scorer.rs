@@ -32,14 +32,6 @@ const IDLE: Duration = Duration::from_secs(1);
 /// that wait must wait for it. While none come, it is stored as soon as the task has nothing else to do.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
-/// What tells records apart that may say something of behaviour; canonical JSON has no other spelling of them, and what
-/// stands in a text is escaped.
-const MARKS: [&[u8]; 3] = [
-    b"\"kind\":\"decision\"",
-    b"\"kind\":\"completion\"",
-    b"\"kind\":\"aggregate\"",
-];
-
 /// Why a step could not be made; it is made again.
 #[derive(Debug, thiserror::Error)]
 enum StepError {
@@ -197,9 +189,8 @@ struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     fn score(&mut self, received: &ReceivedRecord) {
-        let marked = MARKS.iter().any(|mark| contains(&received.canonical, mark));
         // It was verified before it was stored.
-        let Some(Ok((_, record))) = marked.then(|| audit::read(&received.canonical)) else {
+        let Ok((_, record)) = audit::read(&received.canonical) else {
             return;
         };
         let Some((subject, seen)) = reading::read(&record, received.received_at_ms) else {
@@ -242,10 +233,6 @@ impl<'a> Batch<'a> {
     }
 }
 
-fn contains(text: &[u8], mark: &[u8]) -> bool {
-    text.windows(mark.len()).any(|window| window == mark)
-}
-
 fn state(changes: &BTreeMap<AgentId, AgentChange>, agent: &AgentId) -> AgentState {
     changes.get(agent).map_or(AgentState::Active, |change| change.to)
 }
@@ -286,17 +273,4 @@ async fn act(
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn marks_are_found() {
-        assert!(contains(b"{\"kind\":\"decision\",", MARKS[0]));
-        assert!(contains(b"{\"kind\":\"completion\",", MARKS[1]));
-        assert!(!contains(b"{\"kind\":\"completion\",", MARKS[0]));
-        assert!(!contains(b"", MARKS[0]));
-    }
 }

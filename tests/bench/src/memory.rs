@@ -153,6 +153,11 @@ fn starts(plan: &Plan) -> usize {
     if plan.quick { 1 } else { STARTS }
 }
 
+/// For how many looks memory must be at rest.
+fn rest_looks(plan: &Plan) -> usize {
+    if plan.quick { 3 } else { 15 }
+}
+
 /// The time to the first answer, of the filter and of the no-op module in turns.
 async fn first_verdict(plan: &Plan, samples: &mut Samples) -> Result<()> {
     let mesh = Mesh::start(10).await?;
@@ -184,13 +189,13 @@ async fn policy_size(plan: &Plan, agents: usize, noop: &mut Option<f64>, samples
         envoy.ready().await?;
         mesh.adopted(&envoy, 0).await?;
         mesh.check_denies().await?;
-        process::settled(envoy.process().id()).await?;
+        process::settled(envoy.process().id(), rest_looks(plan)).await?;
         let before = mesh.told(&envoy).await?;
         process::reset_peak(envoy.process().id())?;
         mesh.population.change_agent(size / 2, start + 1)?;
         mesh.adopted(&envoy, before.answers).await?;
         let after = mesh.told(&envoy).await?;
-        let settled = process::settled(envoy.process().id()).await?;
+        let settled = process::settled(envoy.process().id(), rest_looks(plan)).await?;
         let peak = process::memory(envoy.process().id())?.peak;
         samples.push(format!("{STEADY}-{agents}"), above(settled));
         samples.push(format!("{RELOAD}-{agents}"), above(peak));
@@ -206,7 +211,7 @@ async fn resident_noop(plan: &Plan, mesh: &Mesh) -> Result<f64> {
     for _ in 0..starts(plan) {
         let envoy = mesh.noop()?;
         mesh.first_answer(&envoy).await?;
-        taken.push(process::settled(envoy.process().id()).await? as f64);
+        taken.push(process::settled(envoy.process().id(), rest_looks(plan)).await? as f64);
     }
     Ok(Summary::of(&taken).context("no Envoy was started")?.median)
 }

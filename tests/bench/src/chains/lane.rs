@@ -16,9 +16,6 @@ use crate::row::Latency;
 /// Connections that are kept open, as many as keep a worker busy.
 const CONNECTIONS: usize = 16;
 
-/// Slices before anything is measured: V8 compiles what is hot only then.
-const WARM_UP: usize = 40;
-
 /// How long records are waited for to know how many a request makes.
 const RECORDS_REST: Duration = Duration::from_millis(700);
 
@@ -40,6 +37,11 @@ pub(super) fn slices(plan: &Plan) -> usize {
     if plan.quick { 2 } else { SLICES }
 }
 
+/// Slices before anything is measured.
+fn warm_up(plan: &Plan) -> usize {
+    if plan.quick { 2 } else { 40 }
+}
+
 /// How often latency is looked at.
 pub(super) fn paced_rounds(plan: &Plan) -> usize {
     if plan.quick { 1 } else { 2 }
@@ -51,7 +53,7 @@ fn paced_count(traffic: Traffic, plan: &Plan) -> usize {
 
 /// How many requests a lane sends from its warm-up to its end.
 pub(super) fn requests_in_all(traffic: Traffic, plan: &Plan) -> usize {
-    let saturating = plan.count(traffic.count()) * (plan.rounds() * slices(plan) + WARM_UP);
+    let saturating = plan.count(traffic.count()) * (plan.rounds() * slices(plan) + warm_up(plan));
     saturating + paced_count(traffic, plan) * paced_rounds(plan)
 }
 
@@ -105,7 +107,7 @@ impl<'a> Lane<'a> {
             busy: Vec::new(),
             times: Vec::new(),
         };
-        lane.warm_up().await?;
+        lane.warm_up(warm_up(plan)).await?;
         Ok(lane)
     }
 
@@ -116,11 +118,11 @@ impl<'a> Lane<'a> {
 
     /// Turn by turn, as what follows: a sidecar denies what it cannot record, and its policy feed shares a core with the
     /// generator.
-    async fn warm_up(&mut self) -> Result<()> {
+    async fn warm_up(&mut self, slices: usize) -> Result<()> {
         let before = self.records_at_rest().await;
         self.saturate().await?;
         self.records_a_request = (self.records_at_rest().await - before) / self.count as u64;
-        for _ in 1..WARM_UP {
+        for _ in 1..slices {
             let records = self.chain.records();
             self.saturate().await?;
             self.recorded_since(records).await?;

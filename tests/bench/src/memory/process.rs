@@ -7,9 +7,8 @@ use anyhow::{Context, Result, bail};
 /// How often memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Memory is at rest when it has not moved by more than this, in bytes, for so many looks.
+/// Memory is at rest when it has not moved by more than this, in bytes, for some looks.
 const REST_BYTES: u64 = 128 << 10;
-const REST_LOOKS: usize = 15;
 
 /// Resident memory, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -49,12 +48,12 @@ pub(super) fn reset_peak(process: i32) -> Result<()> {
     std::fs::write(format!("/proc/{process}/clear_refs"), "5").context("cannot reset the peak of memory")
 }
 
-/// Waits until resident memory is at rest, and answers it.
+/// Waits until resident memory has been at rest for so many looks, and answers it.
 ///
 /// # Errors
 ///
 /// When it does not come to rest.
-pub(super) async fn settled(process: i32) -> Result<u64> {
+pub(super) async fn settled(process: i32, rest_looks: usize) -> Result<u64> {
     let start = Instant::now();
     let (mut base, mut looks) = (memory(process)?.resident, 0);
     while start.elapsed() < super::LIMIT {
@@ -65,7 +64,7 @@ pub(super) async fn settled(process: i32) -> Result<u64> {
         } else {
             (base, looks) = (now, 0);
         }
-        if looks >= REST_LOOKS {
+        if looks >= rest_looks {
             return Ok(now);
         }
     }

@@ -78,7 +78,7 @@ ENVOYS = $(patsubst oldest,$(firstword $(OLDER_ENVOYS)),$(ENVOY_VERSIONS:all=$(O
 test-envoy-%: $(TARGET)/envoy-%/.installed
 	@$(say) "tests: on Envoy $*"
 	@envoy=$$(echo $(abspath $(TARGET))/envoy-$*/lib/python3*/site-packages/envoy/_bin/envoy); \
-	  ENVOY="$$envoy" RUST_TEST_THREADS=$(TEST_THREADS) cargo test -p tests --no-fail-fast --test vectors_envoy $(if $(filter oldest,$(ENVOY_VERSIONS)),,--test sidecars)
+	  ENVOY="$$envoy" RUST_TEST_THREADS=$(TEST_THREADS) cargo test -p tests --no-fail-fast --test sidecars $(if $(filter oldest,$(ENVOY_VERSIONS)),vectors_envoy::)
 
 $(TARGET)/envoy-%/.installed:
 	@$(say) "set-up: Envoy $* from PyPI, under $(@D)"

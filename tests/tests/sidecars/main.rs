@@ -25,5 +25,8 @@ mod shadow;
 mod story;
 mod tasks;
 mod traps;
+#[path = "../../../authz/tests/vectors/mod.rs"]
+mod vectors;
+mod vectors_envoy;
 mod witnesses;
 mod wrong_input;

@@ -35,19 +35,6 @@ async fn start(name: &str, mut service: Value, flag: bool) -> (Stand, Feed) {
     (stand, feed)
 }
 
-/// Every kind of service, where headers can be held and where they cannot.
-async fn stands(name: &str) -> Vec<(String, Stand, Feed)> {
-    let mut all = Vec::new();
-    for (kind, service) in [("http", stand::http_service()), ("mcp", stand::mcp_service())] {
-        for flag in [true, false] {
-            let name = format!("{name}-{kind}-{flag}");
-            let (stand, feed) = start(&name, service.clone(), flag).await;
-            all.push((name, stand, feed));
-        }
-    }
-    all
-}
-
 /// Makes a call whose record is held at the policy server, and waits until it is on its way.
 async fn held(
     stand: &Stand,
@@ -88,29 +75,124 @@ async fn not_delivered(feed: &Feed, count: usize) -> Vec<Value> {
     ends.await.unwrap()
 }
 
+/// Waits for the record of a call that ended without being delivered, with this code or with none.
+async fn ended_undelivered(feed: &Feed, code: Option<&str>) {
+    let what = format!("the record of an end with {code:?}");
+    let ended = wait::until(&what, LIMIT, async || {
+        let mut records = feed.records().into_iter();
+        let fits = |record: &Value| record["end"] == "not_delivered" && record["code"].as_str() == code;
+        records.any(|record| fits(&record)).then_some(())
+    });
+    ended.await.unwrap();
+}
+
+/// What befalls a call that waits, each in its turn at one sidecar: what came before leaves nothing behind.
+async fn a_call_that_waits(kind: &str, service: Value, flag: bool) {
+    let name = format!("waits-{kind}-{flag}");
+    let (stand, feed) = start(&name, service, flag).await;
+    reaches_the_application_once_its_record_is_stored(&name, &stand, &feed).await;
+    is_not_delivered_if_its_record_is_not_stored(&name, &stand, &feed).await;
+    heeds_a_kill_while_it_waits(&name, &stand, &feed).await;
+    is_not_served_to_a_caller_that_leaves_while_it_waits(&name, &stand, &feed).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_reaches_the_application_once_its_record_is_stored() {
-    for (name, stand, feed) in stands("stored").await {
-        for (round, client) in [stand.inbound.clone(), stand.inbound.clone().http2()]
-            .iter()
-            .enumerate()
-        {
-            let mark = round.to_string();
-            let call = held(&stand, &feed, client, stand.good_call(), &mark).await;
-            seen_nothing(&stand, &mark, &name);
-            let stored = feed.record_lines().len();
-            feed.take_records(Intake::Accept);
-            let answer = call.await.unwrap().unwrap();
-            assert_eq!(answer.status, 200, "{name}: {answer:?}");
-            let seen = stand.backend.seen_with(MARK, &mark);
-            assert!(seen.len() == 1 && seen[0].complete, "{name}: {seen:?}");
-            assert!(feed.record_lines().len() > stored, "{name}");
-        }
-        assert!(
-            feed.records().iter().all(|record| record["end"] != "not_delivered"),
-            "{name}"
-        );
+async fn a_request_waits_where_headers_can_be_held() {
+    a_call_that_waits("http", stand::http_service(), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_where_headers_cannot_be_held() {
+    a_call_that_waits("http", stand::http_service(), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_call_waits_where_headers_can_be_held() {
+    a_call_that_waits("mcp", stand::mcp_service(), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_call_waits_where_headers_cannot_be_held() {
+    a_call_that_waits("mcp", stand::mcp_service(), false).await;
+}
+
+async fn reaches_the_application_once_its_record_is_stored(name: &str, stand: &Stand, feed: &Feed) {
+    for (round, client) in [stand.inbound.clone(), stand.inbound.clone().http2()]
+        .iter()
+        .enumerate()
+    {
+        let mark = round.to_string();
+        let call = held(stand, feed, client, stand.good_call(), &mark).await;
+        seen_nothing(stand, &mark, name);
+        let stored = feed.record_lines().len();
+        feed.take_records(Intake::Accept);
+        let answer = call.await.unwrap().unwrap();
+        assert_eq!(answer.status, 200, "{name}: {answer:?}");
+        let seen = stand.backend.seen_with(MARK, &mark);
+        assert!(seen.len() == 1 && seen[0].complete, "{name}: {seen:?}");
+        assert!(feed.record_lines().len() > stored, "{name}");
     }
+    assert!(
+        feed.records().iter().all(|record| record["end"] != "not_delivered"),
+        "{name}"
+    );
+}
+
+async fn is_not_delivered_if_its_record_is_not_stored(name: &str, stand: &Stand, feed: &Feed) {
+    for intake in [
+        Intake::Refuse(503, "records_unavailable".to_owned()),
+        Intake::Refuse(409, "chain_fork".to_owned()),
+    ] {
+        feed.take_records(intake);
+        let call = stand.good_call().header(MARK, "refused");
+        let (answer, _) = stand
+            .refused(&stand.inbound, call, 503, Some("records_unavailable"))
+            .await
+            .unwrap();
+        assert!(answer.header("retry-after").is_some(), "{name}");
+        seen_nothing(stand, "refused", name);
+        feed.take_records(Intake::Accept);
+        stand
+            .eventually_allowed(&stand.inbound, || stand.good_call())
+            .await
+            .unwrap();
+    }
+}
+
+async fn heeds_a_kill_while_it_waits(name: &str, stand: &Stand, feed: &Feed) {
+    let call = held(stand, feed, &stand.inbound, stand.good_call(), "killed").await;
+    feed.set_state(&state_claims(100, &json!({"agents": {"analyst-7": "killed"}})));
+    let answer = call.await.unwrap().unwrap();
+    assert_eq!(
+        (answer.status, answer.code().as_deref()),
+        (403, Some("agent_killed")),
+        "{name}"
+    );
+    feed.take_records(Intake::Accept);
+    ended_undelivered(feed, Some("agent_killed")).await;
+    seen_nothing(stand, "killed", name);
+    feed.set_state(&state_claims(200, &json!({})));
+    stand
+        .eventually_allowed(&stand.inbound, || stand.good_call())
+        .await
+        .unwrap();
+}
+
+async fn is_not_served_to_a_caller_that_leaves_while_it_waits(name: &str, stand: &Stand, feed: &Feed) {
+    let call = held(stand, feed, &stand.inbound.clone().http2(), stand.good_call(), "left").await;
+    call.abort();
+    let gone = wait::until("the call to be gone", LIMIT, async || {
+        let active = stand.envoy.stat("http.inbound.downstream_rq_active").await.ok()?;
+        (active == 0).then_some(())
+    });
+    gone.await.unwrap();
+    feed.take_records(Intake::Accept);
+    ended_undelivered(feed, None).await;
+    seen_nothing(stand, "left", name);
+    stand
+        .every_worker_allows(&stand.inbound, || stand.good_call())
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,74 +227,6 @@ async fn the_answer_to_its_record_decides() {
             "token_superseded"
         ]
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_stored_is_not_delivered() {
-    for (name, stand, feed) in stands("refused").await {
-        for intake in [
-            Intake::Refuse(503, "records_unavailable".to_owned()),
-            Intake::Refuse(409, "chain_fork".to_owned()),
-        ] {
-            feed.take_records(intake);
-            let call = stand.good_call().header(MARK, "refused");
-            let (answer, _) = stand
-                .refused(&stand.inbound, call, 503, Some("records_unavailable"))
-                .await
-                .unwrap();
-            assert!(answer.header("retry-after").is_some(), "{name}");
-            seen_nothing(&stand, "refused", &name);
-            feed.take_records(Intake::Accept);
-            stand
-                .eventually_allowed(&stand.inbound, || stand.good_call())
-                .await
-                .unwrap();
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_kill_is_heeded_by_calls_that_wait() {
-    for (name, stand, feed) in stands("killed").await {
-        let call = held(&stand, &feed, &stand.inbound, stand.good_call(), "killed").await;
-        feed.set_state(&state_claims(100, &json!({"agents": {"analyst-7": "killed"}})));
-        let answer = call.await.unwrap().unwrap();
-        assert_eq!(
-            (answer.status, answer.code().as_deref()),
-            (403, Some("agent_killed")),
-            "{name}"
-        );
-        feed.take_records(Intake::Accept);
-        let ends = not_delivered(&feed, 1).await;
-        assert_eq!(ends[0]["code"], "agent_killed", "{name}");
-        seen_nothing(&stand, "killed", &name);
-        feed.set_state(&state_claims(200, &json!({})));
-        stand
-            .eventually_allowed(&stand.inbound, || stand.good_call())
-            .await
-            .unwrap();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_leaves_while_it_waits_is_not_served() {
-    for (name, stand, feed) in stands("left").await {
-        let call = held(&stand, &feed, &stand.inbound.clone().http2(), stand.good_call(), "left").await;
-        call.abort();
-        let gone = wait::until("the call to be gone", LIMIT, async || {
-            let active = stand.envoy.stat("http.inbound.downstream_rq_active").await.ok()?;
-            (active == 0).then_some(())
-        });
-        gone.await.unwrap();
-        feed.take_records(Intake::Accept);
-        let ends = not_delivered(&feed, 1).await;
-        assert_eq!(ends[0].get("code"), None, "{name}");
-        seen_nothing(&stand, "left", &name);
-        stand
-            .every_worker_allows(&stand.inbound, || stand.good_call())
-            .await
-            .unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

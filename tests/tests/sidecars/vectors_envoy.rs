@@ -4,8 +4,6 @@
 //! its body in one piece and in many with trailers behind them. A denial must carry its code in status and body (and header),
 //! and nothing of it may reach the application; a permit must reach it once, with the very body, without the capability.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +20,7 @@ use tests::sidecar::{Destination, Inbound, Outbound, POLICY_AUTHORITY, Plugin, S
 use tests::wait;
 use tests::wire::{Told, Wire, Written};
 
-#[path = "../../authz/tests/vectors/mod.rs"]
-mod vectors;
-
-use vectors::{Expect, Placed, Recipe, Runs};
+use crate::vectors::{self, Expect, Placed, Recipe, Runs};
 
 /// Envoys of one worker have two VMs that poll: the worker's and the main thread's.
 const VMS: usize = 2;

@@ -1,5 +1,4 @@
 //! 100,000 calls that their callers break off at every point: nothing leaks, and every chain is whole and closed.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

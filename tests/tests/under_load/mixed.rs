@@ -1,6 +1,5 @@
 //! 200,000 mixed calls of several clients over HTTP/1.1 and HTTP/2: every verdict as expected, every call on record, and
 //! no sidecar grows.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::time::Duration;
 

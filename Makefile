@@ -22,6 +22,8 @@ CARGO_MUTANTS_VERSION := 27.1.0
 CARGO_FUZZ_VERSION    := 0.13.2
 WASM_BINDGEN_VERSION  := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 
+# Not the example, which is a tool of `make fuzz`, nor documentation, which has no tests.
+TESTS := --workspace --tests
 # The tests on sidecars wait more than they work.
 TEST_THREADS := $(shell echo $$((3 * $$(nproc))))
 
@@ -65,9 +67,9 @@ down: ## End what `make up` started
 test: set-up $(filter $(OWN_KUBECTL),$(KUBECTL)) ## Run all tests: native, in wasm, on real Envoys; ENVOY_VERSIONS=all adds older ones
 	@mkdir -p $(TARGET)
 	@nice $(again) vectors-wasm >$(TARGET)/vectors-wasm.log 2>&1 & wasm=$$!; trap "kill $$wasm 2>/dev/null || true" EXIT; \
-	  $(again) build NATIVE="test --workspace --no-run"; \
+	  $(again) build NATIVE="test $(TESTS) --no-run"; \
 	  $(say) "tests: native and on real Envoys; meanwhile the vectors in wasm, printed last"; \
-	  result=0; RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --no-fail-fast || result=$$?; \
+	  result=0; RUST_TEST_THREADS=$(TEST_THREADS) cargo test $(TESTS) --no-fail-fast || result=$$?; \
 	  for version in $(filter-out $(ENVOY_VERSION),$(ENVOYS)); do $(again) test-envoy-$$version || result=$$?; done; \
 	  wait $$wasm || result=$$?; cat $(TARGET)/vectors-wasm.log; exit $$result
 

@@ -83,7 +83,7 @@ async fn measure(plan: &Plan, bed: &Bed, wanted: &[&Entry], report: &mut Report)
     let mut chains: Vec<Chain> = Vec::new();
     for (kind, _) in &measured {
         if !chains.iter().any(|chain| chain.kind == *kind) {
-            chains.push(Chain::start(*kind, bed).await?);
+            chains.push(Chain::start(*kind, bed, plan).await?);
         }
     }
     for chain in &chains {

@@ -32,9 +32,6 @@ const STARTS: usize = 3;
 /// Agents in the policy.
 const SIZES: [usize; 5] = [1, 10, 100, 1000, 10_000];
 
-/// The most of them in a quick run.
-const QUICK_SIZE: usize = 20;
-
 /// The rows of this section.
 pub(crate) const ROWS: &[Spec] = &[
     Spec {
@@ -177,7 +174,7 @@ async fn first_verdict(plan: &Plan, samples: &mut Samples) -> Result<()> {
 
 /// Memory and bytes with a policy of so many agents. `noop` is what an Envoy with the no-op module takes, once known.
 async fn policy_size(plan: &Plan, agents: usize, noop: &mut Option<f64>, samples: &mut Samples) -> Result<()> {
-    let size = if plan.quick { agents.min(QUICK_SIZE) } else { agents };
+    let size = plan.agents(agents);
     let mesh = Mesh::start(size).await?;
     let base = match *noop {
         Some(base) => base,

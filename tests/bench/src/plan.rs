@@ -51,6 +51,11 @@ impl Plan {
         if self.quick { 2 } else { 11 }
     }
 
+    /// So many agents in a policy, or in a quick run at most a few.
+    pub(crate) fn agents(&self, full: usize) -> usize {
+        if self.quick { full.min(20) } else { full }
+    }
+
     /// So many, or in a quick run a few of them.
     pub(crate) fn count(&self, full: usize) -> usize {
         if self.quick { (full / 50).max(4) } else { full }

@@ -19,6 +19,7 @@ use super::traffic::Traffic;
 use super::{ours, peers};
 use crate::cpu;
 use crate::drive::{Connection, Reply};
+use crate::plan::Plan;
 
 const SERVICE_PORT: u16 = 8080;
 const ADMIN_PORT: u16 = 15_000;
@@ -130,11 +131,14 @@ impl Chain {
     /// # Errors
     ///
     /// When something of it cannot be started.
-    pub(super) async fn start(kind: Kind, bed: &Bed) -> Result<Self> {
+    pub(super) async fn start(kind: Kind, bed: &Bed, plan: &Plan) -> Result<Self> {
         let place = bed.place()?;
         let (address, name) = (place.socket(SERVICE_PORT), place.name("chain"));
         let feed = match kind.filters {
-            Filters::Ours(policy) => Some(ours::feed(policy, place.socket(POLICY_PORT)).await?),
+            Filters::Ours(policy) => {
+                let agents = plan.agents(policy.agents);
+                Some(ours::feed(Policy { agents, ..policy }, place.socket(POLICY_PORT)).await?)
+            }
             _ => None,
         };
         let mut sidecar = Sidecar::new(&bed.service, &bed.ca, place.socket(ADMIN_PORT))

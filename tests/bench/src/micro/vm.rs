@@ -69,7 +69,7 @@ impl Vm {
     /// When it does not do its work.
     pub(super) async fn measure(&self, plan: &Plan, id: &str) -> Result<Vec<f64>> {
         let (warm_up, round) = if plan.quick { (20, 5) } else { (500, 100) };
-        // V8 compiles a function again, better, after it has run for a while.
+        // The first runs find cold caches. (Envoy has V8 compile everything at once, and never again.)
         self.ask(&format!("/{id}?milliseconds={warm_up}&rounds=1")).await?;
         let timed = self
             .ask(&format!("/{id}?milliseconds={round}&rounds={}", plan.rounds()))

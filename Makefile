@@ -48,7 +48,7 @@ MUTANTS     := $(TOOLS)/.cargo-mutants-$(CARGO_MUTANTS_VERSION)
 FUZZ        := $(TOOLS)/.cargo-fuzz-$(CARGO_FUZZ_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test crash vectors-wasm check bench bench-quick bench-tools eval e2e cluster-tools recorded mutants fuzz build images push set-up mesh-tools
+.PHONY: help demo up down test load crash vectors-wasm check bench bench-quick bench-tools eval e2e cluster-tools recorded mutants fuzz build images push set-up mesh-tools
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,10 @@ $(TARGET)/envoy-%/.installed:
 # Of the same kind as a few in `make test`; RATE=N are other calls a second.
 crash: build ## Crash the policy server and sidecars KILLS=100 times under RATE=500 calls a second that wait for their records
 	@KILLS=$(or $(KILLS),100) RATE=$(or $(RATE),500) cargo test -p tests --test recovery crash -- --nocapture
+
+# The whole of what `make test` has a part of: LOAD_PERCENT=N percent.
+load: build ## Put sidecars under load: 200,000 mixed calls, 100,000 broken off, a flood of bad tokens for a minute
+	@LOAD_PERCENT=$(or $(LOAD_PERCENT),100) cargo test -p tests --no-fail-fast --test under_load --test under_load_hostile -- --nocapture
 
 # In a place of its own: cargo would have the tests wait until this is compiled.
 vectors-wasm: $(RUNNER)

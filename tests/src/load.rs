@@ -18,3 +18,16 @@ pub mod memory;
 pub mod mesh;
 pub mod mix;
 pub mod wire;
+
+/// The least of a count, or of seconds, that this run of a load test has: `LOAD_PERCENT` of a hundred, ten unless that says
+/// otherwise. `make load` says all.
+///
+/// # Panics
+///
+/// When `LOAD_PERCENT` is no number.
+#[must_use]
+pub fn part_of(whole: u64) -> u64 {
+    let percent =
+        std::env::var("LOAD_PERCENT").map_or(10, |percent| percent.parse().expect("LOAD_PERCENT is a number"));
+    (whole * percent / 100).max(1)
+}

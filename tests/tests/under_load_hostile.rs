@@ -1,4 +1,5 @@
-//! Beside one hostile peer that sends bad tokens as fast as it can, the others notice nothing, and nothing grows.
+//! Beside one hostile peer that sends bad tokens as fast as it can, for a minute in `make load`, the others notice nothing, and
+//! nothing grows.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
@@ -9,8 +10,10 @@ use tests::load::ledger::Ledger;
 use tests::load::memory::Memory;
 use tests::load::mesh::{ANALYST, LoadMesh, READER, WRITER};
 use tests::load::mix::{self, Budget, Line};
+use tests::load::part_of;
 
-const FLOOD: Duration = Duration::from_secs(60);
+/// Seconds, in `make load`.
+const FLOOD: u64 = 60;
 const BEFORE: Duration = Duration::from_secs(5);
 
 /// Where the hostile peer's numbers start.
@@ -62,8 +65,9 @@ async fn a_flood_of_bad_tokens_touches_nobody_else() {
     let mut hostile = warm.watch(&mesh, mix::drive(&flood, &peak)).await.unwrap();
     let (quiet, database) = (outcome.calls(), mesh.database_bytes());
 
+    let flood_time = Duration::from_secs(part_of(FLOOD));
     let both = async {
-        let (ours, theirs) = (Budget::time(1 << 32, FLOOD), Budget::time(2 * HOSTILE, FLOOD));
+        let (ours, theirs) = (Budget::time(1 << 32, flood_time), Budget::time(2 * HOSTILE, flood_time));
         tokio::try_join!(mix::drive(&others, &ours), mix::drive(&flood, &theirs))
     };
     let (ours, theirs) = after.watch(&mesh, both).await.unwrap();

@@ -1,4 +1,4 @@
-//! 200,000 mixed calls of several clients over HTTP/1.1 and HTTP/2: every verdict as expected, every call on record, and
+//! Mixed calls of several clients over HTTP/1.1 and HTTP/2, 200,000 of them in `make load`: every verdict as expected, every call on record, and
 //! no sidecar grows.
 
 use std::time::Duration;
@@ -8,6 +8,7 @@ use tests::load::ledger::Ledger;
 use tests::load::memory::Memory;
 use tests::load::mesh::{ANALYST, LoadMesh, READER};
 use tests::load::mix::{self, Budget};
+use tests::load::part_of;
 
 const CALLS: u64 = 200_000;
 const WARM_UP: u64 = 50_000;
@@ -24,7 +25,8 @@ async fn mixed_calls_are_judged_and_recorded_one_by_one_and_memory_stays_flat() 
     let lines = mix::ordinary_lines(&mesh, &agents, Duration::ZERO).await.unwrap();
 
     let (mut warm, mut after) = (Memory::default(), Memory::default());
-    let (first, rest) = (Budget::calls(0, WARM_UP), Budget::calls(WARM_UP, CALLS - WARM_UP));
+    let (calls, warm_up) = (part_of(CALLS), part_of(WARM_UP));
+    let (first, rest) = (Budget::calls(0, warm_up), Budget::calls(warm_up, calls - warm_up));
     let mut outcome = warm.watch(&mesh, mix::drive(&lines, &first)).await.unwrap();
     outcome.merge(after.watch(&mesh, mix::drive(&lines, &rest)).await.unwrap());
     println!(
@@ -37,7 +39,7 @@ async fn mixed_calls_are_judged_and_recorded_one_by_one_and_memory_stays_flat() 
         outcome.outbound_denials,
         outcome.no_room,
     );
-    assert_eq!(outcome.calls(), CALLS);
+    assert_eq!(outcome.calls(), calls);
 
     mesh.at_rest().await.unwrap();
     after.sample(&mesh);

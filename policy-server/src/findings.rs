@@ -278,6 +278,10 @@ async fn judge(app: &App, candidate: &Candidate) -> Result<Outcome, StoreError> 
     if !mesh.names(&caller) {
         return Ok(Outcome::Fine);
     }
+    // Before the log is read: calls of a caller that lives without a sidecar may be very many.
+    if let Some(outcome) = unjudged(app, &caller) {
+        return Ok(outcome);
+    }
     let records = records(app, candidate).await?;
     let Some(judgement) = witness::judge(&records, candidate.phase) else {
         return Ok(Outcome::Fine);
@@ -285,18 +289,20 @@ async fn judge(app: &App, candidate: &Candidate) -> Result<Outcome, StoreError> 
     let Some((callee, told)) = told(&records, judgement, &mesh) else {
         return Ok(Outcome::Unjudged);
     };
-    if ![&caller, &callee]
-        .into_iter()
-        .all(|workload| app.sources.lives_for(workload))
-    {
-        let is_known = app.sources.all_known_in().is_zero();
-        return Ok(if is_known { Outcome::Unjudged } else { Outcome::Wait });
-    }
-    // Whose records do not come at all is told as such.
-    if app.sources.is_silent(&caller) || app.sources.is_silent(&callee) {
-        return Ok(Outcome::Unjudged);
+    if let Some(outcome) = unjudged(app, &callee) {
+        return Ok(outcome);
     }
     Ok(Outcome::Found(Box::new(finding(candidate, &callee, judgement, told))))
+}
+
+/// What becomes of a call of which this workload is a side, if that says why it cannot be judged.
+fn unjudged(app: &App, workload: &SpiffeId) -> Option<Outcome> {
+    if !app.sources.lives_for(workload) {
+        let is_known = app.sources.all_known_in().is_zero();
+        return Some(if is_known { Outcome::Unjudged } else { Outcome::Wait });
+    }
+    // Whose records do not come at all is told as such.
+    app.sources.is_silent(workload).then_some(Outcome::Unjudged)
 }
 
 /// The records of a call, by the caller that the candidate names.

@@ -10,10 +10,10 @@ use authz::policy::{PageDigest, Version};
 use authz::state::transition::TransitionError;
 use authz::successor::Operation;
 use authz::token::SKEW_SECONDS;
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqlitePool;
 use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
-
-use crate::crash;
+use tokio::sync::Mutex;
 
 use super::agents::{AgentChange, AskedChange, ChangeOutcome, Revocation, Revoked};
 use super::findings::{Judged, StoredFinding};
@@ -26,6 +26,7 @@ use super::{
     StoreError, StoredCheckpoint, StoredKey, StoredRecord, Stream, TreeHead,
 };
 
+use append::Ends;
 use issue::Issuing;
 use mover::Mover;
 
@@ -55,6 +56,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     mover: Mover,
     issuing: Issuing,
+    ends: Mutex<Option<Ends>>,
 }
 
 impl SqliteStore {
@@ -75,6 +77,31 @@ async fn has_table(connection: &mut SqliteConnection, name: &str) -> Result<bool
         .await
         .map_err(StoreError::Failed)?;
     Ok(found.is_some())
+}
+
+/// The connection that writes, while there may be a transaction in it that the driver does not know of: it is closed, which
+/// undoes that, unless the transaction has ended.
+struct Writing(Option<PoolConnection<Sqlite>>);
+
+impl Writing {
+    async fn start(writer: &SqlitePool) -> Result<Self, StoreError> {
+        Ok(Self(Some(writer.acquire().await.map_err(StoreError::Failed)?)))
+    }
+
+    fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        self.0.as_deref_mut().ok_or(StoreError::Failed(sqlx::Error::PoolClosed))
+    }
+
+    /// The transaction has ended.
+    fn end(mut self) {
+        self.0.take();
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        drop(self.0.take().map(PoolConnection::detach));
+    }
 }
 
 /// A commit that fails may have reached the disk all the same.
@@ -268,10 +295,10 @@ impl Store for SqliteStore {
 
     fn append<'a>(&'a self, batches: &'a [Batch], now_ms: u64) -> Answer<'a, Vec<Result<Appended, Refused>>> {
         Box::pin(async move {
-            let mut transaction = self.begin().await?;
-            let answers = append::append(&mut transaction, batches, now_ms).await?;
-            crash::moment("written");
-            commit(transaction).await?;
+            let mut ends = self.ends.lock().await;
+            let mut writing = Writing::start(&self.writer).await?;
+            let answers = append::append(writing.connection()?, &mut ends, batches, now_ms).await?;
+            writing.end();
             self.mover.wake();
             Ok(answers)
         })

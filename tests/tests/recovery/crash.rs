@@ -23,7 +23,7 @@ const KILLS: usize = 12;
 
 /// Where the policy server crashes: before a batch is written, before it is durable, before anybody knows that it is, before
 /// the answer; before a checkpoint is stored and before it is mirrored; while the write-ahead log is moved.
-const SERVER_MOMENTS: [&str; 7] = ["received", "written", "committed", "scored", "signed", "kept", "moved"];
+const SERVER_MOMENTS: [&str; 6] = ["received", "committed", "scored", "signed", "kept", "moved"];
 
 const PATIENCE: Duration = Duration::from_secs(180);
 

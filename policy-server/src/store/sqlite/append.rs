@@ -1,6 +1,8 @@
 //! How batches of records are accepted: their places in the chains are looked up, then they are written with their leaves.
 //!
-//! Calls wait for this, and each question to the database wakes its thread: what can be asked or written at once is.
+//! Calls wait for this, and each question to the database wakes its thread: what can be asked or written at once is, and what
+//! the last commit left is remembered. Nobody else appends; should another process, its positions are taken, and the commit
+//! fails.
 
 use std::collections::HashMap;
 
@@ -15,22 +17,34 @@ use crate::store::{Appended, Batch, BatchRecord, Refused, StoreError};
 /// Positions of one span of the table of calls, as its migration has it.
 const SPAN: u64 = 4096;
 
+/// The sources that are remembered: more than a mesh has VMs.
+const MOST_HEADS: usize = 1 << 14;
+
+/// What the last commit left: where the tree ends, and where the chains of sources that wrote lately do.
+#[derive(Debug)]
+pub(super) struct Ends {
+    edge: Edge,
+    heads: HashMap<String, Head>,
+}
+
 /// The last record of a source.
+#[derive(Debug)]
 struct Head {
     workload: String,
     last_seq: u64,
     last_hash: [u8; 32],
 }
 
-/// Appends batches to their chains, and the leaves of what is new to the tree.
+/// Appends batches to their chains, and the leaves of what is new to the tree, in a transaction of its own. `ends` is what is
+/// remembered; after a failure nothing is, and the connection may be in a transaction still.
 pub(super) async fn append(
     connection: &mut SqliteConnection,
+    ends: &mut Option<Ends>,
     batches: &[Batch],
     now_ms: u64,
 ) -> Result<Vec<Result<Appended, Refused>>, StoreError> {
-    let (edge, mut heads) = read(connection, batches).await?;
-    let edge = edge.of_all_records()?;
-    let mut script = Script::new();
+    let Ends { edge, mut heads } = known(connection, ends.take(), batches).await?;
+    let mut script = Script::transaction();
     let mut leaves = Vec::new();
     let mut answers = Vec::with_capacity(batches.len());
     for batch in batches {
@@ -59,9 +73,27 @@ pub(super) async fn append(
             position: size.saturating_add(new.len() as u64),
         }));
     }
-    tree::grow(connection, &mut script, edge, &leaves).await?;
-    script.run(connection).await?;
+    let edge = tree::grow(connection, &mut script, &edge, &leaves).await?;
+    script.commit(connection).await?;
+    if heads.len() <= MOST_HEADS {
+        *ends = Some(Ends { edge, heads });
+    }
     Ok(answers)
+}
+
+/// What is remembered, if that is all that these batches take; else what the database has.
+async fn known(connection: &mut SqliteConnection, ends: Option<Ends>, batches: &[Batch]) -> Result<Ends, StoreError> {
+    let mut heads = HashMap::new();
+    if let Some(ends) = ends {
+        if batches.iter().all(|batch| ends.heads.contains_key(&batch.source)) {
+            return Ok(ends);
+        }
+        heads = ends.heads;
+    }
+    let (edge, read) = read(connection, batches).await?;
+    heads.extend(read);
+    let edge = edge.of_all_records()?;
+    Ok(Ends { edge, heads })
 }
 
 /// Where the tree ends, and the heads of the sources of batches, as far as they are known.

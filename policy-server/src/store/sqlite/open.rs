@@ -8,6 +8,7 @@ use std::time::Duration;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqlStr, SqliteConnection};
+use tokio::sync::Mutex;
 
 use super::issue::Issuing;
 use super::mover::Mover;
@@ -15,7 +16,7 @@ use super::{SqliteStore, keys, log, tree};
 use crate::store::{StoreError, StoredKey};
 
 /// The schema's steps, in order; one that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 9] = [
+const MIGRATIONS: [(i64, &str, &str); 10] = [
     (1, "start", include_str!("../../../migrations/0001_start.sql")),
     (2, "keys", include_str!("../../../migrations/0002_keys.sql")),
     (3, "log", include_str!("../../../migrations/0003_log.sql")),
@@ -33,6 +34,7 @@ const MIGRATIONS: [(i64, &str, &str); 9] = [
         include_str!("../../../migrations/0009_kept_policy.sql"),
     ),
     (10, "drift", include_str!("../../../migrations/0010_drift.sql")),
+    (11, "tiles", include_str!("../../../migrations/0011_tiles.sql")),
 ];
 
 /// The pages of 4 KiB in the write-ahead log at which a commit moves them into the database itself. [`mover`] does so long
@@ -88,6 +90,7 @@ impl SqliteStore {
             readers,
             mover,
             issuing,
+            ends: Mutex::default(),
         })
     }
 

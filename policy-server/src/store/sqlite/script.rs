@@ -1,4 +1,7 @@
 //! Statements that go to the database together: each question wakes its thread, and calls wait for that.
+//!
+//! A script may be a transaction of its own, begun with the first of its writes and committed with the last: if that is all one
+//! question, the connection is in no transaction before or after.
 
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
@@ -10,6 +13,8 @@ pub(super) struct Script {
     statements: QueryBuilder<Sqlite>,
     /// Rows of all of them.
     rows: usize,
+    /// Whether it is to begin a transaction with what it writes first.
+    begins: bool,
 }
 
 impl Script {
@@ -17,12 +22,24 @@ impl Script {
         Self {
             statements: QueryBuilder::new(""),
             rows: 0,
+            begins: false,
+        }
+    }
+
+    /// A transaction of its own, which [`Self::commit`] ends.
+    pub(super) fn transaction() -> Self {
+        Self {
+            begins: true,
+            ..Self::new()
         }
     }
 
     /// Begins the next statement, of so many rows.
     pub(super) fn statement(&mut self, start: &str, rows: usize) -> &mut QueryBuilder<Sqlite> {
-        if self.rows > 0 {
+        if self.begins {
+            self.statements.push("BEGIN IMMEDIATE; ");
+            self.begins = false;
+        } else if self.rows > 0 {
             self.statements.push("; ");
         }
         self.rows = self.rows.saturating_add(rows);
@@ -43,5 +60,17 @@ impl Script {
         let statements = script.statements.build().persistent(false);
         statements.execute(connection).await.map_err(StoreError::Failed)?;
         Ok(())
+    }
+
+    /// Makes the writes that are left and commits them with all before; nothing, if there were none.
+    pub(super) async fn commit(mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        if self.begins {
+            return Ok(());
+        }
+        self.statement("COMMIT", 1);
+        self.run(connection).await.map_err(|error| match error {
+            StoreError::Failed(error) => StoreError::Unknown(error),
+            other => other,
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! The Merkle tree's tables: how it grows, and what is read of it.
 //!
-//! The tree is written in the transaction that writes the records, and read back from the tables each time: there is no
-//! copy in memory that a failed commit could leave ahead of the disk.
+//! The tree is written in the transaction that writes the records. Its edge is remembered from there to the next, and forgotten
+//! whenever one fails: no copy in memory may be ahead of the disk.
 
 use authz::digest::Digest;
 use authz::log::tile::{self, Run, WIDTH};
@@ -33,14 +33,14 @@ pub(super) async fn catch_up(writer: &SqlitePool) -> Result<(), StoreError> {
         }
         let leaves: Vec<_> = rows.iter().map(|row| leaf_hash(row.get(1))).collect();
         let mut script = Script::new();
-        grow(&mut transaction, &mut script, edge, &leaves).await?;
+        grow(&mut transaction, &mut script, &edge, &leaves).await?;
         script.run(&mut transaction).await?;
         commit(transaction).await?;
     }
 }
 
 /// Where the tree ends.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Edge {
     /// How many leaves there are.
     pub(super) size: u64,
@@ -81,23 +81,32 @@ async fn edge(connection: &mut SqliteConnection) -> Result<Edge, StoreError> {
     Edge::read(&query.fetch_one(connection).await.map_err(StoreError::Failed)?)
 }
 
-/// Appends the leaves of records that the same transaction writes behind the edge.
+/// Appends the leaves of records that the same transaction writes behind the edge, and says where the tree ends then.
 pub(super) async fn grow(
     connection: &mut SqliteConnection,
     script: &mut Script,
-    edge: Edge,
+    edge: &Edge,
     leaves: &[Digest],
-) -> Result<(), StoreError> {
+) -> Result<Edge, StoreError> {
     if leaves.is_empty() {
-        return Ok(());
+        return Ok(edge.clone());
     }
     let before = edge.size;
     let after = before.saturating_add(leaves.len() as u64);
     script.statement("UPDATE tree SET size = ", 1).push_bind(signed(after));
-    let (mut level, mut hashes, mut last) = (0, leaves.to_vec(), edge.hashes);
+    let mut end = None;
+    let (mut level, mut hashes, mut last) = (0, leaves.to_vec(), edge.hashes.clone());
     while !hashes.is_empty() {
         let at = tile::level_size(level, before);
         let (tiles, full) = append(at, last, &hashes)?;
+        end.get_or_insert_with(|| Edge {
+            size: after,
+            records: edge.records.saturating_add(leaves.len() as u64),
+            hashes: match tiles.last() {
+                Some((_, bytes)) if !after.is_multiple_of(WIDTH) => bytes.clone(),
+                _ => Vec::new(),
+            },
+        });
         for (index, bytes) in tiles {
             push_tile(script, level, index, bytes);
         }
@@ -110,7 +119,7 @@ pub(super) async fn grow(
             tile(connection, level, at / WIDTH).await?
         };
     }
-    Ok(())
+    end.ok_or(StoreError::Corrupt("tree"))
 }
 
 /// Tiles with their places, as they are to be.

@@ -8,6 +8,9 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use super::ROWS_A_STATEMENT;
 use crate::store::StoreError;
 
+/// A script of at most so many rows is kept parsed: most groups are as small, and parsing it takes as long as running it.
+const FEW_ROWS: usize = 24;
+
 /// Writes that are yet to be made, in their order.
 pub(super) struct Script {
     statements: QueryBuilder<Sqlite>,
@@ -57,7 +60,7 @@ impl Script {
             return Ok(());
         }
         let mut script = std::mem::replace(self, Self::new());
-        let statements = script.statements.build().persistent(false);
+        let statements = script.statements.build().persistent(script.rows <= FEW_ROWS);
         statements.execute(connection).await.map_err(StoreError::Failed)?;
         Ok(())
     }

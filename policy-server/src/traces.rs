@@ -19,7 +19,7 @@ use crate::store::StoreError;
 use crate::store::trace::Traced;
 
 /// Records looked at in one step: what accepts records waits for the transaction that notes them.
-const RECORDS: u32 = 512;
+const RECORDS: u32 = 256;
 
 /// How long records gather before the next step, unless somebody waits for them.
 const GATHER: Duration = Duration::from_millis(500);

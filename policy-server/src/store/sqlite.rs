@@ -459,9 +459,10 @@ impl Store for SqliteStore {
 
     fn save_traced<'a>(&'a self, traced: &'a Traced) -> Answer<'a, ()> {
         Box::pin(async move {
-            let mut transaction = self.begin().await?;
-            trace::save(&mut transaction, traced).await?;
-            commit(transaction).await
+            let mut writing = Writing::start(&self.writer).await?;
+            trace::save(writing.connection()?, traced).await?;
+            writing.end();
+            Ok(())
         })
     }
 

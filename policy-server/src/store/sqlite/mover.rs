@@ -13,7 +13,7 @@ use crate::crash;
 use crate::store::StoreError;
 
 /// How long commits gather: each move costs the disk two fsyncs, and pages that change often are moved once.
-const GATHER: Duration = Duration::from_millis(500);
+const GATHER: Duration = Duration::from_secs(1);
 
 /// The pages that may be left when the writer is held to move them.
 const FEW_PAGES: i64 = 64;

@@ -4,6 +4,7 @@ use authz::log::policy::Kind;
 use authz::policy::{PageDigest, Version};
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
+use super::script::Script;
 use super::{ROWS_A_STATEMENT, rows, signed};
 use crate::store::StoreError;
 use crate::store::policy::{Parts, SignedPolicy};
@@ -99,20 +100,14 @@ pub(super) async fn page(connection: &mut SqliteConnection, digest: &PageDigest)
 }
 
 /// Notes that records name these.
-pub(super) async fn name(
-    connection: &mut SqliteConnection,
-    named: impl IntoIterator<Item = &(Kind, Version)>,
-) -> Result<(), StoreError> {
+pub(super) fn name<'a>(script: &mut Script, named: impl IntoIterator<Item = &'a (Kind, Version)>) {
     for (kind, version) in named {
-        sqlx::query("UPDATE kept_policy SET named = 1 WHERE kind = ? AND epoch = ? AND counter = ? AND named = 0")
-            .bind(kind.as_str())
-            .bind(signed(version.epoch))
-            .bind(signed(version.counter))
-            .execute(&mut *connection)
-            .await
-            .map_err(StoreError::Failed)?;
+        let query = script.statement("UPDATE kept_policy SET named = 1 WHERE kind = ", 1);
+        query.push_bind(kind.as_str());
+        query.push(" AND epoch = ").push_bind(signed(version.epoch));
+        query.push(" AND counter = ").push_bind(signed(version.counter));
+        query.push(" AND named = 0");
     }
-    Ok(())
 }
 
 /// Deletes documents that were signed before a second and that nothing names, and what only they held. Pages stay: they

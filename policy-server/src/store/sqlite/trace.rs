@@ -1,7 +1,8 @@
 //! The index of user requests: how far it has come, and what it finds.
 
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::SqliteConnection;
 
+use super::script::Script;
 use super::{ROWS_A_STATEMENT, log, policy, rows, signed, unsigned};
 use crate::store::trace::Traced;
 use crate::store::{StoreError, StoredRecord};
@@ -18,7 +19,7 @@ pub(super) async fn traced(connection: &mut SqliteConnection) -> Result<u64, Sto
     unsigned(position, "position")
 }
 
-/// Adds to the index as of a position.
+/// Adds to the index as of a position, in a transaction of its own: with one question, as calls may wait to be stored meanwhile.
 pub(super) async fn save(connection: &mut SqliteConnection, traced: &Traced) -> Result<(), StoreError> {
     // In the order of the table, so that rows of one user request are written to one page.
     let records = traced.records.iter();
@@ -26,23 +27,19 @@ pub(super) async fn save(connection: &mut SqliteConnection, traced: &Traced) -> 
         .map(|(txn, position)| (position / SPAN, txn, position))
         .collect();
     records.sort_unstable();
+    let mut script = Script::transaction();
     for chunk in records.chunks(ROWS_A_STATEMENT) {
-        let mut query = QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO traces (span, txn, position) ");
+        let query = script.statement("INSERT OR IGNORE INTO traces (span, txn, position) ", chunk.len());
         query.push_values(chunk, |mut row, (span, txn, position)| {
             row.push_bind(signed(*span))
                 .push_bind(*txn)
                 .push_bind(signed(**position));
         });
-        let query = query.build().persistent(false);
-        query.execute(&mut *connection).await.map_err(StoreError::Failed)?;
     }
-    policy::name(connection, &traced.policy).await?;
-    sqlx::query("UPDATE trace_progress SET position = max(position, ?)")
-        .bind(signed(traced.position))
-        .execute(connection)
-        .await
-        .map_err(StoreError::Failed)?;
-    Ok(())
+    policy::name(&mut script, &traced.policy);
+    let query = script.statement("UPDATE trace_progress SET position = max(position, ", 1);
+    query.push_bind(signed(traced.position)).push(")");
+    script.commit(connection).await
 }
 
 /// The records of a user request that the index names.

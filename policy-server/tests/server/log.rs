@@ -427,7 +427,7 @@ async fn a_database_from_before_the_log_gets_its_tree() {
         "DROP TABLE checkpoints",
         "DROP TABLE calls",
         "DROP TABLE log_reads",
-        "DELETE FROM _sqlx_migrations WHERE version = 3",
+        "DELETE FROM _sqlx_migrations WHERE version IN (3, 11)",
     ] {
         sqlx::query(statement).execute(&mut database).await.unwrap();
     }
@@ -438,6 +438,33 @@ async fn a_database_from_before_the_log_gets_its_tree() {
     assert_the_tree_is_whole(&server.app).await;
     let bytes = get(&server, &format!("/v1/receipts/{CALL}")).await;
     assert_eq!(receipt::verify(&bytes, &keys(&server)).unwrap().records.len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn tiles_of_an_older_database_are_taken_over() {
+    let place = Place::new();
+    let server = Server::start(&place).await;
+    let mut source = Source::new(1, WAREHOUSE);
+    post(&server, &mut source, 600).await;
+    let head = server.app.store().tree().await.unwrap();
+    server.stop().await;
+    let mut database = database(&place.path("data")).await;
+    for statement in [
+        "CREATE TABLE older (level INTEGER NOT NULL, tile INTEGER NOT NULL, hashes BLOB NOT NULL,
+         PRIMARY KEY (level, tile)) STRICT, WITHOUT ROWID",
+        "INSERT INTO older SELECT * FROM tiles",
+        "DROP TABLE tiles",
+        "ALTER TABLE older RENAME TO tiles",
+        "DELETE FROM _sqlx_migrations WHERE version = 11",
+    ] {
+        sqlx::query(statement).execute(&mut database).await.unwrap();
+    }
+    drop(database);
+    let server = Server::start(&place).await;
+    assert_eq!(server.app.store().tree().await.unwrap(), head);
+    post(&server, &mut source, 300).await;
+    assert_the_tree_is_whole(&server.app).await;
     server.stop().await;
 }
 

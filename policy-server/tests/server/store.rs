@@ -172,6 +172,49 @@ async fn what_is_stored_is_acknowledged_again() {
     assert_eq!(store.record_count().await.unwrap(), 5);
 }
 
+/// Where the log ends is remembered from one commit to the next, and must not be after one that failed.
+#[tokio::test]
+async fn a_commit_that_fails_leaves_nothing_behind() {
+    for ends in ["ROLLBACK", "ABORT", "FAIL"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ostiary.db");
+        let store = SqliteStore::open(&path).await.unwrap();
+        append(&store, batch("s", WORKLOAD, 0, None, &[1])).await.unwrap();
+        let mut other = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+        // The last that is written of a group.
+        let trigger = format!("CREATE TRIGGER fault BEFORE UPDATE ON tiles BEGIN SELECT RAISE({ends}, 'a fault'); END");
+        sqlx::query(sqlx::AssertSqlSafe(trigger))
+            .execute(&mut other)
+            .await
+            .unwrap();
+        let next = batch("s", WORKLOAD, 1, Some(1), &[2, 3]);
+        assert!(store.append(std::slice::from_ref(&next), 1).await.is_err(), "{ends}");
+        assert_eq!(store.record_count().await.unwrap(), 1, "{ends}");
+        sqlx::query("DROP TRIGGER fault").execute(&mut other).await.unwrap();
+        store.reserve_versions(Stream::Bundle, 1).await.unwrap();
+        assert_eq!(append(&store, next).await, appended(2, 2, 3), "{ends}");
+        assert_eq!(store.tree().await.unwrap().size, 3, "{ends}");
+    }
+}
+
+#[tokio::test]
+async fn what_another_process_appended_is_not_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ostiary.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    append(&store, batch("s", WORKLOAD, 0, None, &[1])).await.unwrap();
+    let other = SqliteStore::open(&path).await.unwrap();
+    append(&other, batch("s", WORKLOAD, 1, Some(1), &[2])).await.unwrap();
+    let next = batch("s", WORKLOAD, 1, Some(1), &[9]);
+    assert!(store.append(std::slice::from_ref(&next), 1).await.is_err());
+    assert_eq!(append(&store, next).await, Err(Refused::Fork));
+    assert_eq!(
+        append(&store, batch("s", WORKLOAD, 2, Some(2), &[3])).await,
+        appended(2, 1, 3)
+    );
+    assert_eq!(store.tree().await.unwrap().size, 3);
+}
+
 /// Commits leave it to another connection to move what they wrote.
 #[tokio::test]
 async fn what_is_committed_is_moved_into_the_database() {

@@ -10,6 +10,8 @@
 //! * [`aborts`] breaks calls off at every point; [`ledger`] reads what the policy server stored;
 //! * [`memory`] watches how the sidecars grow; [`killed`] kills an agent meanwhile.
 
+use anyhow::{Context, Result};
+
 pub mod aborts;
 pub mod application;
 pub mod killed;
@@ -19,15 +21,16 @@ pub mod mesh;
 pub mod mix;
 pub mod wire;
 
-/// The least of a count, or of seconds, that this run of a load test has: `LOAD_PERCENT` of a hundred, ten unless that says
-/// otherwise. `make load` says all.
+/// Of a count, or of seconds, what this run of a load test has: `LOAD_PERCENT` of a hundred, ten unless that says otherwise.
+/// `make load` says all.
 ///
-/// # Panics
+/// # Errors
 ///
 /// When `LOAD_PERCENT` is no number.
-#[must_use]
-pub fn part_of(whole: u64) -> u64 {
-    let percent =
-        std::env::var("LOAD_PERCENT").map_or(10, |percent| percent.parse().expect("LOAD_PERCENT is a number"));
-    (whole * percent / 100).max(1)
+pub fn part_of(whole: u64) -> Result<u64> {
+    let percent: u64 = match std::env::var("LOAD_PERCENT") {
+        Ok(percent) => percent.parse().context("LOAD_PERCENT is a number")?,
+        Err(_) => 10,
+    };
+    Ok((whole * percent / 100).max(1))
 }

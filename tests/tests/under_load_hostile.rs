@@ -65,7 +65,7 @@ async fn a_flood_of_bad_tokens_touches_nobody_else() {
     let mut hostile = warm.watch(&mesh, mix::drive(&flood, &peak)).await.unwrap();
     let (quiet, database) = (outcome.calls(), mesh.database_bytes());
 
-    let flood_time = Duration::from_secs(part_of(FLOOD));
+    let flood_time = Duration::from_secs(part_of(FLOOD).unwrap());
     let both = async {
         let (ours, theirs) = (Budget::time(1 << 32, flood_time), Budget::time(2 * HOSTILE, flood_time));
         tokio::try_join!(mix::drive(&others, &ours), mix::drive(&flood, &theirs))

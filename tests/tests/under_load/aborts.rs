@@ -32,7 +32,7 @@ async fn calls_that_are_broken_off_leave_nothing_but_their_records() {
         .unwrap();
     let targets = Targets::new(&mesh).await;
     let broken = Arc::new(Broken::default());
-    let (calls, warm_up) = (part_of(ABORTS), part_of(WARM_UP));
+    let (calls, warm_up) = (part_of(ABORTS).unwrap(), part_of(WARM_UP).unwrap());
 
     let (mut warm, mut after) = (Memory::default(), Memory::default());
     let start = Instant::now();

@@ -25,7 +25,7 @@ async fn mixed_calls_are_judged_and_recorded_one_by_one_and_memory_stays_flat() 
     let lines = mix::ordinary_lines(&mesh, &agents, Duration::ZERO).await.unwrap();
 
     let (mut warm, mut after) = (Memory::default(), Memory::default());
-    let (calls, warm_up) = (part_of(CALLS), part_of(WARM_UP));
+    let (calls, warm_up) = (part_of(CALLS).unwrap(), part_of(WARM_UP).unwrap());
     let (first, rest) = (Budget::calls(0, warm_up), Budget::calls(warm_up, calls - warm_up));
     let mut outcome = warm.watch(&mesh, mix::drive(&lines, &first)).await.unwrap();
     outcome.merge(after.watch(&mesh, mix::drive(&lines, &rest)).await.unwrap());

@@ -1,4 +1,5 @@
-//! Calls that their callers break off at every point, 100,000 of them in `make load`: nothing leaks, and every chain is whole and closed.
+//! Calls that their callers break off at every point, 100,000 of them in `make load`: nothing leaks, and every chain is whole and
+//! closed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -21,7 +21,8 @@ use crate::witness::Witness;
 /// Crashes, unless `KILLS` says another number.
 const KILLS: usize = 12;
 
-/// Where the policy server crashes: before a batch is written and durable, before anybody knows that it is, before the answer; before a checkpoint is stored and before it is mirrored; while the write-ahead log is moved.
+/// Where the policy server crashes: before a batch is written and durable, before anybody knows that it is, before the
+/// answer; before a checkpoint is stored and before it is mirrored; while the write-ahead log is moved.
 const SERVER_MOMENTS: [&str; 6] = ["received", "committed", "scored", "signed", "kept", "moved"];
 
 const PATIENCE: Duration = Duration::from_secs(180);
